@@ -1,0 +1,168 @@
+"""The machine a run sees: workspace, threads, device, seeds, and where a number came from."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maskclip_bench import __version__
+from maskclip_bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+WORKSPACE_VARIABLE = "MASKCLIP_BENCH_WORKSPACE"
+DATA_VARIABLE = "MASKCLIP_BENCH_DATA"
+DEFAULT_WORKSPACE = "workspace"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One folder that holds everything a run makes; deleting it undoes the run.
+
+    Attributes:
+        root: The folder. `--workspace`, else `$MASKCLIP_BENCH_WORKSPACE`, else `./workspace`.
+        data: Data sets (`$MASKCLIP_BENCH_DATA`, else `<root>/data`).
+    """
+
+    root: Path
+    data: Path
+
+    @classmethod
+    def open(cls, root: Path | str | None = None) -> Workspace:
+        """Resolve the workspace; nothing is created yet."""
+        chosen = Path(root or os.environ.get(WORKSPACE_VARIABLE) or DEFAULT_WORKSPACE).absolute()
+        data = Path(os.environ.get(DATA_VARIABLE) or chosen / "data").absolute()
+        return cls(root=chosen, data=data)
+
+    @property
+    def pretrain(self) -> Path:
+        """Pretraining runs, one folder each: checkpoints and logs."""
+        return self.root / "pretrain"
+
+    @property
+    def features(self) -> Path:
+        """The content-addressed feature store."""
+        return self.root / "features"
+
+    @property
+    def jobs(self) -> Path:
+        """Work folders of the protocols that train through the backbone."""
+        return self.root / "jobs"
+
+    @property
+    def records(self) -> Path:
+        """Measured cells: `{backbone}/{protocol}__{dataset}.json`."""
+        return self.root / "records"
+
+    @property
+    def tables(self) -> Path:
+        """Generated tables: Markdown and PNG."""
+        return self.root / "tables"
+
+
+def default_num_threads() -> int:
+    """Cores this process may use (its affinity, not the machine's count)."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return max(1, os.cpu_count() or 1)
+
+
+def configure_threads(num_threads: int | None = None) -> int:
+    """Set torch's intra-op threads; returns the number set."""
+    import torch
+
+    threads = num_threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or default_num_threads()
+    torch.set_num_threads(threads)
+    return threads
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """`auto` -> CUDA if there is one, else CPU; anything else is torch's own spelling.
+
+    Raises:
+        ConfigError: The device does not exist here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"{name!r} is not a device: {error}. Use auto, cpu or cuda.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("Device 'cuda' was asked for, and torch sees none. Use --device cpu.")
+    return device
+
+
+def derive_seed(seed: int, *purpose: object) -> int:
+    """A 63-bit seed for one purpose, e.g. `derive_seed(0, "scene", split, index)`.
+
+    Streams for different purposes are independent, and none depends on how often another drew.
+    """
+    text = "/".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def utc_now() -> str:
+    """Now, as ISO 8601 in UTC to the second."""
+    return datetime.now(timezone.utc).replace(microsecond=0).isoformat()
+
+
+def provenance(device: torch.device | str | None = None) -> dict[str, Any]:
+    """What is needed to trust a number later: versions, code state, hardware, time."""
+    import torch
+
+    libraries = {}
+    for name in ("torch", "torchvision", "timm", "open_clip_torch", "numpy", "scikit-learn"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            libraries[name] = importlib.metadata.version(name)
+    hardware: dict[str, Any] = {
+        "machine": platform.machine(),
+        "cores": default_num_threads(),
+        "threads": torch.get_num_threads(),
+        "device": str(device or "cpu"),
+    }
+    if device is not None and torch.device(device).type == "cuda":
+        hardware["gpu"] = torch.cuda.get_device_name(torch.device(device))
+    return {
+        "maskclip_bench": __version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "libraries": libraries,
+        "hardware": hardware,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "time": utc_now(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout this code runs from, with "+dirty" if it was changed; else None."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+dirty" if dirty else "")
