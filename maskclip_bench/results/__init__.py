@@ -1,0 +1,1 @@
+"""Cells of the table: measurements, records, intervals, published numbers. No torch here."""
