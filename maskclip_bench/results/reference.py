@@ -1,0 +1,165 @@
+"""Published numbers: one line of `results/reference/*.csv` a number, each with its source.
+
+Values stand in the files as they were published (percent, mostly), so that they can be held
+against the source; this module turns percentages into fractions. A user's own files join through
+`MASKCLIP_BENCH_CATALOGUE`.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from maskclip_bench import data_files
+from maskclip_bench.config import Declaration, validate
+from maskclip_bench.errors import DataError, unknown_name
+
+KIND = "results/reference"
+
+UNKNOWN_PRESET = "unknown"
+"""The source does not say under which preset it measured."""
+
+
+class ReferenceRow(Declaration):
+    """One published number; the fields are the columns of the CSV files."""
+
+    table: str = Field(min_length=1)
+    """Where it stands in the source ("MaskCLIP T5")."""
+    method: str = Field(min_length=1)
+    encoder: str = Field(min_length=1)
+    pretrain_data: str = Field(min_length=1)
+    epochs: float | None = None
+    """Of pretraining; empty where the source does not say."""
+    task: str = Field(pattern=r"^[a-z_]+/[a-z0-9_]+$")
+    """`protocol/dataset`, our names."""
+    metric: str = Field(min_length=1)
+    value: float
+    unit: Literal["percent", "ratio", "gigabyte"]
+    preset: str
+    """Our name of the preset, or "unknown"."""
+    source: str = Field(min_length=1)
+    directness: str = Field(min_length=1)
+    """Whose number it is: the method's own, a follow-up's row, a note that quotes the table."""
+    published_as: str
+    """Task, data set and metric in the source's own words."""
+
+    @model_validator(mode="after")
+    def _in_range(self) -> ReferenceRow:
+        if self.unit == "percent" and not 0 <= self.value <= 100:
+            raise ValueError(f"a percentage lies in 0..100, not {self.value:g}")
+        return self
+
+    @property
+    def fraction(self) -> float:
+        """The value as records hold it, 0 to 1.
+
+        Raises:
+            DataError: The number is no percentage.
+        """
+        if self.unit != "percent":
+            raise DataError(
+                f"{self.table}, {self.method}, {self.metric}: a {self.unit} cannot stand in a "
+                "table of scores. Choose a metric published in percent."
+            )
+        return self.value / 100
+
+
+class PublishedSelector(Declaration):
+    """Which published numbers make a row of a table; fields left out match anything."""
+
+    table: str
+    method: str
+    encoder: str | None = None
+    pretrain_data: str | None = None
+    epochs: float | None = None
+
+    def matches(self, row: ReferenceRow) -> bool:
+        """True if every field that is given equals the row's."""
+        return all(
+            getattr(row, name) == wanted
+            for name, wanted in self.model_dump(exclude_none=True).items()
+        )
+
+
+def load_references(paths: Iterable[Path] | None = None) -> list[ReferenceRow]:
+    """Read reference files; by default all of the catalogue.
+
+    Raises:
+        DataError: A file is no CSV of this schema.
+        ConfigError: A line does not fit; names the file and the line.
+    """
+    if paths is None:
+        paths = data_files.declarations(KIND, suffix=".csv").values()
+    return [row for path in paths for row in _read(path)]
+
+
+def select(
+    rows: Iterable[ReferenceRow],
+    selector: PublishedSelector,
+    *,
+    task: str,
+    metric: str,
+    preset: str | None = None,
+) -> ReferenceRow | None:
+    """The first published number that fits, else None.
+
+    A number whose source names no preset fits every preset.
+    """
+    for row in rows:
+        if (
+            row.task == task
+            and row.metric == metric
+            and (preset is None or row.preset in (preset, UNKNOWN_PRESET))
+            and selector.matches(row)
+        ):
+            return row
+    return None
+
+
+def check_selector(selector: PublishedSelector, rows: list[ReferenceRow]) -> None:
+    """Hold a selector against what there is, so that a misspelt one is not a silent gap.
+
+    Raises:
+        UnknownNameError: No published number fits it.
+    """
+    if any(selector.matches(row) for row in rows):
+        return
+    remedy = f"The lines stand in {KIND}/*.csv."
+    tables = {row.table for row in rows}
+    if selector.table not in tables:
+        raise unknown_name("published table", selector.table, tables, remedy=remedy)
+    names = {
+        f"{row.method} | {row.encoder} | {row.pretrain_data} | {row.epochs}"
+        for row in rows
+        if row.table == selector.table
+    }
+    wanted = " | ".join(
+        str(part)
+        for part in (
+            selector.method,
+            selector.encoder or "any",
+            selector.pretrain_data or "any",
+            selector.epochs or "any",
+        )
+    )
+    raise unknown_name(f"row of {selector.table}", wanted, names, remedy=remedy)
+
+
+def _read(path: Path) -> list[ReferenceRow]:
+    rows = []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        expected = list(ReferenceRow.model_fields)
+        if reader.fieldnames is None or list(reader.fieldnames) != expected:
+            raise DataError(
+                f"{path} has the columns {reader.fieldnames}; a reference file has "
+                f"{', '.join(expected)}."
+            )
+        for line in reader:
+            values = {**line, "epochs": line["epochs"] or None}
+            rows.append(validate(values, ReferenceRow, where=f"{path}, line {reader.line_num}"))
+    return rows
