@@ -6,6 +6,7 @@ file is laid over them, mapping by mapping. Overrides `a.b=value` come last; val
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -136,7 +137,10 @@ def _explain(detail: ErrorDetails, model: type[BaseModel]) -> str:
         return f"unknown key {location!r}.{did_you_mean(name, allowed)}{known}"
     if detail["type"] == "missing":
         return f"{location!r} is missing."
-    return f"{location!r}: {detail['msg']} (got {detail['input']!r})"
+    message = detail["msg"].removeprefix("Value error, ")
+    if not location:  # a rule of the whole declaration; its input is everything
+        return message
+    return f"{location!r}: {message} (got {reprlib.repr(detail['input'])})"
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> set[str]:

@@ -16,7 +16,6 @@ import math
 import re
 import traceback
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -341,12 +340,6 @@ class RecordStore:
             if file.name != keep:
                 with contextlib.suppress(OSError):
                     file.unlink()
-
-
-def last_change(store: RecordStore) -> datetime | None:
-    """When the newest record was written, None without records (for "the table is up to date")."""
-    times = [path.stat().st_mtime for path in store._paths()]
-    return datetime.fromtimestamp(max(times)).astimezone() if times else None
 
 
 def plain(value: Any) -> Any:

@@ -1,0 +1,220 @@
+"""A filled table as Markdown, for the terminal, and as CSV; the picture is in `picture.py`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from maskclip_bench import storage
+from maskclip_bench.results.table_model import (
+    ColumnDeclaration,
+    Table,
+    TableCell,
+    percent,
+    signed_points,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.text import Text
+
+EMPTY_TEXT = "Nothing to show: no cell of this table was measured here."
+
+
+def to_markdown(table: Table) -> str:
+    """GitHub-flavoured Markdown: best bold, intervals and differences in small print."""
+    lines = [f"### {table.title}", ""]
+    if table.is_empty:
+        lines.append(EMPTY_TEXT)
+    else:
+        headers = [_markdown_header(column) for column in table.columns]
+        lines += ["| | " + " | ".join(headers) + " |"]
+        lines += ["| :-- |" + " :-: |" * len(headers)]
+        group = ""
+        for row in table.rows:
+            if row.group and row.group != group:
+                lines.append(f"| *{row.group}* |" + " |" * len(headers))
+            group = row.group
+            cells = [
+                _markdown_cell(cell, column)
+                for cell, column in zip(row.cells, table.columns, strict=True)
+            ]
+            lines.append(f"| {_escape(row.name)} | " + " | ".join(cells) + " |")
+    remarks = [table.caption, *table.notes]
+    lines += ["", *[f"{_escape(remark)}  " for remark in remarks if remark]]
+    return "\n".join(line.rstrip() if not line.endswith("  ") else line for line in lines) + "\n"
+
+
+def to_terminal(table: Table, *, width: int | None = None) -> Group:
+    """A rich renderable: table and notes.
+
+    Args:
+        table: The table.
+        width: Columns of the terminal; None asks it. Where one line a cell does not fit,
+            intervals and differences go below the numbers.
+    """
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    width = width or shutil.get_terminal_size().columns
+    remarks = [remark for remark in (table.caption, *table.notes) if remark]
+    notes = [Text(remark, style="dim") for remark in remarks]
+    if table.is_empty:
+        return Group(Text(table.title, style="bold"), Text(EMPTY_TEXT), *notes)
+    stacked = _line_width(table) > width
+    view = RichTable(
+        title=table.title,
+        title_style="bold",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        header_style="",
+        padding=(0, 1),
+    )
+    view.add_column("", no_wrap=True)
+    previous = None
+    for column in table.columns:
+        shown = column.group if column.group != previous else ""
+        previous = column.group
+        title = Text(f"{shown}\n", style="italic cyan")
+        title.append(column.title, style="bold not italic")
+        view.add_column(title, justify="center", vertical="top")
+    for index, row in enumerate(table.rows):
+        following = table.rows[index + 1 : index + 2]
+        cells = [
+            _terminal_cell(cell, column, stacked=stacked)
+            for cell, column in zip(row.cells, table.columns, strict=True)
+        ]
+        view.add_row(
+            Text(row.name, style="bold" if any(c.best for c in row.cells) else ""),
+            *cells,
+            end_section=bool(following) and following[0].group != row.group,
+        )
+    return Group(view, *notes)
+
+
+def to_csv(table: Table) -> str:
+    """One line a cell: row, column, origin, and numbers in percent with the printed decimals."""
+    lines = [
+        {
+            "row": row.name,
+            "group": row.group,
+            "column": f"{column.group} {column.title}".replace("\n", " ").strip(),
+            "task": column.task,
+            "metric": column.metric or f"average ({column.average})",
+            "origin": cell.origin,
+            "percent": None if cell.value is None else percent(cell.value, column.decimals),
+            "half_width": _points(cell.half_width, column),
+            "num_seeds": cell.num_seeds,
+            "difference": _points(cell.delta, column),
+            "difference_low": _points(cell.delta_interval and cell.delta_interval[0], column),
+            "difference_high": _points(cell.delta_interval and cell.delta_interval[1], column),
+            "best": cell.best,
+        }
+        for row in table.rows
+        for cell, column in zip(row.cells, table.columns, strict=True)
+    ]
+    return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
+
+
+def write_table(table: Table, folder: Path, name: str) -> list[Path]:
+    """Write `<name>.md`, `<name>.csv` and `<name>.png` into `folder`, each atomically.
+
+    Returns:
+        The files written.
+
+    Raises:
+        StorageError: The disk refused.
+    """
+    from maskclip_bench.results.picture import to_png
+
+    markdown, values, picture = (folder / f"{name}.{suffix}" for suffix in ("md", "csv", "png"))
+    storage.write_text(markdown, to_markdown(table))
+    storage.write_text(values, to_csv(table))
+    with storage.atomic_file(picture) as temporary:
+        to_png(table, temporary)
+    return [markdown, values, picture]
+
+
+def cell_number(cell: TableCell, column: ColumnDeclaration) -> str:
+    """The number as printed: "44.5", "44.5†" if published, "-" or "failed" without one."""
+    if cell.value is None:
+        return "failed" if cell.origin == "failed" else "-"
+    return percent(cell.value, column.decimals) + ("†" if cell.origin == "published" else "")
+
+
+def cell_spread(cell: TableCell, column: ColumnDeclaration) -> str:
+    """The half-width as printed, "±2.9", or nothing."""
+    return "" if cell.half_width is None else f"±{percent(cell.half_width, column.decimals)}"
+
+
+def cell_delta(cell: TableCell, column: ColumnDeclaration) -> str:
+    """The difference to the baseline as printed, "+3.5" or "+3.5*", or nothing."""
+    if cell.delta is None:
+        return ""
+    return signed_points(cell.delta, column.decimals) + ("*" if cell.is_clear else "")
+
+
+def _markdown_header(column: ColumnDeclaration) -> str:
+    parts = [column.group, *column.title.split("\n")]
+    return "<br>".join(_escape(part) for part in parts if part)
+
+
+def _markdown_cell(cell: TableCell, column: ColumnDeclaration) -> str:
+    number = cell_number(cell, column)
+    if cell.best:
+        number = f"**{number}**"
+    delta = cell_delta(cell, column)
+    small = [cell_spread(cell, column), f"({_escape(delta)})" if delta else ""]
+    print_small = " ".join(part for part in small if part)
+    return f"{number} <sub>{print_small}</sub>" if print_small else number
+
+
+def _terminal_cell(cell: TableCell, column: ColumnDeclaration, *, stacked: bool) -> Text:
+    from rich.text import Text
+
+    styles = {"failed": "red", "missing": "dim", "chance": "dim"}
+    text = Text(
+        cell_number(cell, column), style="bold" if cell.best else styles.get(cell.origin, "")
+    )
+    spread, delta = cell_spread(cell, column), cell_delta(cell, column)
+    separator = "\n" if stacked else " "
+    if spread:
+        text.append(separator + spread, style="dim not bold")
+    if delta:
+        colour = "green" if (cell.delta or 0) >= 0 else "red"
+        text.append(separator + delta, style=f"{colour} not bold" if cell.is_clear else "not bold")
+    return text
+
+
+def _line_width(table: Table) -> int:
+    """Width of the table in characters with one line a cell."""
+    width = 2 + max(len(row.name) for row in table.rows)
+    for index, column in enumerate(table.columns):
+        headers = [column.group, *column.title.split("\n")]
+        cells = [
+            " ".join(
+                part
+                for part in (
+                    cell_number(row.cells[index], column),
+                    cell_spread(row.cells[index], column),
+                    cell_delta(row.cells[index], column),
+                )
+                if part
+            )
+            for row in table.rows
+        ]
+        width += 2 + max(len(text) for text in (*headers, *cells))
+    return width
+
+
+def _points(value: float | None, column: ColumnDeclaration) -> str | None:
+    return None if value is None else f"{100 * value:.{column.decimals}f}"
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("*", "\\*")

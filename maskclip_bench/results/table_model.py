@@ -1,0 +1,171 @@
+"""A table, declared (rows x columns, `configs/tables/*.yaml`) and filled (cells with an origin)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from maskclip_bench.config import Declaration
+from maskclip_bench.results.records import World
+from maskclip_bench.results.reference import PublishedSelector
+
+Origin = Literal["measured", "synthetic", "published", "chance", "failed", "missing"]
+"""Where a cell's number comes from. Synthetic: measured here, on the demo world."""
+
+
+class ColumnDeclaration(Declaration):
+    """One column: a metric of a task, or an average of other columns."""
+
+    title: str
+    """Header, e.g. "R@1"."""
+    group: str = ""
+    """Header above the headers of neighbouring columns of the same group, e.g. "Zero-shot"."""
+    task: str | None = None
+    """`protocol/dataset`; left out for an average."""
+    metric: str | None = None
+    """Name of the metric in the records; left out for an average."""
+    preset: str | None = None
+    """Show only this preset; None = whichever the records have, as long as it is one."""
+    average: Literal["all", "group"] | None = None
+    """Mean over all task columns of the table, or over those of the same group."""
+    decimals: int = Field(default=1, ge=0, le=3)
+    """Of the percentage."""
+
+    @model_validator(mode="after")
+    def _task_or_average(self) -> ColumnDeclaration:
+        if self.average is None and (self.task is None or self.metric is None):
+            raise ValueError("a column needs a task and a metric, or an average")
+        if self.average is not None and (self.task or self.metric or self.preset):
+            raise ValueError("an average has no task, metric or preset of its own")
+        return self
+
+
+class RowDeclaration(Declaration):
+    """One row: a backbone measured here, or numbers published elsewhere."""
+
+    name: str
+    """What the table calls it."""
+    backbone: str | None = None
+    """Name of a file in `backbones/`."""
+    seeds: list[int] | None = None
+    """Pretraining seeds to average over; None = all that are recorded."""
+    published: list[PublishedSelector] = Field(default_factory=list)
+    """Where published numbers of the row stand; the first that has a column's number wins."""
+    group: str = ""
+    """Rows of one group stand together, ruled off from the next."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> RowDeclaration:
+        if (self.backbone is None) == (not self.published):
+            raise ValueError("a row is measured (backbone) or published, one of the two")
+        return self
+
+
+class TableDeclaration(Declaration):
+    """What a table shows; `configs/tables/<name>.yaml`."""
+
+    title: str
+    caption: str = ""
+    """A sentence below the table."""
+    world: World
+    """Records of another world are refused."""
+    columns: list[ColumnDeclaration] = Field(min_length=1)
+    rows: list[RowDeclaration] = Field(min_length=1)
+    baseline: str | None = None
+    """Backbone of the row that measured rows are compared with."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TableDeclaration:
+        names = [(row.group, row.name) for row in self.rows]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"a row stands twice in its group: {repeated}")
+        backbones = [row.backbone for row in self.rows if row.backbone]
+        if self.baseline is not None and self.baseline not in backbones:
+            raise ValueError(f"the baseline {self.baseline!r} is not among the rows {backbones}")
+        if self.world != "paper" and any(row.published for row in self.rows):
+            raise ValueError(f"published numbers cannot stand in a table of the {self.world} world")
+        return self
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """One cell; numbers are fractions.
+
+    Attributes:
+        origin: Where the number comes from.
+        value: The score (mean over seeds); None where there is none.
+        half_width: Of the 95 % bootstrap interval (one seed), or the standard deviation over
+            seeds.
+        num_seeds: Seeds behind the value.
+        delta: Difference to the baseline row; None for the baseline itself.
+        delta_interval: 95 % interval of the difference, paired by sample or by seed.
+        best: Whether the value is the best of its column (as displayed).
+        source: For a published cell, where it stands; for a failed one, the error.
+        preset: Of the protocol, where it is known.
+    """
+
+    origin: Origin
+    value: float | None = None
+    half_width: float | None = None
+    num_seeds: int = 0
+    delta: float | None = None
+    delta_interval: tuple[float, float] | None = None
+    best: bool = False
+    source: str = ""
+    preset: str | None = None
+
+    @property
+    def is_clear(self) -> bool:
+        """True if the interval of the difference excludes 0."""
+        return self.delta_interval is not None and not (
+            self.delta_interval[0] <= 0 <= self.delta_interval[1]
+        )
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of a filled table."""
+
+    name: str
+    group: str
+    cells: tuple[TableCell, ...]
+    backbone: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A filled table, ready to be rendered.
+
+    Attributes:
+        title: Heading.
+        caption: Sentence below.
+        world: Of all its numbers.
+        columns: As declared, without those that no row has.
+        rows: Those that have a number.
+        notes: What the marks mean, what was left out, where published numbers stand.
+    """
+
+    title: str
+    caption: str
+    world: World
+    columns: tuple[ColumnDeclaration, ...]
+    rows: tuple[TableRow, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def is_empty(self) -> bool:
+        """True if nothing was measured or published."""
+        return not self.rows or not self.columns
+
+
+def percent(value: float, decimals: int) -> str:
+    """A fraction as a percentage without its sign, e.g. 0.376 -> "37.6"."""
+    return f"{100 * value:.{decimals}f}"
+
+
+def signed_points(value: float, decimals: int) -> str:
+    """A difference of fractions in percentage points with its sign, e.g. "+1.2", "−0.4"."""
+    text = f"{100 * value:+.{decimals}f}"
+    return text.replace("-", "−")
