@@ -6,14 +6,13 @@ All lengths are in points (1/72 inch); y grows upwards, as in matplotlib.
 from __future__ import annotations
 
 import itertools
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskclip_bench.results.rendering import EMPTY_TEXT, cell_delta, cell_number, cell_spread
-from maskclip_bench.results.table_model import Table, TableRow
+from maskclip_bench.results.table_model import ColumnDeclaration, Table, TableRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +34,9 @@ WORSE = "#b35900"
 
 MARGIN = 14.0
 CELL_PADDING = 9.0
+CELL_PADDING_WIDE = 4.0
+WIDE = 12
+"""Tables of more columns than this have upright headers and little padding."""
 LINE_TALL = 31.0
 LINE_FLAT = 21.0
 GROUP_LINE = 17.0
@@ -101,7 +103,7 @@ def _draw(table: Table) -> Figure:
         pen.text(MARGIN, 38, EMPTY_TEXT, fontsize=HEADER_SIZE, color=GREY)
         return pen.figure(420, 56)
     names_width = max(
-        *(_text_width(row.name, HEADER_SIZE + 0.5, bold=True) for row in table.rows),
+        *(_text_width(row.label, HEADER_SIZE + 0.5, bold=True) for row in table.rows),
         *(_text_width(row.group, SMALL_SIZE + 1) for row in table.rows),
     )
     widths = _column_widths(table)
@@ -134,7 +136,7 @@ def _draw(table: Table) -> Figure:
             group = row.group
         y = _row(pen, table, row, centers, y)
     pen.rule(MARGIN, right, y + 1, width=1.4)
-    y += 13
+    y += 14
     for line in _note_lines(table, right - MARGIN):
         pen.text(MARGIN, y, line, fontsize=NOTE_SIZE, color=GREY)
         y += NOTE_LINE
@@ -155,6 +157,19 @@ def _header(pen: _Pen, table: Table, lefts: list[float], centers: list[float], y
                     lefts[first] + inset, lefts[last + 1] - inset, y + 20, width=0.5, color=GREY
                 )
         y += 20
+    if _is_wide(table):
+        height = max(_text_width(_one_line(column), HEADER_SIZE) for column in table.columns)
+        for center, column in zip(centers, table.columns, strict=True):
+            pen.text(
+                center,
+                y + height + 8,
+                _one_line(column),
+                fontsize=HEADER_SIZE,
+                ha="center",
+                va="bottom",
+                rotation=90,
+            )
+        return y + height + 14
     titles = [column.title.split("\n") for column in table.columns]
     depth = max(len(lines) for lines in titles)
     for center, lines in zip(centers, titles, strict=True):
@@ -170,7 +185,7 @@ def _row(pen: _Pen, table: Table, row: TableRow, centers: list[float], y: float)
     first = y + (11.5 if tall else height / 2)
     muted = all(cell.origin in ("chance", "missing") for cell in row.cells)
     color = GREY if muted else INK
-    pen.text(MARGIN, y + height / 2, row.name, fontsize=HEADER_SIZE + 0.5, color=color)
+    pen.text(MARGIN, y + height / 2, row.label, fontsize=HEADER_SIZE + 0.5, color=color)
     for center, cell, column in zip(centers, row.cells, table.columns, strict=True):
         number, spread = cell_number(cell, column), cell_spread(cell, column)
         number_width = _text_width(number, NUMBER_SIZE, bold=cell.best)
@@ -203,15 +218,18 @@ def _row(pen: _Pen, table: Table, row: TableRow, centers: list[float], y: float)
 def _column_widths(table: Table) -> list[float]:
     """Width of each column; the columns of a group share what its header needs."""
     widths = []
+    padding = CELL_PADDING_WIDE if _is_wide(table) else CELL_PADDING
     for index, column in enumerate(table.columns):
-        needed = [_text_width(line, HEADER_SIZE) for line in column.title.split("\n")]
+        needed = [HEADER_SIZE]
+        if not _is_wide(table):
+            needed += [_text_width(line, HEADER_SIZE) for line in column.title.split("\n")]
         for row in table.rows:
             cell = row.cells[index]
             spread = cell_spread(cell, column)
             number = _text_width(cell_number(cell, column), NUMBER_SIZE, bold=True)
             needed.append(number + (_text_width(spread, SMALL_SIZE) + 2 if spread else 0))
             needed.append(_text_width(cell_delta(cell, column), SMALL_SIZE + 0.4))
-        widths.append(max(needed) + 2 * CELL_PADDING)
+        widths.append(max(needed) + 2 * padding)
     for first, last, group in _spans([column.group for column in table.columns]):
         columns = range(first, last + 1)
         lacking = _text_width(group, HEADER_SIZE, bold=True) + 2 * CELL_PADDING
@@ -219,6 +237,14 @@ def _column_widths(table: Table) -> list[float]:
         for index in columns:
             widths[index] += max(0.0, lacking) / len(columns)
     return widths
+
+
+def _is_wide(table: Table) -> bool:
+    return len(table.columns) > WIDE
+
+
+def _one_line(column: ColumnDeclaration) -> str:
+    return column.title.replace("\n", " ")
 
 
 def _spans(names: list[str]) -> Iterator[tuple[int, int, str]]:
@@ -231,9 +257,19 @@ def _spans(names: list[str]) -> Iterator[tuple[int, int, str]]:
 
 
 def _note_lines(table: Table, width: float) -> list[str]:
-    characters = max(40, int(width / (NOTE_SIZE * 0.535)))
-    remarks = [remark for remark in (table.caption, *table.notes) if remark]
-    return [line for remark in remarks for line in textwrap.wrap(remark, characters)]
+    """Caption and notes, broken between words to `width`."""
+    lines = []
+    for remark in (table.caption, *table.notes):
+        line = ""
+        for word in remark.split():
+            longer = f"{line} {word}" if line else word
+            if line and _text_width(longer, NOTE_SIZE) > width:
+                lines.append(line)
+                longer = word
+            line = longer
+        if line:
+            lines.append(line)
+    return lines
 
 
 def _text_width(text: str, size: float, *, bold: bool = False) -> float:

@@ -42,7 +42,7 @@ def to_markdown(table: Table) -> str:
                 _markdown_cell(cell, column)
                 for cell, column in zip(row.cells, table.columns, strict=True)
             ]
-            lines.append(f"| {_escape(row.name)} | " + " | ".join(cells) + " |")
+            lines.append(f"| {_escape(row.label)} | " + " | ".join(cells) + " |")
     remarks = [table.caption, *table.notes]
     lines += ["", *[f"{_escape(remark)}  " for remark in remarks if remark]]
     return "\n".join(line.rstrip() if not line.endswith("  ") else line for line in lines) + "\n"
@@ -66,35 +66,39 @@ def to_terminal(table: Table, *, width: int | None = None) -> Group:
     notes = [Text(remark, style="dim") for remark in remarks]
     if table.is_empty:
         return Group(Text(table.title, style="bold"), Text(EMPTY_TEXT), *notes)
-    stacked = _line_width(table) > width
-    view = RichTable(
-        title=table.title,
-        title_style="bold",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        header_style="",
-        padding=(0, 1),
-    )
-    view.add_column("", no_wrap=True)
-    previous = None
-    for column in table.columns:
-        shown = column.group if column.group != previous else ""
-        previous = column.group
-        title = Text(f"{shown}\n", style="italic cyan")
-        title.append(column.title, style="bold not italic")
-        view.add_column(title, justify="center", vertical="top")
-    for index, row in enumerate(table.rows):
-        following = table.rows[index + 1 : index + 2]
-        cells = [
-            _terminal_cell(cell, column, stacked=stacked)
-            for cell, column in zip(row.cells, table.columns, strict=True)
-        ]
-        view.add_row(
-            Text(row.name, style="bold" if any(c.best for c in row.cells) else ""),
-            *cells,
-            end_section=bool(following) and following[0].group != row.group,
+    names_width = max(len(row.label) for row in table.rows)
+    columns = range(len(table.columns))
+    widths = [_column_width(table, index, stacked=False) + 3 for index in columns]
+    stacked = names_width + 3 + sum(widths) > width
+    if stacked:
+        widths = [_column_width(table, index, stacked=True) + 1 for index in columns]
+    padding = 0 if stacked else 1
+    views = []
+    for block in _blocks(widths, width - names_width - 2 * padding):
+        view = RichTable(
+            box=box.SIMPLE_HEAD, header_style="", padding=(0, padding), show_edge=False
         )
-    return Group(view, *notes)
+        view.add_column("", no_wrap=True, min_width=names_width)
+        previous = None
+        for index in block:
+            column = table.columns[index]
+            shown = column.group if column.group != previous else ""
+            previous = column.group
+            title = Text(f"{shown}\n", style="italic cyan")
+            title.append(column.title, style="bold not italic")
+            view.add_column(title, justify="center", min_width=widths[index] - 1 - 2 * padding)
+        for position, row in enumerate(table.rows):
+            following = table.rows[position + 1 : position + 2]
+            view.add_row(
+                Text(row.label),
+                *(
+                    _terminal_cell(row.cells[index], table.columns[index], stacked=stacked)
+                    for index in block
+                ),
+                end_section=bool(following) and following[0].group != row.group,
+            )
+        views.append(view)
+    return Group(Text(table.title, style="bold"), *views, Text(), *notes)
 
 
 def to_csv(table: Table) -> str:
@@ -141,10 +145,10 @@ def write_table(table: Table, folder: Path, name: str) -> list[Path]:
 
 
 def cell_number(cell: TableCell, column: ColumnDeclaration) -> str:
-    """The number as printed: "44.5", "44.5†" if published, "-" or "failed" without one."""
+    """The number as printed: "44.5", "-" or "failed" without one."""
     if cell.value is None:
         return "failed" if cell.origin == "failed" else "-"
-    return percent(cell.value, column.decimals) + ("†" if cell.origin == "published" else "")
+    return percent(cell.value, column.decimals)
 
 
 def cell_spread(cell: TableCell, column: ColumnDeclaration) -> str:
@@ -191,25 +195,28 @@ def _terminal_cell(cell: TableCell, column: ColumnDeclaration, *, stacked: bool)
     return text
 
 
-def _line_width(table: Table) -> int:
-    """Width of the table in characters with one line a cell."""
-    width = 2 + max(len(row.name) for row in table.rows)
-    for index, column in enumerate(table.columns):
-        headers = [column.group, *column.title.split("\n")]
-        cells = [
-            " ".join(
-                part
-                for part in (
-                    cell_number(row.cells[index], column),
-                    cell_spread(row.cells[index], column),
-                    cell_delta(row.cells[index], column),
-                )
-                if part
-            )
-            for row in table.rows
-        ]
-        width += 2 + max(len(text) for text in (*headers, *cells))
-    return width
+def _column_width(table: Table, index: int, *, stacked: bool) -> int:
+    """Characters a column needs in the terminal; headers may wrap between words."""
+    column = table.columns[index]
+    parts = [*column.group.split(), *column.title.split()]
+    for row in table.rows:
+        cell = row.cells[index]
+        pieces = [cell_number(cell, column), cell_spread(cell, column), cell_delta(cell, column)]
+        parts += pieces if stacked else [" ".join(piece for piece in pieces if piece)]
+    return max(len(part) for part in parts)
+
+
+def _blocks(widths: list[int], available: int) -> list[list[int]]:
+    """Column indices in runs that fit the terminal; at least one column a run."""
+    blocks: list[list[int]] = [[]]
+    used = 0
+    for index, width in enumerate(widths):
+        if blocks[-1] and used + width > available:
+            blocks.append([])
+            used = 0
+        blocks[-1].append(index)
+        used += width
+    return blocks
 
 
 def _points(value: float | None, column: ColumnDeclaration) -> str | None:

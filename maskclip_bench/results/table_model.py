@@ -102,7 +102,8 @@ class TableCell:
         delta: Difference to the baseline row; None for the baseline itself.
         delta_interval: 95 % interval of the difference, paired by sample or by seed.
         best: Whether the value is the best of its column (as displayed).
-        source: For a published cell, where it stands; for a failed one, the error.
+        sources: For a published cell, where it stands: "table: source".
+        error: For a failed cell, what went wrong.
         preset: Of the protocol, where it is known.
     """
 
@@ -113,7 +114,8 @@ class TableCell:
     delta: float | None = None
     delta_interval: tuple[float, float] | None = None
     best: bool = False
-    source: str = ""
+    sources: tuple[str, ...] = ()
+    error: str = ""
     preset: str | None = None
 
     @property
@@ -132,6 +134,16 @@ class TableRow:
     group: str
     cells: tuple[TableCell, ...]
     backbone: str | None = None
+
+    @property
+    def is_published(self) -> bool:
+        """True if the numbers of the row were published elsewhere."""
+        return any(cell.origin == "published" for cell in self.cells)
+
+    @property
+    def label(self) -> str:
+        """The name, with a mark if its numbers were published elsewhere."""
+        return f"{self.name} †" if self.is_published else self.name
 
 
 @dataclass(frozen=True)

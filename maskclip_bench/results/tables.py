@@ -76,8 +76,8 @@ METRIC_TITLES = {
     "image_to_text_recall@1": "I→T R@1",
     "text_to_image_recall@1": "T→I R@1",
     "mean_iou": "mIoU",
-    "box_ap": "AP^b",
-    "mask_ap": "AP^m",
+    "box_ap": "APᵇ",
+    "mask_ap": "APᵐ",
 }
 
 
@@ -188,12 +188,12 @@ def build_table(
         rows.append(TableRow(row.name, row.group, averaged, row.backbone))
     _check_published_presets(declaration, rows)
     rows = _with_deltas(rows, declaration, measured, compare=compare)
+    rows = _with_best(rows, declaration, measured)
+    above = []
     if chance:
         cells = [measured.chance_cell(column) for column in declaration.columns]
-        averaged = _with_averages(cells, declaration.columns)
-        rows.insert(0, TableRow("chance", "chance", averaged))
-    rows = _with_best(rows, declaration, measured)
-    return _finished(declaration, rows, compare=compare)
+        above.append(TableRow("chance", "", _with_averages(cells, declaration.columns)))
+    return _finished(declaration, above, rows, compare=compare)
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,7 @@ class _Measured:
             found = self.records.get((row.backbone, column.task or ""), {}).values()
             errors = [record.error for record in found if record.error is not None]
             if errors:
-                return TableCell("failed", source=f"{errors[0].type}: {errors[0].message}")
+                return TableCell("failed", error=f"{errors[0].type}: {errors[0].message}")
             return MISSING
         metrics = [record.metrics[column.metric] for record in seeds.values()]
         values = [metric.value for metric in metrics]
@@ -350,14 +350,14 @@ def _published_cell(
             return TableCell(
                 "published",
                 value=found.fraction,
-                source=_source(found),
+                sources=(_source(found),),
                 preset=None if found.preset == UNKNOWN_PRESET else found.preset,
             )
     return MISSING
 
 
 def _source(row: ReferenceRow) -> str:
-    return f"{row.table} ({row.source})"
+    return f"{row.table}: {row.source}"
 
 
 def _check_published_presets(declaration: TableDeclaration, rows: Sequence[TableRow]) -> None:
@@ -367,6 +367,8 @@ def _check_published_presets(declaration: TableDeclaration, rows: Sequence[Table
         ConfigError: Two presets would meet.
     """
     for index, column in enumerate(declaration.columns):
+        if column.average is not None:
+            continue
         presets = {
             f"{row.name} ({row.cells[index].origin})": row.cells[index].preset for row in rows
         }
@@ -392,7 +394,8 @@ def _with_averages(
                 members[0].origin,
                 value=statistics.fmean(values),
                 num_seeds=min(cell.num_seeds for cell in members),
-                source=members[0].source,
+                sources=tuple(dict.fromkeys(source for cell in members for source in cell.sources)),
+                preset=members[0].preset,
             )
     return tuple(filled)
 
@@ -428,18 +431,21 @@ def _with_deltas(
 def _with_best(
     rows: list[TableRow], declaration: TableDeclaration, measured: _Measured
 ) -> list[TableRow]:
-    """Mark the best of each column, measured and published cells each among themselves.
+    """Mark the best of each column: of all measured rows, and of each group of published rows.
 
-    Cells that read the same share the mark: a digit that is not shown decides nothing.
+    Groups of published rows differ in their training budget; measured rows are compared across
+    groups, so that a longer trained baseline shows. Cells that read the same share the mark: a
+    digit that is not shown decides nothing.
     """
     cells = [list(row.cells) for row in rows]
+    rivals = [row.backbone is not None or row.group for row in rows]
     for index, column in enumerate(declaration.columns):
         sign = 1 if measured.higher_is_better(column) else -1
-        for origins in (("measured", "synthetic"), ("published",)):
+        for rival in dict.fromkeys(rivals):
             numbers = {}
             for position, row in enumerate(cells):
                 value = row[index].value
-                if row[index].origin in origins and value is not None:
+                if rivals[position] == rival and value is not None:
                     numbers[position] = sign * round(100 * value, column.decimals)
             if len(numbers) < 2:
                 continue
@@ -450,33 +456,34 @@ def _with_best(
     return [replace(row, cells=tuple(new)) for row, new in zip(rows, cells, strict=True)]
 
 
-def _finished(declaration: TableDeclaration, rows: list[TableRow], *, compare: bool) -> Table:
-    """Leave out empty rows and columns, and write the notes."""
-    own = [row for row in rows if row.name != "chance" or row.group != "chance"]
+def _finished(
+    declaration: TableDeclaration, above: list[TableRow], rows: list[TableRow], *, compare: bool
+) -> Table:
+    """Leave out empty rows and columns, and write the notes; `above` are rows without notes."""
     kept = [
         index
         for index in range(len(declaration.columns))
-        if any(row.cells[index].origin not in ("missing", "chance") for row in own)
+        if any(row.cells[index].origin != "missing" for row in rows)
     ]
-    rows = [replace(row, cells=tuple(row.cells[index] for index in kept)) for row in rows]
+    dropped = [column for i, column in enumerate(declaration.columns) if i not in kept]
     present = [row for row in rows if any(cell.origin != "missing" for cell in row.cells)]
-    columns = tuple(declaration.columns[index] for index in kept)
-    dropped = [c for i, c in enumerate(declaration.columns) if i not in kept]
+    notes = _notes(
+        declaration,
+        present,
+        absent_rows=[row.name for row in rows if row not in present],
+        absent_columns=[_name(column) for column in dropped],
+        compare=compare,
+    )
     return Table(
         title=declaration.title,
         caption=declaration.caption,
         world=declaration.world,
-        columns=columns,
-        rows=tuple(present),
-        notes=tuple(
-            _notes(
-                declaration,
-                present,
-                absent_rows=[row.name for row in rows if row not in present],
-                absent_columns=[_name(column) for column in dropped],
-                compare=compare,
-            )
+        columns=tuple(declaration.columns[index] for index in kept),
+        rows=tuple(
+            replace(row, cells=tuple(row.cells[index] for index in kept))
+            for row in (*(above if present else ()), *present)
         ),
+        notes=tuple(notes),
     )
 
 
@@ -498,31 +505,43 @@ def _notes(
         notes.append(f"Mean ± standard deviation over {seeds} training seeds where there are more.")
     if any(cell.delta is not None for _, cell in cells):
         name = next(r.name for r in declaration.rows if r.backbone == declaration.baseline)
-        note = f"In brackets: difference to {name}, in points"
+        note = f"Signed: difference to {name}, in points"
         if compare:
             by_seed = " (over seeds: paired by seed)" if counts else ""
             note += f"; * its 95 % interval, paired by sample{by_seed}, excludes 0"
         notes.append(note + ".")
     if declaration.world == "demo":
         notes.append("Demo world: drawn scenes; not comparable with published numbers.")
-    sources = dict.fromkeys(cell.source for _, cell in cells if cell.origin == "published")
-    if sources:
-        notes.append("† Published, not measured here: " + "; ".join(sources) + ".")
-    unstated = dict.fromkeys(
-        row.name for row, cell in cells if cell.origin == "published" and cell.preset is None
-    )
-    if unstated:
-        names = ", ".join(unstated)
-        notes.append(f"The source does not state the preset of every number of: {names}.")
+    notes += _published_notes(cells)
     for row, cell in cells:
         if cell.origin == "failed":
-            first = cell.source.splitlines()[0][:160]
+            first = cell.error.splitlines()[0][:160]
             notes.append(f"Failed, so without a score: {row.name} ({first}).")
     if absent_columns:
         notes.append("Not measured in any row: " + ", ".join(absent_columns) + ".")
     if absent_rows:
         notes.append("Without any number here: " + ", ".join(absent_rows) + ".")
     return list(dict.fromkeys(notes))
+
+
+def _published_notes(cells: Sequence[tuple[TableRow, TableCell]]) -> list[str]:
+    """Where published numbers stand, and which sources are silent about their preset."""
+    published = [(row, cell) for row, cell in cells if cell.origin == "published"]
+    if not published:
+        return []
+    tables: dict[str, dict[str, None]] = {}  # source -> its tables, in order
+    for _, cell in published:
+        for part in cell.sources:
+            table, _, source = part.partition(": ")
+            tables.setdefault(source, {})[table] = None
+    listing = "; ".join(f"{', '.join(names)}: {source}" for source, names in tables.items())
+    notes = [f"† Published, not measured here. {listing}."]
+    rows = dict.fromkeys(row.name for row, _ in published)
+    silent = dict.fromkeys(row.name for row, cell in published if cell.preset is None)
+    if silent:
+        which = "every row" if len(silent) == len(rows) else ", ".join(silent)
+        notes.append(f"Preset not stated by the source for all numbers of: {which}.")
+    return notes
 
 
 def _check_same(what: str, column: ColumnDeclaration, values: Mapping[str, object]) -> None:
