@@ -1,0 +1,1 @@
+"""Data: image-text pairs for pretraining, and readers of labelled sets for evaluation."""
