@@ -1,0 +1,52 @@
+"""Compared models: their declarations (`backbones/*.yaml`), loading them, and their features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from maskclip_bench.backbones.declaration import (
+    BackboneDeclaration,
+    Preprocess,
+    Source,
+    backbone_names,
+    load_backbone_declaration,
+)
+
+if TYPE_CHECKING:
+    from maskclip_bench.backbones.loading import (
+        Backbone,
+        load_backbone,
+        missing_weights,
+        weights_available,
+        weights_folder,
+    )
+
+_LOADING = (
+    "Backbone",
+    "load_backbone",
+    "missing_weights",
+    "weights_available",
+    "weights_folder",
+)
+
+__all__ = [
+    "Backbone",
+    "BackboneDeclaration",
+    "Preprocess",
+    "Source",
+    "backbone_names",
+    "load_backbone",
+    "load_backbone_declaration",
+    "missing_weights",
+    "weights_available",
+    "weights_folder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when a model is loaded, not when declarations are listed."""
+    if name in _LOADING:
+        from maskclip_bench.backbones import loading
+
+        return getattr(loading, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
