@@ -132,21 +132,13 @@ def check_selector(selector: PublishedSelector, rows: list[ReferenceRow]) -> Non
     tables = {row.table for row in rows}
     if selector.table not in tables:
         raise unknown_name("published table", selector.table, tables, remedy=remedy)
-    names = {
-        f"{row.method} | {row.encoder} | {row.pretrain_data} | {row.epochs}"
-        for row in rows
-        if row.table == selector.table
-    }
-    wanted = " | ".join(
-        str(part)
-        for part in (
-            selector.method,
-            selector.encoder or "any",
-            selector.pretrain_data or "any",
-            selector.epochs or "any",
-        )
-    )
-    raise unknown_name(f"row of {selector.table}", wanted, names, remedy=remedy)
+    fields = list(selector.model_dump(exclude_none=True, exclude={"table"}))
+
+    def name(described: PublishedSelector | ReferenceRow) -> str:
+        return ", ".join(str(getattr(described, field)) for field in fields)
+
+    names = {name(row) for row in rows if row.table == selector.table}
+    raise unknown_name(f"row of {selector.table}", name(selector), names, remedy=remedy)
 
 
 def _read(path: Path) -> list[ReferenceRow]:

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from maskclip_bench.results.measurement import Measurement, Metric, statistic_value
+
+
+def outcomes(**columns: object) -> pd.DataFrame:
+    return pd.DataFrame({"sample_id": ["a", "b", "c"], "group": ["x", "x", "y"], **columns})
+
+
+def test_metric__refuses_percent() -> None:
+    with pytest.raises(ValueError, match=r"63.3; records hold fractions from 0 to 1. Divide"):
+        Metric(63.3)
+
+
+def test_metric__refuses_nan() -> None:
+    with pytest.raises(ValueError, match="records hold fractions"):
+        Metric(float("nan"))
+
+
+def test_metric__refuses_chance_in_percent() -> None:
+    with pytest.raises(ValueError, match=r"A chance level is 1.6"):
+        Metric(0.5, chance_level=1.6)
+
+
+def test_metric__cuts_rounding() -> None:
+    assert Metric(1 + 1e-9).value == 1.0
+
+
+def test_metric__unknown_statistic() -> None:
+    with pytest.raises(ValueError, match=r"'median' is not a statistic. Use one of mean, "):
+        Metric(0.5, statistic="median")  # type: ignore[arg-type]
+
+
+def test_measurement__holds_value_against_outcomes() -> None:
+    table = outcomes(top1_accuracy=[1.0, 0.0, 1.0])
+    Measurement({"top1_accuracy": Metric(2 / 3)}, "top1_accuracy", table, "dino_knn")
+    with pytest.raises(ValueError, match=r"0.500000, but the mean of its outcome column is 0.6666"):
+        Measurement({"top1_accuracy": Metric(0.5)}, "top1_accuracy", table, "dino_knn")
+
+
+def test_measurement__mean_per_class_by_hand() -> None:
+    table = outcomes(accuracy=[1.0, 0.0, 1.0], label=[0, 0, 1])
+    metric = Metric(0.75, statistic="mean_per_class")  # (1/2 + 1) / 2
+    Measurement({"accuracy": metric}, "accuracy", table, "p")
+
+
+def test_measurement__nan_does_not_count() -> None:
+    table = outcomes(recall=[1.0, np.nan, 0.0])
+    assert statistic_value(table, "recall", "mean") == 0.5
+
+
+def test_measurement__statistic_none_needs_no_column() -> None:
+    Measurement({"box_ap": Metric(0.3, statistic="none")}, "box_ap", outcomes(), "p")
+
+
+@pytest.mark.parametrize(
+    ("table", "statistic", "message"),
+    [
+        (outcomes(), "mean", "No outcome column 'm'"),
+        (outcomes(m=[np.nan] * 3), "mean", "'m' holds only NaN"),
+        (outcomes(m=[1.0, 1.0, 1.0]), "mean_per_class", "so the outcomes need a column 'label'"),
+        (pd.DataFrame({"sample_id": ["a"], "m": [1.0]}), "mean", r"lack the columns \['group'\]"),
+        (outcomes(m=[1.0] * 3).iloc[:0], "mean", "no row: nothing was measured"),
+        (
+            pd.DataFrame({"sample_id": ["a", "a"], "group": ["x", "y"], "m": [1.0, 1.0]}),
+            "mean",
+            "'a' stands twice",
+        ),
+    ],
+)
+def test_measurement__parts_that_do_not_fit(
+    table: pd.DataFrame, statistic: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Measurement({"m": Metric(1.0, statistic=statistic)}, "m", table, "p")  # type: ignore[arg-type]
+
+
+def test_measurement__primary_metric_must_exist() -> None:
+    with pytest.raises(ValueError, match="'top1' is not among the metrics"):
+        Measurement({"top1_accuracy": Metric(0.5)}, "top1", outcomes(), "p")

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import errno
+import io
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from maskclip_bench.errors import StorageError
+from maskclip_bench.results import picture, rendering
+from maskclip_bench.results.reference import load_references
+from maskclip_bench.results.tables import (
+    ColumnDeclaration,
+    Table,
+    TableCell,
+    TableRow,
+    build_table,
+    load_table,
+    to_csv,
+    to_markdown,
+    to_png,
+    to_terminal,
+    write_table,
+)
+
+COLUMNS = (
+    ColumnDeclaration(group="Zero-shot", title="val", task="a/b", metric="m"),
+    ColumnDeclaration(group="Zero-shot", title="unseen", task="a/c", metric="m"),
+    ColumnDeclaration(group="Retrieval", title="I→T\nR@1", task="r/d", metric="m", decimals=2),
+)
+
+
+def example(*, columns: tuple[ColumnDeclaration, ...] = COLUMNS) -> Table:
+    base = TableRow(
+        "CLIP",
+        "equal pairs",
+        (
+            TableCell("synthetic", 0.276, 0.028, 1),
+            TableCell("synthetic", 0.225, 0.027, 1),
+            TableCell("failed", error="RuntimeError: x"),
+        ),
+    )
+    ours = TableRow(
+        "MaskCLIP",
+        "equal pairs",
+        (
+            TableCell("synthetic", 0.312, 0.029, 1, 0.036, (0.01, 0.06), best=True),
+            TableCell("synthetic", 0.221, 0.026, 1, -0.004, (-0.03, 0.02)),
+            TableCell("missing"),
+        ),
+    )
+    published = TableRow("Their|CLIP", "theirs", (TableCell("published", 0.3),) * 3)
+    return Table("A title", "A caption.", "demo", columns, (base, ours, published), ("A * note.",))
+
+
+def test_markdown__exactly() -> None:
+    assert to_markdown(example()).splitlines() == [
+        "### A title",
+        "",
+        "| | Zero-shot<br>val | Zero-shot<br>unseen | Retrieval<br>I→T<br>R@1 |",
+        "| :-- | :-: | :-: | :-: |",
+        "| *equal pairs* | | | |",
+        "| CLIP | 27.6 <sub>±2.8</sub> | 22.5 <sub>±2.7</sub> | failed |",
+        "| MaskCLIP | **31.2** <sub>±2.9 (+3.6\\*)</sub> | 22.1 <sub>±2.6 (−0.4)</sub> | - |",
+        "| *theirs* | | | |",
+        "| Their\\|CLIP † | 30.0 | 30.0 | 30.00 |",
+        "",
+        "A caption.  ",
+        "A \\* note.  ",
+    ]
+
+
+def render(table: Table, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(to_terminal(table, width=width))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_terminal__one_line_a_cell_where_it_fits() -> None:
+    lines = render(example(), 100).splitlines()
+    assert lines[0] == "A title"
+    (line,) = [line for line in lines if line.strip().startswith("MaskCLIP")]
+    assert line.split() == ["MaskCLIP", "31.2", "±2.9", "+3.6*", "22.1", "±2.6", "−0.4", "-"]
+    assert lines[-1].rstrip() == "A * note."
+
+
+@pytest.mark.parametrize("width", [20, 30, 40, 50, 80])
+def test_terminal__never_cuts_a_number(width: int) -> None:
+    text = render(example(), width)
+    assert "…" not in text
+    for number in ("31.2", "±2.9", "+3.6*", "−0.4", "30.00", "failed"):
+        assert number in text
+
+
+def test_terminal__many_columns_go_into_blocks() -> None:
+    table = build_table(load_table("zero_shot_suite"), references=load_references())
+    text = render(table, 100)
+    assert text.count("MaskCLIP †") == 3
+    assert "…" not in text
+
+
+def test_csv__one_line_a_cell() -> None:
+    frame = pd.read_csv(io.StringIO(to_csv(example())))
+    assert len(frame) == 9
+    cell = frame[(frame.row == "MaskCLIP") & (frame.column == "Zero-shot val")].iloc[0]
+    assert (cell.percent, cell.half_width, cell.difference) == (31.2, 2.9, 3.6)
+    assert (cell.difference_low, cell.difference_high) == (1.0, 6.0)
+    assert bool(cell.best)
+    assert frame[frame.origin == "failed"].percent.isna().all()
+
+
+def test_png__has_the_size_of_its_content(tmp_path: Path) -> None:
+    to_png(example(), tmp_path / "a.png")
+    to_png(build_table(load_table("imagenet"), references=load_references()), tmp_path / "b.png")
+    with Image.open(tmp_path / "a.png") as small, Image.open(tmp_path / "b.png") as large:
+        assert small.size[0] > 500
+        assert large.size[1] > small.size[1]
+        assert small.convert("L").getextrema() == (small.convert("L").getextrema()[0], 255)
+
+
+def test_png__same_bytes_twice(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        to_png(example(), tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_png__many_columns_stand_upright(tmp_path: Path) -> None:
+    table = build_table(load_table("zero_shot_suite"), references=load_references())
+    to_png(table, tmp_path / "wide.png")
+    with Image.open(tmp_path / "wide.png") as image:
+        assert image.size[0] < 3500
+
+
+def test_png__notes_stay_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = picture._note_lines(example(), 100.0)
+    assert all(picture._text_width(line, picture.NOTE_SIZE) <= 100 for line in lines)
+    assert " ".join(lines) == "A caption. A * note."
+
+
+@pytest.mark.parametrize("empty", [Table("Empty", "", "demo", (), (), ("A note.",))])
+def test_empty_table__says_so(empty: Table, tmp_path: Path) -> None:
+    assert rendering.EMPTY_TEXT in to_markdown(empty)
+    assert rendering.EMPTY_TEXT in render(empty, 80)
+    to_png(empty, tmp_path / "empty.png")
+    assert (tmp_path / "empty.png").stat().st_size > 0
+
+
+def test_write_table__three_files(tmp_path: Path) -> None:
+    files = write_table(example(), tmp_path / "tables", "demo")
+    assert [file.name for file in files] == ["demo.md", "demo.csv", "demo.png"]
+    assert all(file.stat().st_size > 0 for file in files)
+    assert len(list((tmp_path / "tables").iterdir())) == 3
+
+
+def test_write_table__no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(table: Table, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(picture, "to_png", full)
+    with pytest.raises(StorageError, match=r"No space left on the device: .*demo\.png"):
+        write_table(example(), tmp_path, "demo")
+    assert not (tmp_path / "demo.png").exists()
