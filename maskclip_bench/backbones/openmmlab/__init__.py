@@ -1,0 +1,45 @@
+"""mmseg and mmdet on the encoders of the benchmark; the only package that imports OpenMMLab.
+
+One line in a config is the whole hook:
+
+    custom_imports = dict(imports=['maskclip_bench.backbones.openmmlab'], allow_failed_imports=False)
+
+It puts the stand-in for mmcv's compiled operators in place (unless they exist) and registers, in
+mmengine's root registries, where mmseg and mmdet both look:
+
+| registry | names |
+| --- | --- |
+| MODELS | `MaskCLIPViT`, `MaskCLIPPyramid`, `SimpleFeaturePyramid`, `DeconvolutionPyramid`, `LN2d` |
+| OPTIM_WRAPPER_CONSTRUCTORS | `BackboneLayerDecay` |
+| OPTIM_WRAPPERS | `BFloat16OptimWrapper` |
+| DATASETS | `ADE20KLayout`, `COCOLayout` |
+| METRICS | `SegmentationOutcomes`, `DetectionOutcomes` |
+| HOOKS | `RunReport` |
+"""
+
+from __future__ import annotations
+
+from maskclip_bench.errors import MissingDependencyError
+
+try:
+    import mmengine  # noqa: F401
+except ImportError as error:
+    raise MissingDependencyError(
+        "Segmentation and detection need OpenMMLab, which is not installed: "
+        "pip install 'maskclip-bench[openmmlab]'"
+    ) from error
+
+from maskclip_bench.backbones.openmmlab import mmcv_kernels
+
+mmcv_kernels.install()
+
+from maskclip_bench.backbones.openmmlab import (  # noqa: E402
+    datasets,
+    evaluation,
+    hooks,
+    necks,
+    optim,
+    vit,
+)
+
+__all__ = ["datasets", "evaluation", "hooks", "mmcv_kernels", "necks", "optim", "vit"]

@@ -1,0 +1,152 @@
+"""Per-image outcomes beside the toolboxes' own metrics, for intervals and paired tests.
+
+They stand in `val_evaluator` after `IoUMetric` or `CocoMetric`, return no number of their own and
+write one `.npz` file (arrays only, nothing pickled).
+
+Shapes: S images, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from maskclip_bench.storage import atomic_file
+
+
+class _Outcomes(BaseMetric):
+    """Collects one dict of arrays per image, from all ranks, and writes them to a file."""
+
+    def __init__(self, file: str, collect_device: str = "cpu") -> None:
+        super().__init__(collect_device=collect_device)
+        self.file = Path(file)
+
+    def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
+        """Write the file (on the main process alone, which mmengine calls); no metric."""
+        arrays = {key: np.stack([result[key] for result in results]) for key in results[0]}
+        with atomic_file(self.file) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)
+        return {}
+
+
+@METRICS.register_module()
+class SegmentationOutcomes(_Outcomes):
+    """Pixels per image and class: `intersection`, `predicted`, `labelled`, each int64 [S, C].
+
+    The union of a class is predicted + labelled - intersection. Unlabelled pixels count nowhere.
+
+    Args:
+        file: The `.npz` written; also holds `sample_id` [S], the images' file names.
+        ignore_index: Label of unlabelled pixels.
+        collect_device: mmengine's.
+    """
+
+    def __init__(self, file: str, ignore_index: int = 255, collect_device: str = "cpu") -> None:
+        super().__init__(file, collect_device)
+        self.ignore_index = ignore_index
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Count the pixels of a batch."""
+        num_classes = len(self.dataset_meta["classes"])
+        for sample in data_samples:
+            predicted = sample["pred_sem_seg"]["data"].squeeze(0)  # [H, W]
+            labels = sample["gt_sem_seg"]["data"].squeeze(0).to(predicted.device)
+            counts = count_pixels(predicted, labels, num_classes, self.ignore_index)
+            self.results.append(
+                {
+                    "sample_id": np.asarray(Path(sample["img_path"]).name),
+                    **{name: value.cpu().numpy() for name, value in counts.items()},
+                }
+            )
+
+
+def count_pixels(
+    predicted: Tensor, labels: Tensor, num_classes: int, ignore_index: int
+) -> dict[str, Tensor]:
+    """Pixels [C] of each class that are right, predicted and labelled, in one image [H, W]."""
+    known = labels != ignore_index
+    predicted, labels = predicted[known].long(), labels[known].long()
+    return {
+        "intersection": torch.bincount(labels[predicted == labels], minlength=num_classes),
+        "predicted": torch.bincount(predicted, minlength=num_classes),
+        "labelled": torch.bincount(labels, minlength=num_classes),
+    }
+
+
+@METRICS.register_module()
+class DetectionOutcomes(_Outcomes):
+    """Objects per image and class: `num_objects`, `num_found`, and `num_detections`, int64 [S, C].
+
+    An object is found when one of the detections of its class with at least `min_score`, taken
+    best first and each once, overlaps it by an IoU of at least 0.5. Average precision does not
+    follow from these counts; they show where a detector fails.
+
+    Args:
+        file: The `.npz` written; also holds `sample_id` [S], the images' ids in the COCO file.
+        min_score: Detections below count nowhere.
+        collect_device: mmengine's.
+    """
+
+    def __init__(self, file: str, min_score: float = 0.05, collect_device: str = "cpu") -> None:
+        super().__init__(file, collect_device)
+        self.min_score = min_score
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Count the objects of a batch."""
+        num_classes = len(self.dataset_meta["classes"])
+        for sample in data_samples:
+            found = sample["pred_instances"]
+            keep = found["scores"] >= self.min_score
+            boxes, classes = found["bboxes"][keep].cpu(), found["labels"][keep].cpu()
+            order = found["scores"][keep].cpu().argsort(descending=True, stable=True)
+            objects = [
+                item for item in sample.get("instances", []) if not item.get("ignore_flag", 0)
+            ]
+            object_boxes = torch.tensor(
+                [item["bbox"] for item in objects], dtype=boxes.dtype
+            ).reshape(-1, 4)
+            object_classes = torch.tensor(
+                [item["bbox_label"] for item in objects], dtype=torch.long
+            )
+            hit = match_objects(boxes[order], classes[order], object_boxes, object_classes)
+            self.results.append(
+                {
+                    "sample_id": np.asarray(str(sample["img_id"])),
+                    "num_objects": _counts(object_classes, num_classes),
+                    "num_found": _counts(object_classes[hit], num_classes),
+                    "num_detections": _counts(classes, num_classes),
+                }
+            )
+
+
+def match_objects(
+    boxes: Tensor, classes: Tensor, object_boxes: Tensor, object_classes: Tensor
+) -> Tensor:
+    """Which objects [O] are found by detections [K] (best first) of their class at IoU 0.5.
+
+    Args:
+        boxes: [K, 4].
+        classes: [K].
+        object_boxes: [O, 4].
+        object_classes: [O].
+    """
+    hit = torch.zeros(len(object_boxes), dtype=torch.bool)
+    overlap = box_iou(boxes, object_boxes)  # [K, O]
+    overlap[classes[:, None] != object_classes[None]] = 0
+    for row in overlap:
+        row = row.masked_fill(hit, 0)
+        if len(row) and row.max() >= 0.5:
+            hit[int(row.argmax())] = True
+    return hit
+
+
+def _counts(classes: Tensor, num_classes: int) -> np.ndarray:
+    return torch.bincount(classes.long(), minlength=num_classes).numpy()

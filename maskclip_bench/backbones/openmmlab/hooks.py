@@ -1,0 +1,83 @@
+"""What a run of mmseg or mmdet says about itself: kernels, progress, scores."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torchvision
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import nn
+
+from maskclip_bench.backbones.openmmlab import mmcv_kernels
+from maskclip_bench.storage import write_json
+
+REPORT_FILE = "run_report.json"
+PROGRESS_EVERY_SECONDS = 0.5
+
+
+@HOOKS.register_module()
+class RunReport(Hook):
+    """Log the kernels behind `mmcv.ops` once, and write `<work_dir>/run_report.json`.
+
+    Args:
+        progress_file: If set, `{"stage", "done", "total"}` is kept there, twice a second.
+        scores_file: If set, the metrics of a test run go there as the toolbox computed them.
+    """
+
+    priority = "LOWEST"
+
+    def __init__(self, progress_file: str | None = None, scores_file: str | None = None) -> None:
+        self.progress_file = Path(progress_file) if progress_file else None
+        self.scores_file = Path(scores_file) if scores_file else None
+        self._written = 0.0
+
+    def before_run(self, runner: Runner) -> None:
+        """Called once, before training or testing begins."""
+        kernels = mmcv_kernels.kernels_in_use()
+        runner.logger.info(f"mmcv operators: {kernels} (torchvision {torchvision.__version__})")
+        if is_main_process():
+            parameters = list(_unwrapped(runner.model).parameters())
+            write_json(
+                Path(runner.work_dir) / REPORT_FILE,
+                {
+                    "mmcv_operators": kernels,
+                    "torchvision": torchvision.__version__,
+                    "world_size": runner.world_size,
+                    "num_parameters": sum(p.numel() for p in parameters),
+                    "num_trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+                },
+            )
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Note how far training is."""
+        self._progress("training", runner.iter + 1, runner.max_iters)
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Note how far testing is."""
+        self._progress("testing", batch_idx + 1, len(runner.test_dataloader))
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Write the scores."""
+        if self.scores_file is not None and is_main_process():
+            scores = {name: float(value) for name, value in (metrics or {}).items()}
+            write_json(self.scores_file, scores)
+
+    def _progress(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        late = now - self._written > PROGRESS_EVERY_SECONDS or done == total
+        if self.progress_file is not None and late and is_main_process():
+            self._written = now
+            write_json(self.progress_file, {"stage": stage, "done": done, "total": total})
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return model.module if hasattr(model, "module") else model

@@ -1,0 +1,222 @@
+"""Start the training and test scripts that the mmseg and mmdet wheels carry.
+
+    maskclip-bench mm mmseg|mmdet train|test CONFIG [arguments of that script]
+    python -m maskclip_bench.backbones.openmmlab.launch mmseg train CONFIG ...
+
+The scripts are run as they are; before them, this module
+
+- puts the stand-in for mmcv's compiled operators in place (mmdet's `test.py` imports them before
+  it reads the config, so a config alone comes too late there),
+- checks the data the config names, and builds its backbone's weights into no surprise: a missing
+  folder ends here, with exit code 3, and not after minutes,
+- makes `--launcher pytorch` work on CPU (gloo), where mmengine wants CUDA.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import runpy
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from maskclip_bench.backbones.openmmlab import mmcv_kernels
+from maskclip_bench.data.dense import check_coco, check_segmentation_folder
+from maskclip_bench.errors import (
+    ConfigError,
+    MaskCLIPBenchError,
+    MissingDependencyError,
+    unknown_name,
+)
+
+TOOLBOXES = ("mmseg", "mmdet")
+ACTIONS = ("train", "test")
+_DISTRIBUTIONS = {"mmseg": "onedl-mmsegmentation", "mmdet": "onedl-mmdetection"}
+
+
+def script(toolbox: str, action: str) -> Path:
+    """The script inside the installed wheel.
+
+    Raises:
+        UnknownNameError: Another toolbox or action.
+        MissingDependencyError: The toolbox is not installed, or without its scripts.
+    """
+    if toolbox not in TOOLBOXES:
+        raise unknown_name("toolbox", toolbox, TOOLBOXES, remedy="Use mmseg or mmdet.")
+    if action not in ACTIONS:
+        raise unknown_name("action", action, ACTIONS, remedy="Use train or test.")
+    spec = importlib.util.find_spec(toolbox)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingDependencyError(
+            f"{toolbox} is not installed: pip install 'maskclip-bench[openmmlab]'"
+        )
+    path = Path(spec.submodule_search_locations[0]) / ".mim" / "tools" / f"{action}.py"
+    if not path.is_file():
+        raise MissingDependencyError(
+            f"The installed {toolbox} carries no {path.name} ({path}). Install its wheel, not a "
+            f"source checkout: pip install {_DISTRIBUTIONS[toolbox]}"
+        )
+    return path
+
+
+def launch(toolbox: str, action: str, config: str, arguments: Sequence[str] = ()) -> None:
+    """Run the script in this process; returns when it ends well.
+
+    Args:
+        toolbox: "mmseg" or "mmdet".
+        action: "train" or "test".
+        config: Path of a config.
+        arguments: Of the script (`--work-dir`, `--resume`, a checkpoint, `--cfg-options`...).
+
+    Raises:
+        ConfigError: No such config.
+        DataError: The data the config names is missing or broken.
+    """
+    path = script(toolbox, action)
+    if not Path(config).is_file():
+        raise ConfigError(
+            f"No config {config}. `maskclip-bench path configs/{toolbox}/NAME.py` prints the "
+            "place of a shipped one."
+        )
+    mmcv_kernels.install()
+    let_bases_resolve()
+    arguments = list(arguments)
+    if "pytorch" in arguments and "--launcher" in arguments:
+        arguments = _prepare_cpu_group(arguments)
+    check_config_data(config, actions=(action,), arguments=arguments)
+    before = sys.argv
+    sys.argv = [str(path), config, *arguments]
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    finally:
+        sys.argv = before
+        _leave_group()
+
+
+def let_bases_resolve() -> None:
+    """Teach mmengine the distribution names, so that `_base_ = ['mmseg::...']` finds the wheel."""
+    from mmengine.config import utils
+
+    for package, distribution in _DISTRIBUTIONS.items():
+        try:
+            importlib.metadata.distribution(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        utils.MODULE2PACKAGE[package] = distribution
+
+
+def check_config_data(
+    config: str, *, actions: Sequence[str], arguments: Sequence[str] = ()
+) -> list[str]:
+    """Hold the data sets of a config against the disk -> one line for each.
+
+    Raises:
+        DataError: Something is missing or does not fit.
+    """
+    from mmengine.config import Config
+
+    loaded = Config.fromfile(config)
+    options = _config_options(arguments)
+    if options:
+        loaded.merge_from_dict(options)
+    loaders = ["test_dataloader"] if "test" in actions else []
+    if "train" in actions:
+        loaders += ["train_dataloader", "val_dataloader"]
+    lines = []
+    for name in loaders:
+        for dataset in _datasets(loaded.get(name) or {}):
+            count = _check_dataset(dataset)
+            if count is not None:
+                lines.append(f"{name}: {count} images")
+    return lines
+
+
+def _config_options(arguments: Sequence[str]) -> dict[str, Any]:
+    """The values after `--cfg-options`, parsed as the scripts parse them."""
+    import argparse
+
+    from mmengine.config import DictAction
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
+    known, _ = parser.parse_known_args(list(arguments))
+    return dict(known.cfg_options or {})
+
+
+def _datasets(loader: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The innermost data set dicts of a data loader (inside repeat and concatenation wrappers)."""
+    waiting = [loader.get("dataset")]
+    while waiting:
+        dataset = waiting.pop()
+        if not dataset:
+            continue
+        inner = dataset.get("dataset") or dataset.get("datasets")
+        if inner:
+            waiting += inner if isinstance(inner, (list, tuple)) else [inner]
+        else:
+            yield dataset
+
+
+def _check_dataset(dataset: dict[str, Any]) -> int | None:
+    """Check one data set whose layout is known here; None for others (they check themselves)."""
+    root = Path(dataset.get("data_root") or "")
+    prefix = dataset.get("data_prefix") or {}
+    if dataset.get("split") is not None:
+        split = dataset["split"]
+        return check_segmentation_folder(root / "images" / split, root / "annotations" / split)
+    if prefix.get("img_path") and prefix.get("seg_map_path") and not dataset.get("ann_file"):
+        return check_segmentation_folder(root / prefix["img_path"], root / prefix["seg_map_path"])
+    if prefix.get("img") is not None and dataset.get("ann_file"):
+        return check_coco(root / dataset["ann_file"], root / prefix["img"])
+    return None
+
+
+def _prepare_cpu_group(arguments: list[str]) -> list[str]:
+    """On CPU: join torchrun's group with gloo, and wrap the model without a device.
+
+    mmengine keeps a group that exists; by itself it would ask for CUDA.
+    """
+    import torch
+
+    if torch.cuda.is_available() or "WORLD_SIZE" not in os.environ:
+        return arguments
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    wrapper = [
+        "model_wrapper_cfg.type=MMDistributedDataParallel",
+        "model_wrapper_cfg.device_ids=None",
+    ]
+    if "--cfg-options" in arguments:
+        at = arguments.index("--cfg-options") + 1
+        return [*arguments[:at], *wrapper, *arguments[at:]]
+    return [*arguments, "--cfg-options", *wrapper]
+
+
+def _leave_group() -> None:
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m ...launch TOOLBOX ACTION CONFIG ...`; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if len(given) < 3:
+            raise ConfigError("Usage: mmseg|mmdet train|test CONFIG [arguments of the script]")
+        toolbox, action, config, *rest = given
+        launch(toolbox, action, config, rest)
+    except MaskCLIPBenchError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""From the words of a config to a vision trunk: a timm model or open_clip's own ViT.
+
+One of these says where the weights come from:
+
+| arguments | trunk |
+| --- | --- |
+| `backbone='maskclip_demo'` | a row of the benchmark, from `backbones/*.yaml` (workspace as in the command line: `$MASKCLIP_BENCH_WORKSPACE`) |
+| `checkpoint='folder'` | an open_clip folder (an exported model), or a pretraining run's folder, whose student or teacher is taken |
+| `timm='vit_base_patch16_224.mae'` | a timm model; with `checkpoint='file'` its weights come from that file, with `pretrained=True` from timm's hub |
+| `open_clip='ViT-B-16'` | an open_clip model; with `pretrained='openai'` (a tag or a file) its weights |
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import timm
+import timm.models
+import torch
+from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
+from torch import nn
+
+import maskclip_bench.modeling  # noqa: F401  (registers the demo ViT in timm)
+from maskclip_bench.errors import CheckpointError, ConfigError
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = ("student", "teacher")
+CONFIG_FILE = "open_clip_config.json"
+
+
+def load_trunk(
+    *,
+    backbone: str | None = None,
+    checkpoint: str | None = None,
+    timm_model: str | None = None,
+    open_clip_model: str | None = None,
+    pretrained: bool | str = False,
+    weights: str = "student",
+    seed: int = 0,
+    **model_args: Any,
+) -> nn.Module:
+    """Build a vision trunk with its weights; see the table above.
+
+    Args:
+        backbone: Name of a declaration in `backbones/`.
+        checkpoint: Folder, or with `timm_model` a file of weights.
+        timm_model: Name in timm.
+        open_clip_model: Name in open_clip.
+        pretrained: For `timm_model` a bool, for `open_clip_model` a tag or file.
+        weights: "student" or "teacher", for the folder of a pretraining run.
+        seed: Of the row (which repetition of its pretraining), for `backbone`.
+        model_args: More for timm's `create_model`.
+
+    Raises:
+        ConfigError: Not exactly one source, or arguments that do not go with it.
+        CheckpointError: The weights are missing or of another architecture.
+    """
+    if weights not in WEIGHTS:
+        raise ConfigError(f"weights={weights!r}; use one of {', '.join(WEIGHTS)}.")
+    folder = checkpoint if timm_model is None else None
+    given = {
+        "backbone": backbone,
+        "checkpoint": folder,
+        "timm": timm_model,
+        "open_clip": open_clip_model,
+    }
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) != 1:
+        raise ConfigError(
+            f"The backbone of an OpenMMLab config needs exactly one source, got {named or 'none'}. "
+            "Set one of backbone=, checkpoint= (a folder), timm=, open_clip=; a checkpoint= file "
+            "goes with timm=."
+        )
+    if model_args and timm_model is None:
+        raise ConfigError(f"model_args {sorted(model_args)} go with timm= alone.")
+    if backbone is not None:
+        return _from_row(backbone, seed)
+    if timm_model is not None:
+        return _from_timm(timm_model, checkpoint, bool(pretrained), model_args)
+    if open_clip_model is not None:
+        return _from_open_clip(open_clip_model, pretrained or None)
+    assert folder is not None
+    return _from_folder(Path(folder), weights)
+
+
+def vision_trunk(model: nn.Module) -> nn.Module:
+    """The trunk inside an open_clip model, its image tower, or a timm model (returned as it is).
+
+    Raises:
+        ConfigError: The model has no image tower known here.
+    """
+    tower = getattr(model, "visual", model)
+    trunk = getattr(tower, "trunk", tower)
+    if isinstance(trunk, OpenClipVisionTransformer) or hasattr(trunk, "forward_intermediates"):
+        return trunk
+    raise ConfigError(
+        f"{type(trunk).__name__} gives no feature maps that OpenMMLab heads can read. Use a timm "
+        "model, an open_clip ViT, or a model whose image tower is one of these."
+    )
+
+
+def _from_row(name: str, seed: int) -> nn.Module:
+    from maskclip_bench.backbones.declaration import load_backbone_declaration
+    from maskclip_bench.backbones.loading import load_backbone
+    from maskclip_bench.runtime import Workspace
+
+    loaded = load_backbone(
+        load_backbone_declaration(name), workspace=Workspace.open(), seed=seed, device="cpu"
+    )
+    return vision_trunk(loaded.model)
+
+
+def _from_folder(folder: Path, weights: str) -> nn.Module:
+    for candidate in (folder / ("model" if weights == "student" else "teacher"), folder):
+        if (candidate / CONFIG_FILE).is_file():
+            if candidate == folder and weights == "teacher":
+                logger.info("%s is a single model: its own weights are used", folder)
+            try:
+                model, _, _ = open_clip.create_model_and_transforms(
+                    f"local-dir:{candidate.absolute()}", device="cpu"
+                )
+            except RuntimeError as error:
+                raise CheckpointError(
+                    f"The weights in {candidate} do not fit the architecture in its {CONFIG_FILE}: "
+                    f"{_first_lines(error)}"
+                ) from error
+            return vision_trunk(model)
+    raise CheckpointError(
+        f"{folder} holds no exported model ({CONFIG_FILE} is missing, also in model/ and "
+        "teacher/). Give the folder that `maskclip-bench export` wrote, or a run's folder."
+    )
+
+
+def _from_timm(
+    name: str, checkpoint: str | None, pretrained: bool, model_args: dict[str, Any]
+) -> nn.Module:
+    try:
+        trunk = timm.create_model(name, pretrained=pretrained, **model_args)
+    except RuntimeError as error:
+        raise ConfigError(f"timm={name!r}: {error}. timm.list_models() lists its names.") from error
+    if checkpoint is not None:
+        load_timm_weights(trunk, Path(checkpoint))
+    return trunk
+
+
+def _from_open_clip(name: str, pretrained: bool | str | None) -> nn.Module:
+    if pretrained is True:
+        raise ConfigError(
+            "open_clip= needs the tag of its weights, e.g. pretrained='openai'; got True."
+        )
+    try:
+        model = open_clip.create_model(
+            name, pretrained=pretrained or None, device="cpu", weights_only=True
+        )
+    except RuntimeError as error:
+        raise CheckpointError(f"open_clip={name!r}: {_first_lines(error)}") from error
+    return vision_trunk(model)
+
+
+def load_timm_weights(trunk: nn.Module, file: Path) -> None:
+    """Load a file of weights into a timm trunk; parts that serve no feature map may be missing.
+
+    The published files of MAE, DINO and their kin are read through timm's own key filters.
+
+    Raises:
+        CheckpointError: No such file, or the weights are of another architecture.
+    """
+    if not file.is_file():
+        raise CheckpointError(
+            f"No checkpoint {file}. Download it first, or give checkpoint= a file that exists."
+        )
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state = load_file(str(file))
+    else:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model", "teacher", "student"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    for prefix in ("module.", "backbone.", "visual.trunk.", "visual."):
+        if any(key.startswith(prefix) for key in state):
+            state = {
+                key.removeprefix(prefix): value
+                for key, value in state.items()
+                if key.startswith(prefix)
+            }
+    state_filter = _filter_of(trunk)
+    if state_filter is not None:
+        state = state_filter(state, trunk)
+    wanted = {key: value.shape for key, value in trunk.state_dict().items()}
+    missing = [key for key in wanted if key not in state and not _is_head(key)]
+    wrong = [
+        f"{key} is {tuple(state[key].shape)}, expected {tuple(shape)}"
+        for key, shape in wanted.items()
+        if key in state and state[key].shape != shape and not _is_head(key)
+    ]
+    if missing or wrong:
+        problems = [*(f"{key} is missing" for key in missing[:3]), *wrong[:3]]
+        raise CheckpointError(
+            f"{file} is a checkpoint of another architecture than {type(trunk).__name__} "
+            f"({len(missing)} missing, {len(wrong)} of another shape: {'; '.join(problems)}). "
+            "Set timm= to the model it was trained with."
+        )
+    fitting = {
+        key: value for key, value in state.items() if key in wanted and value.shape == wanted[key]
+    }
+    trunk.load_state_dict(fitting, strict=False)
+    logger.info("%s: %d tensors loaded from %s", type(trunk).__name__, len(fitting), file)
+
+
+def _filter_of(trunk: nn.Module) -> Any:
+    """timm's `checkpoint_filter_fn` of the module that defines the trunk's class, or None."""
+    import importlib
+
+    module = importlib.import_module(type(trunk).__module__)
+    return getattr(module, "checkpoint_filter_fn", None)
+
+
+def _is_head(key: str) -> bool:
+    return key.startswith(("head", "fc_norm", "attn_pool", "norm.", "fc."))
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]

@@ -1,0 +1,81 @@
+"""Toy data in the layouts of ADE20K and COCO, drawn in a moment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+CLASSES = ("ground", "square", "bar")
+
+
+def draw(seed: int, size: int) -> tuple[np.ndarray, np.ndarray, list[tuple[int, list[int]]]]:
+    """An image, its labels (0 = unlabelled, 1..3), and its objects (class 1 or 2, box xywh)."""
+    generator = np.random.default_rng(seed)
+    image = generator.integers(0, 60, (size, size, 3), dtype=np.uint8)
+    labels = np.ones((size, size), np.uint8)
+    labels[:2] = 0
+    objects = []
+    for kind in (1, 2):
+        width = size // 4
+        height = width if kind == 1 else width * 2
+        x = int(generator.integers(2, size // 2 - width)) + (size // 2 if kind == 2 else 0)
+        y = int(generator.integers(2, size - height - 2))
+        image[y : y + height, x : x + width, kind] = 230
+        labels[y : y + height, x : x + width] = kind + 1
+        objects.append((kind, [x, y, width, height]))
+    return image, labels, objects
+
+
+def write_scenes(root: Path, *, size: int = 64, counts: tuple[int, int] = (8, 4)) -> Path:
+    for split, count, offset in (("training", counts[0], 0), ("validation", counts[1], 100)):
+        for folder in ("images", "annotations"):
+            (root / folder / split).mkdir(parents=True)
+        for index in range(count):
+            image, labels, _ = draw(index + offset, size)
+            Image.fromarray(image).save(root / "images" / split / f"{index:03d}.jpg", quality=95)
+            Image.fromarray(labels).save(root / "annotations" / split / f"{index:03d}.png")
+    (root / "classes.json").write_text(json.dumps([{"name": name} for name in CLASSES]))
+    return root
+
+
+def write_instances(root: Path, *, size: int = 64, counts: tuple[int, int] = (8, 4)) -> Path:
+    (root / "annotations").mkdir(parents=True)
+    for split, count, offset in (("train", counts[0], 0), ("val", counts[1], 100)):
+        (root / split).mkdir()
+        images, annotations = [], []
+        for index in range(count):
+            image, _, objects = draw(index + offset, size)
+            name = f"{index:03d}.jpg"
+            Image.fromarray(image).save(root / split / name, quality=95)
+            images.append({"id": index + 1, "file_name": name, "width": size, "height": size})
+            for kind, (x, y, w, h) in objects:
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": index + 1,
+                        "category_id": kind,
+                        "bbox": [x, y, w, h],
+                        "area": w * h,
+                        "iscrowd": 0,
+                        "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+                    }
+                )
+        categories = [{"id": kind, "name": CLASSES[kind]} for kind in (1, 2)]
+        (root / "annotations" / f"instances_{split}.json").write_text(
+            json.dumps({"images": images, "annotations": annotations, "categories": categories})
+        )
+    return root
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    return write_scenes(tmp_path / "data" / "demo" / "scenes")
+
+
+@pytest.fixture
+def instances(tmp_path: Path) -> Path:
+    return write_instances(tmp_path / "data" / "demo" / "instances")
