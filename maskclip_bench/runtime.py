@@ -49,6 +49,10 @@ class Workspace:
         """Pretraining runs, one folder each: checkpoints and logs."""
         return self.root / "pretrain"
 
+    def pretraining(self, recipe: str, seed: int) -> Path:
+        """The folder of one pretraining run: `pretrain/{recipe}/seed{seed}`."""
+        return self.pretrain / recipe / f"seed{seed}"
+
     @property
     def features(self) -> Path:
         """The content-addressed feature store."""

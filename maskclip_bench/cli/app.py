@@ -1,0 +1,129 @@
+"""`maskclip-bench`: pretrain, evaluate, tabulate.
+
+Each command lives in its own module; this one joins them, turns our errors into one message and
+an exit code, and says on Ctrl-C that the same command goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import warnings
+from types import FrameType
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from maskclip_bench import __version__
+from maskclip_bench.cli.data import data_app
+from maskclip_bench.cli.inspect import list_app, path, table
+from maskclip_bench.cli.mm import mm
+from maskclip_bench.cli.pretrain import export, pretrain
+from maskclip_bench.cli.run import plan, run_suite
+from maskclip_bench.errors import EXIT_INTERRUPTED, MaskCLIPBenchError
+from maskclip_bench.jobs import end_with_parent
+
+EPILOG = """
+Exit codes: 0 all done; 1 a cell failed or a run stopped with an error; 2 the command is wrong
+(unknown name, key or value); 3 data is missing or broken; 4 the disk refused (space, permission);
+5 an optional dependency is missing; 130 interrupted, and the same command goes on.
+"""
+
+app = typer.Typer(
+    name="maskclip-bench",
+    help=(
+        "MaskCLIP (Dong et al., CVPR 2023) and its baselines under one trainer, and a transfer "
+        "benchmark for any image or image-text encoder. Start with: maskclip-bench run --suite all"
+    ),
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"maskclip-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    """Options before the command."""
+    configure_logging(verbose=verbose)
+
+
+app.command("run")(run_suite)
+app.command("plan")(plan)
+app.command(
+    "pretrain", context_settings={"ignore_unknown_options": False, "allow_extra_args": False}
+)(pretrain)
+app.command("export")(export)
+app.add_typer(list_app, name="list")
+app.add_typer(data_app, name="data")
+app.command("table")(table)
+app.command("path")(path)
+app.command(
+    "mm",
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": ["--help"],
+    },
+)(mm)
+
+
+def configure_logging(*, verbose: bool) -> None:
+    """Log to stderr: warnings, and with `verbose` everything of ours."""
+    handler = RichHandler(
+        console=Console(stderr=True), show_path=False, show_time=verbose, markup=False
+    )
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    logging.getLogger("maskclip_bench").setLevel(logging.DEBUG if verbose else logging.INFO)
+    if not verbose:
+        warnings.simplefilter("ignore")
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Parse and execute; every error of ours ends as one message and its exit code."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    end_with_parent()
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code: Any = app(args=arguments, standalone_mode=False)
+    except click.exceptions.Abort:
+        code = EXIT_INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except MaskCLIPBenchError as error:
+        errors.print(f"[bold red]error:[/] {_escape(str(error))}")
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    if code == EXIT_INTERRUPTED:
+        errors.print("[yellow]Stopped. The same command goes on where this one was.[/]")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

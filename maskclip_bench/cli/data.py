@@ -1,0 +1,99 @@
+"""`maskclip-bench data`: what data there is, making the demo world, looking at it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from maskclip_bench.cli.options import WorkspaceOption, console
+from maskclip_bench.errors import unknown_name
+from maskclip_bench.runtime import Workspace
+
+data_app = typer.Typer(
+    help="Data sets: list them, make the demo world, look at it.", no_args_is_help=True
+)
+
+PREPARED = ("demo",)
+
+
+@data_app.command("list")
+def list_data(workspace: WorkspaceOption = None) -> None:
+    """List the data sets of all tasks: which are on this machine, how to get the others."""
+    from maskclip_bench.tasks.declaration import data_available, load_tasks
+
+    place = Workspace.open(workspace)
+    view = Table("data set", "world", "on this machine", "how to get it", box=None)
+    for name, task in load_tasks().items():
+        here = data_available(task, place)
+        view.add_row(name, task.world, "yes" if here else "no", "" if here else task.obtain)
+    output = console()
+    output.print(view)
+    output.print(f"\nData root: {place.data} (set MASKCLIP_BENCH_DATA to use another)")
+
+
+@data_app.command("prepare")
+def prepare(
+    name: Annotated[str, typer.Argument(help="What to make: demo.")],
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Make a data set that this package can make: the demo world (half a minute on two cores).
+
+    Does nothing if it is there and whole. Safe to call from several processes at once.
+    """
+    _check(name)
+    console().print(f"The demo world is at {prepare_with_bar(Workspace.open(workspace))}")
+
+
+@data_app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="What to show: demo.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where the PNG goes.")
+    ] = None,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Write a contact sheet (PNG): images of every split with boxes, masks and captions."""
+    from maskclip_bench.data.demo import contact_sheet
+
+    _check(name)
+    place = Workspace.open(workspace)
+    target = output or place.root / "demo_contact_sheet.png"
+    contact_sheet(prepare_with_bar(place), target)
+    console().print(f"Wrote {target}")
+
+
+def prepare_with_bar(workspace: Workspace) -> Path:
+    """Make the demo world with a progress bar on stderr; returns its folder."""
+    from maskclip_bench.data.demo import prepare_demo
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as progress:
+        bars = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in bars:
+                bars[stage] = progress.add_task(stage, total=total)
+            progress.update(bars[stage], completed=done, total=total)
+
+        return prepare_demo(workspace.data, progress=report)
+
+
+def _check(name: str) -> None:
+    if name not in PREPARED:
+        raise unknown_name(
+            "data set to make",
+            name,
+            PREPARED,
+            remedy="Other data sets are fetched by you; see: maskclip-bench data list",
+        )

@@ -1,0 +1,130 @@
+"""Jobs: long work in a subprocess, watched by the process that started it.
+
+A job has a work folder and a log file. It is stopped with SIGTERM (which pretraining answers with
+a checkpoint), and it stops by itself when the process that started it is gone, so that a run
+killed with SIGKILL leaves nothing behind that still writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from maskclip_bench.errors import JobError
+
+PARENT_VARIABLE = "MASKCLIP_BENCH_PARENT"
+GRACE_SECONDS = 30.0
+LOG_TAIL_LINES = 25
+
+
+class JobCancelled(BaseException):
+    """The job was stopped because the run it belongs to was interrupted."""
+
+
+def run_job(
+    command: Sequence[str],
+    *,
+    log_file: Path,
+    num_threads: int,
+    cancel: threading.Event,
+    on_poll: Callable[[], None] = lambda: None,
+    environment: Mapping[str, str] | None = None,
+    poll_seconds: float = 0.25,
+) -> None:
+    """Run `command` to its end; its output goes to `log_file`.
+
+    Args:
+        command: Program and arguments.
+        log_file: Appended to, so that a resumed job keeps the story of the first try.
+        num_threads: Threads the job may use (`OMP_NUM_THREADS`).
+        cancel: When set, the job is asked to stop, and given `GRACE_SECONDS` to do so.
+        on_poll: Called every `poll_seconds`, to read the job's progress.
+        environment: Variables on top of this process's own.
+        poll_seconds: Seconds between two looks.
+
+    Raises:
+        JobError: The job ended with another exit code than 0; the message ends with its log's tail.
+        JobCancelled: `cancel` was set.
+    """
+    variables = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(num_threads),
+        PARENT_VARIABLE: str(os.getpid()),
+        "PYTHONUNBUFFERED": "1",
+        **(environment or {}),
+    }
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with log_file.open("ab") as log:
+        process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=variables,
+            start_new_session=True,
+        )
+        try:
+            while (code := _wait(process, poll_seconds)) is None:
+                on_poll()
+                if cancel.is_set():
+                    raise JobCancelled
+        finally:
+            if process.poll() is None:
+                _stop(process)
+    if code != 0:
+        raise JobError(
+            f"`{' '.join(map(str, command))}` ended with exit code {code}. Its log, {log_file}, "
+            f"ends with:\n{log_tail(log_file)}"
+        )
+
+
+def log_tail(log_file: Path, *, num_lines: int = LOG_TAIL_LINES) -> str:
+    """The last lines of a log, or a word that it is empty."""
+    try:
+        with log_file.open(encoding="utf-8", errors="replace") as file:
+            return "".join(deque(file, maxlen=num_lines)).rstrip() or "(nothing)"
+    except OSError:
+        return "(no log)"
+
+
+def end_with_parent() -> None:
+    """In a job: send SIGTERM to this process once the process that started it is gone."""
+    parent = int(os.environ.get(PARENT_VARIABLE, 0))
+    if not parent:
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+def own_command(*arguments: str) -> list[str]:
+    """The command line that runs `maskclip-bench ARGUMENTS` with this very Python."""
+    return [sys.executable, "-m", "maskclip_bench", *arguments]
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    try:
+        return process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM to the job and what it started, then SIGKILL after the grace time."""
+    for sign, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, 5.0)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        if _wait(process, seconds) is not None:
+            return

@@ -1,0 +1,626 @@
+"""A suite: named rows x columns, made cell by cell, so that nothing is ever done twice.
+
+    plan -> (data, weights) -> protocols -> records
+
+`make_plan` looks at what is on this machine and says of every cell whether it is recorded, ready,
+can be made ready here (demo data, demo rows), or is left out and why. `execute` does the rest with
+a small pool: pretraining and the protocols that train through the backbone run as subprocesses,
+the others in this process, each as soon as what it needs is there. A cell that fails is recorded as
+failed and the run goes on; killed at any moment, the same call goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+from typing import Protocol as TypingProtocol
+
+import torch
+from pydantic import Field
+
+from maskclip_bench.backbones import (
+    Backbone,
+    BackboneDeclaration,
+    backbone_names,
+    load_backbone,
+    load_backbone_declaration,
+    missing_weights,
+    weights_fingerprint,
+)
+from maskclip_bench.config import Declaration, load_declaration
+from maskclip_bench.data_files import declarations, find_declaration
+from maskclip_bench.errors import (
+    ConfigError,
+    JobError,
+    MaskCLIPBenchError,
+    StorageError,
+    unknown_name,
+)
+from maskclip_bench.jobs import JobCancelled, own_command, run_job
+from maskclip_bench.pretrain.methods import METHODS
+from maskclip_bench.pretrain.progress import read_progress
+from maskclip_bench.pretrain.recipe import load_recipe
+from maskclip_bench.results.records import (
+    Cell,
+    Record,
+    RecordStore,
+    failed_record,
+    measured_record,
+    row_id,
+)
+from maskclip_bench.runtime import DATA_VARIABLE, Workspace, default_num_threads, provenance
+from maskclip_bench.storage import fingerprint
+from maskclip_bench.tasks import (
+    PROTOCOLS,
+    Protocol,
+    ProtocolContext,
+    TaskDeclaration,
+    cell_fingerprint,
+    dataset_names,
+    load_task_declaration,
+    missing_data,
+)
+from maskclip_bench.tasks.features import FeatureStore
+
+logger = logging.getLogger(__name__)
+
+
+class SuiteDeclaration(Declaration):
+    """Named rows x columns (`configs/suites/*.yaml`)."""
+
+    description: str
+    """One line for `maskclip-bench list suites`."""
+    backbones: Literal["*"] | list[str] = "*"
+    """Rows, by name; "*" is every declared backbone."""
+    tasks: Literal["*"] | list[str] = "*"
+    """Columns, "protocol/dataset"; either part may be "*"."""
+    tables: list[str] = Field(default_factory=list)
+    """Tables shown at the end, those that have at least one measured cell."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Something a run does that is worth a line in the display."""
+
+    key: str
+    label: str
+    expected_seconds: float
+
+
+class RunListener(TypingProtocol):
+    """What the suite tells about its progress (the command line shows it)."""
+
+    def planned(self, units: list[Unit]) -> None:
+        """All that the run will do."""
+
+    def started(self, unit: Unit) -> None:
+        """A unit begins."""
+
+    def advanced(self, unit: Unit, stage: str, done: float, total: float) -> None:
+        """A unit is `done` of `total` through its `stage`."""
+
+    def finished(self, unit: Unit, *, ok: bool, note: str) -> None:
+        """A unit ended; `note` is its score or what went wrong."""
+
+
+def load_suite(name: str) -> SuiteDeclaration:
+    """Read a suite by name or path.
+
+    Raises:
+        UnknownNameError: There is none of that name.
+        ConfigError: Its file is wrong.
+    """
+    path = find_declaration(
+        "configs/suites", name, singular="suite", listing="maskclip-bench list suites"
+    )
+    return load_declaration(path, SuiteDeclaration)
+
+
+def suite_names() -> list[str]:
+    """All suites."""
+    return list(declarations("configs/suites"))
+
+
+# --- plan -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """A backbone with the seed of its pretraining (0 for weights from elsewhere)."""
+
+    name: str
+    declaration: BackboneDeclaration
+    seed: int = 0
+
+    @property
+    def can_be_made(self) -> bool:
+        """Whether its weights take only minutes to make: a recipe of the demo world."""
+        return self.declaration.world == "demo" and self.declaration.source.made_here
+
+    @property
+    def label(self) -> str:
+        """For people: display name, and the seed if it is not 0."""
+        suffix = f" (seed {self.seed})" if self.seed else ""
+        return f"{self.declaration.display_name}{suffix}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A protocol on a data set."""
+
+    protocol: Protocol
+    declaration: TaskDeclaration
+
+    @property
+    def name(self) -> str:
+        """`protocol/dataset`."""
+        return f"{self.protocol.name}/{self.declaration.name}"
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell the run has, or will have, a record of."""
+
+    row: Row
+    column: Column
+    recorded: Record | None
+
+    @property
+    def unit(self) -> Unit:
+        """Its line in the display."""
+        return Unit(
+            key=f"{self.row.name}/{self.row.seed}/{self.column.name}",
+            label=f"{self.row.label}: {self.column.name}",
+            expected_seconds=self.column.protocol.expected_seconds,
+        )
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something of the suite that this machine cannot do now."""
+
+    what: str
+    why: str
+    remedy: str
+
+
+@dataclass
+class Plan:
+    """What a suite comes to on this machine.
+
+    Attributes:
+        cells: Recorded, and to be made.
+        pretraining: Rows whose weights must be made first.
+        left_out: The rest, with the reason and the remedy.
+        needs_demo: Whether the demo world must be there.
+    """
+
+    cells: list[PlannedCell] = field(default_factory=list)
+    pretraining: list[Row] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    needs_demo: bool = False
+
+    @property
+    def open_cells(self) -> list[PlannedCell]:
+        """Cells without a record."""
+        return [cell for cell in self.cells if cell.recorded is None]
+
+
+def make_plan(
+    suite: SuiteDeclaration, workspace: Workspace, *, seeds: Sequence[int] = (0,)
+) -> Plan:
+    """Say of every cell of the suite what this machine can do about it.
+
+    Args:
+        suite: Rows x columns.
+        workspace: Where data, weights and records lie.
+        seeds: Pretraining seeds of the rows that are made here.
+
+    Raises:
+        UnknownNameError: The suite names a backbone, protocol or data set that does not exist.
+        DataError: A record is damaged.
+    """
+    plan = Plan()
+    store = RecordStore(workspace.records)
+    columns = _available_columns(_columns(suite), workspace, plan)
+    for row in _rows(suite, seeds):
+        missing = missing_weights(row.declaration, workspace, row.seed)
+        if missing is not None and not row.can_be_made:
+            plan.left_out.append(LeftOut(row.name, "its weights are not on this machine", missing))
+            continue
+        cells = []
+        for column in columns:
+            if row.declaration.world != column.declaration.world:
+                continue
+            reason = column.protocol.left_out(column.declaration, row.declaration)
+            if reason is not None:
+                plan.left_out.append(LeftOut(f"{row.name} x {column.name}", reason, ""))
+                continue
+            recorded = _recorded(store, row, column, workspace, made=missing is None)
+            cells.append(PlannedCell(row, column, recorded))
+        plan.cells += cells
+        if missing is not None and any(cell.recorded is None for cell in cells):
+            plan.pretraining.append(row)
+    plan.needs_demo = any(cell.column.declaration.world == "demo" for cell in plan.open_cells)
+    return plan
+
+
+def _rows(suite: SuiteDeclaration, seeds: Sequence[int]) -> list[Row]:
+    rows = []
+    for name in backbone_names() if suite.backbones == "*" else suite.backbones:
+        declaration = load_backbone_declaration(name)
+        depends_on_seed = declaration.source.recipe is not None or declaration.source.random_init
+        rows += [
+            Row(declaration.name, declaration, seed)
+            for seed in (seeds if depends_on_seed else (0,))
+        ]
+    return rows
+
+
+def _columns(suite: SuiteDeclaration) -> list[Column]:
+    """The suite's columns, data set by data set, protocols in the order of `PROTOCOLS`."""
+    patterns = ["*/*"] if suite.tasks == "*" else suite.tasks
+    columns: dict[str, Column] = {}
+    for pattern in patterns:
+        protocol, slash, dataset = pattern.partition("/")
+        if not slash:
+            raise ConfigError(
+                f"{pattern!r} is not a task. Write protocol/data set, e.g. "
+                "zero_shot_classification/imagenet; either part may be *."
+            )
+        if protocol != "*" and protocol not in PROTOCOLS:
+            raise unknown_name("protocol", protocol, PROTOCOLS, remedy=LIST_TASKS)
+        datasets = dataset_names() if dataset == "*" else [dataset]
+        tasks = [load_task_declaration(name) for name in datasets]
+        found = [
+            Column(PROTOCOLS[name], task)
+            for task in tasks
+            for name in PROTOCOLS
+            if protocol in ("*", name) and name in task.protocols
+        ]
+        if not found:
+            known = [f"{name}/{task.name}" for task in tasks for name in task.protocols]
+            raise unknown_name("task", pattern, known, remedy=LIST_TASKS)
+        columns |= {column.name: column for column in found}
+    return list(columns.values())
+
+
+def _available_columns(columns: Iterable[Column], workspace: Workspace, plan: Plan) -> list[Column]:
+    """Columns whose data is here, or can be drawn here; the others are left out, once a set."""
+    available = []
+    missing: dict[str, str] = {}
+    for column in columns:
+        task = column.declaration
+        reason = None if task.world == "demo" else missing_data(task, workspace)
+        if reason is None:
+            available.append(column)
+        else:
+            missing[task.name] = task.obtain
+    plan.left_out += [
+        LeftOut(f"*/{name}", "its data is not on this machine", remedy)
+        for name, remedy in missing.items()
+    ]
+    return available
+
+
+def _fingerprints(
+    row: Row, column: Column, workspace: Workspace, *, weights: str
+) -> dict[str, str]:
+    """Hashes of all that a cell's number depends on, by part."""
+    return {
+        "weights": weights,
+        "row": fingerprint([row.seed, row.declaration.preprocess.model_dump(mode="json")]),
+        **column.protocol.task_fingerprints(column.declaration, workspace),
+    }
+
+
+def _recorded(
+    store: RecordStore, row: Row, column: Column, workspace: Workspace, *, made: bool
+) -> Record | None:
+    """The ok record of the cell, if what it depends on is still the same.
+
+    A row whose weights were deleted after it was measured keeps its records.
+    """
+    record = store.load(row_id(row.name, row.seed), column.protocol.name, column.declaration.name)
+    if record is None or record.status != "ok":
+        return None
+    if missing_data(column.declaration, workspace) is not None:
+        return None
+    then = record.fingerprints.get("weights", "")
+    weights = weights_fingerprint(row.declaration, workspace, row.seed) if made else then
+    now = _fingerprints(row, column, workspace, weights=weights)
+    return record if record.fingerprints == now else None
+
+
+# --- execute --------------------------------------------------------------------------------------
+
+
+@dataclass
+class RunResult:
+    """What a run did: cells made, cells that failed (with the error's first line)."""
+
+    measured: list[Record] = field(default_factory=list)
+    failed: list[Record] = field(default_factory=list)
+
+
+@dataclass
+class _Node:
+    """A piece of work of the pool; starts when `after` are done."""
+
+    key: str
+    work: Callable[[], None]
+    after: frozenset[str] = frozenset()
+
+
+class Execution:
+    """Does what a plan leaves open.
+
+    Args:
+        plan: From `make_plan`.
+        workspace: Where everything goes.
+        device: For features and protocols.
+        num_jobs: Pieces of work side by side; the cores are divided among them.
+        listener: Told of all progress.
+        prepare_demo_world: Makes the demo data, called once before anything else if needed.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        workspace: Workspace,
+        *,
+        device: torch.device,
+        num_jobs: int,
+        listener: RunListener,
+    ) -> None:
+        self._plan = plan
+        self._workspace = workspace
+        self._device = device
+        self._num_jobs = num_jobs
+        self._num_threads = max(1, default_num_threads() // num_jobs)
+        self._listener = listener
+        self._store = RecordStore(workspace.records)
+        self._features = FeatureStore(workspace.features)
+        self._cancel = threading.Event()
+        self._broken_rows: dict[tuple[str, int], BaseException] = {}
+        self._result = RunResult()
+        self._lock = threading.Lock()
+
+    def run(self) -> RunResult:
+        """Make all open cells.
+
+        Raises:
+            KeyboardInterrupt: Passed on, after every job was asked to stop and did.
+            StorageError: The disk refuses; the run stops, since nothing could be recorded.
+        """
+        nodes = self._nodes()
+        self._listener.planned(self._units())
+        pending = {node.key: node for node in nodes}
+        done: set[str] = set()
+        running: dict[Future[None], str] = {}
+        with ThreadPoolExecutor(self._num_jobs, thread_name_prefix="cell") as pool:
+            try:
+                while pending or running:
+                    for key, node in list(pending.items()):
+                        if len(running) < self._num_jobs and node.after <= done:
+                            running[pool.submit(self._in_thread, node.work)] = key
+                            del pending[key]
+                    finished, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        done.add(running.pop(future))
+                        future.result()
+            except BaseException:
+                self._cancel.set()
+                raise
+        return self._result
+
+    def _in_thread(self, work: Callable[[], None]) -> None:
+        torch.set_num_threads(self._num_threads)  # OpenMP's setting is per thread
+        work()
+
+    # What there is to do, and in which order.
+
+    def _rows(self) -> dict[tuple[str, int], list[PlannedCell]]:
+        """Open cells by row."""
+        rows: dict[tuple[str, int], list[PlannedCell]] = {}
+        for cell in self._plan.open_cells:
+            rows.setdefault((cell.row.name, cell.row.seed), []).append(cell)
+        return rows
+
+    def _units(self) -> list[Unit]:
+        units = [DEMO_UNIT] if self._plan.needs_demo else []
+        units += [_pretraining_unit(row) for row in self._plan.pretraining]
+        return units + [cell.unit for cell in self._plan.open_cells]
+
+    def _nodes(self) -> list[_Node]:
+        """Longest first, so that the pool is not left waiting for one late long piece."""
+        nodes = []
+        first: frozenset[str] = frozenset()
+        if self._plan.needs_demo:
+            nodes.append(_Node(DEMO_UNIT.key, self._prepare_demo))
+            first = frozenset({DEMO_UNIT.key})
+        after: dict[tuple[str, int], frozenset[str]] = {}
+        by_length = sorted(
+            self._plan.pretraining, key=lambda row: -_pretraining_unit(row).expected_seconds
+        )
+        for row in by_length:
+            unit = _pretraining_unit(row)
+            nodes.append(_Node(unit.key, partial(self._pretrain, row, unit), first))
+            after[row.name, row.seed] = frozenset({unit.key})
+        for key, cells in self._rows().items():
+            ready = after.get(key, first)
+            here = [cell for cell in cells if not cell.column.protocol.runs_as_job]
+            if here:
+                name = f"row/{here[0].row.name}/{here[0].row.seed}"
+                nodes.append(_Node(name, partial(self._evaluate_row, here), ready))
+            for cell in cells:
+                if cell not in here:
+                    nodes.append(_Node(cell.unit.key, partial(self._evaluate_cell, cell), ready))
+        return nodes
+
+    # The pieces of work. Each runs in a thread of the pool.
+
+    def _prepare_demo(self) -> None:
+        from maskclip_bench.data.demo import prepare_demo
+
+        self._listener.started(DEMO_UNIT)
+
+        def progress(stage: str, done: int, total: int) -> None:
+            self._check_cancelled()
+            self._listener.advanced(DEMO_UNIT, stage, done, total)
+
+        folder = prepare_demo(self._workspace.data, progress=progress)
+        self._listener.finished(DEMO_UNIT, ok=True, note=str(folder))
+
+    def _pretrain(self, row: Row, unit: Unit) -> None:
+        """Make a row's weights in a subprocess; a failure is kept for the row's cells."""
+        recipe = row.declaration.source.recipe
+        assert recipe is not None
+        output = self._workspace.pretraining(recipe, row.seed)
+        self._listener.started(unit)
+        command = own_command(
+            "pretrain", recipe, f"seed={row.seed}", "--output", str(output),
+            "--device", str(self._device), "--quiet",
+        )  # fmt: skip
+        try:
+            run_job(
+                command,
+                log_file=output / "job.log",
+                num_threads=self._num_threads,
+                cancel=self._cancel,
+                on_poll=lambda: self._report_pretraining(unit, output),
+                environment={DATA_VARIABLE: str(self._workspace.data)},
+            )
+        except JobError as error:
+            self._broken_rows[row.name, row.seed] = error
+            self._listener.finished(unit, ok=False, note=str(error).splitlines()[0])
+        else:
+            self._listener.finished(unit, ok=True, note=str(output))
+
+    def _report_pretraining(self, unit: Unit, output: Path) -> None:
+        state = read_progress(output)
+        if state is not None:
+            rate = f"{state.images_per_second:.0f} images/s, loss {state.loss:.2f}"
+            self._listener.advanced(unit, rate, state.step, state.total_steps)
+
+    def _evaluate_row(self, cells: Sequence[PlannedCell]) -> None:
+        """The cells of one row that run in this process; its weights are loaded once."""
+        backbone: Backbone | None = None
+        for cell in cells:
+            self._check_cancelled()
+            if backbone is None and (cell.row.name, cell.row.seed) not in self._broken_rows:
+                try:
+                    backbone = self._load(cell.row)
+                except MaskCLIPBenchError as error:
+                    self._broken_rows[cell.row.name, cell.row.seed] = error
+            self._measure(cell, backbone)
+
+    def _evaluate_cell(self, cell: PlannedCell) -> None:
+        """A cell whose protocol starts a subprocess of its own."""
+        self._evaluate_row([cell])
+
+    def _load(self, row: Row) -> Backbone:
+        return load_backbone(
+            row.declaration, workspace=self._workspace, seed=row.seed, device=self._device
+        )
+
+    def _measure(self, cell: PlannedCell, backbone: Backbone | None) -> None:
+        """Run the protocol and record what came of it, score or failure."""
+        unit, row, column = cell.unit, cell.row, cell.column
+        self._listener.started(unit)
+        began = time.monotonic()
+        weights = backbone.weights_fingerprint if backbone else "not on this machine"
+        fingerprints = _fingerprints(row, column, self._workspace, weights=weights)
+        identity = Cell(
+            backbone=row.name,
+            seed=row.seed,
+            protocol=column.protocol.name,
+            dataset=column.declaration.name,
+            world=column.declaration.world,
+            task_version=column.declaration.task_version,
+            cell_fingerprint=cell_fingerprint(fingerprints),
+        )
+        origin = provenance(self._device)
+        outcomes = None
+        try:
+            if backbone is None:
+                raise self._broken_rows[row.name, row.seed]
+            measurement = column.protocol.run(self._context(cell, backbone))
+            outcomes = measurement.outcomes
+            record = measured_record(
+                identity,
+                measurement,
+                fingerprints=fingerprints,
+                provenance=origin,
+                seconds=time.monotonic() - began,
+            )
+        except StorageError:
+            raise  # nothing can be recorded on a disk that refuses
+        except Exception as error:
+            logger.debug("cell failed", exc_info=True)
+            record = failed_record(
+                identity,
+                error,
+                fingerprints=fingerprints,
+                provenance=origin,
+                seconds=time.monotonic() - began,
+            )
+        record = self._store.save(record, outcomes)
+        with self._lock:
+            (self._result.measured if record.status == "ok" else self._result.failed).append(record)
+        self._listener.finished(unit, ok=record.status == "ok", note=_summary(record))
+
+    def _context(self, cell: PlannedCell, backbone: Backbone) -> ProtocolContext:
+        def progress(stage: str, done: int, total: int) -> None:
+            self._check_cancelled()
+            self._listener.advanced(cell.unit, stage, done, total)
+
+        return ProtocolContext(
+            task=cell.column.declaration,
+            settings=cell.column.protocol.settings_of(cell.column.declaration),
+            backbone=backbone,
+            features=self._features,
+            workspace=self._workspace,
+            device=self._device,
+            progress=progress,
+            num_threads=self._num_threads,
+            cancel=self._cancel,
+        )
+
+    def _check_cancelled(self) -> None:
+        if self._cancel.is_set():
+            raise JobCancelled
+
+
+DEMO_UNIT = Unit("demo-world", "drawing the demo world", expected_seconds=30.0)
+
+LIST_TASKS = "List them with: maskclip-bench list tasks"
+
+SECONDS_PER_PAIR = 1 / 400
+"""Of CLIP on the demo world on one core; only weighs the pieces of a run against each other."""
+
+
+def _pretraining_unit(row: Row) -> Unit:
+    recipe = load_recipe(row.declaration.source.recipe)
+    cost = METHODS[recipe.method.name].relative_cost
+    return Unit(
+        key=f"pretrain/{row.name}/{row.seed}",
+        label=f"pretraining {row.label}",
+        expected_seconds=recipe.num_pairs * cost * SECONDS_PER_PAIR,
+    )
+
+
+def _summary(record: Record) -> str:
+    """The primary metric with its interval, or the error's first line."""
+    if record.status == "failed" or record.primary_metric is None:
+        return str(record.error.message).splitlines()[0] if record.error else "failed"
+    metric = record.primary
+    text = f"{record.primary_metric} {100 * metric.value:.1f}"
+    return f"{text} ±{100 * metric.half_width:.1f}" if metric.half_width is not None else text
