@@ -161,8 +161,8 @@ def paired_test(
     if len(merged) != len(outcomes_a) or len(merged) != len(outcomes_b):
         raise DataError(
             f"The rows were measured on different samples: {len(outcomes_a)} and "
-            f"{len(outcomes_b)}, of which {len(merged)} are shared. Measure both again on the "
-            "same data: maskclip-bench run --force"
+            f"{len(outcomes_b)}, of which {len(merged)} are shared. Delete both records and "
+            "measure them again on the same data."
         )
     difference = (merged[f"{metric}_a"] - merged[f"{metric}_b"]).to_numpy(dtype=np.float64)  # [S]
     measured = ~np.isnan(difference)

@@ -239,8 +239,8 @@ class _Measured:
                 if budget and self.declaration.world == "paper":
                     raise ConfigError(
                         f"{record.row_id} x {record.task} was measured under the budget {budget}; "
-                        "a table of the paper world shows full runs only. Run the cell again "
-                        "without limits: maskclip-bench run --force"
+                        "a table of the paper world shows full runs only. Delete its record and "
+                        "measure it again without limits."
                     )
                 if column.preset is not None and record.preset != column.preset:
                     raise ConfigError(
@@ -550,7 +550,7 @@ def _check_same(what: str, column: ColumnDeclaration, values: Mapping[str, objec
         listing = ", ".join(f"{row}: {value}" for row, value in sorted(values.items()))
         raise ConfigError(
             f"The column {_name(column)} would mix more than one {what} ({listing}). "
-            f"Measure all rows under the same {what}: maskclip-bench run --force"
+            f"Delete the records that differ and measure them again under the same {what}."
         )
 
 

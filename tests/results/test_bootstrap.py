@@ -184,7 +184,7 @@ def test_paired_test__leaves_nan_out() -> None:
 
 def test_paired_test__different_samples() -> None:
     a, b = outcomes(np.ones(3)), outcomes(np.ones(4))
-    with pytest.raises(DataError, match=r"3 and 4, of which 3 are shared. Measure both again"):
+    with pytest.raises(DataError, match=r"3 and 4, of which 3 are shared. Delete both records"):
         paired_test(a, b, "m")
 
 
