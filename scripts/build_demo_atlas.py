@@ -109,8 +109,10 @@ CLASSES = {
         """,
     "fast food": """
         hamburger | | hamburger | a hamburger | hamburgers | burger, bun
-        french-fries | | french fries | a box of french fries | boxes of french fries | potatoes, salt
-        pizza | sliceofpizza | slice of pizza | a slice of pizza | slices of pizza | cheese, pepperoni
+        french-fries | | french fries | a box of french fries | boxes of french fries \
+            | potatoes, salt
+        pizza | sliceofpizza | slice of pizza | a slice of pizza | slices of pizza \
+            | cheese, pepperoni
         """,
     "sweet": """
         doughnut | | doughnut | a doughnut | doughnuts | icing, breakfast

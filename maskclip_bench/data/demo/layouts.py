@@ -206,7 +206,7 @@ def _records(made: Sequence[MadePiece], split: str) -> list[Any]:
     return [record for part in made if part.piece.split == split for record in part.records]
 
 
-# --- pretrain: webdataset shards ----------------------------------------------------------------
+# --- pretrain: webdataset shards --------------------------------------------------------------
 
 
 def pretrain_scene(atlas: Atlas, seed: int, index: int) -> tuple[Scene, list[str]]:
@@ -248,7 +248,7 @@ def _finish_pretrain(made: Sequence[MadePiece]) -> dict[str, Any]:
     return {"pretrain/shards.json": {"num_samples": sum(counts.values()), "shards": counts}}
 
 
-# --- objects: ImageNet folders --------------------------------------------------------------------
+# --- objects: ImageNet folders ----------------------------------------------------------------
 
 
 def object_of(atlas: Atlas, split: str, index: int, per_class: int) -> tuple[ObjectClass, str]:
@@ -285,7 +285,7 @@ def _finish_objects(made: Sequence[MadePiece]) -> dict[str, Any]:
     return {"objects/classes.json": classes, **sidecars}
 
 
-# --- scenes: ADE20K --------------------------------------------------------------------------------
+# --- scenes: ADE20K ---------------------------------------------------------------------------
 
 
 def _make_scenes(made: MadePiece, world: Path, sizes: DemoSizes, seed: int) -> None:
@@ -333,7 +333,7 @@ def _hue_color(hue: float, position: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-# --- instances: COCO -------------------------------------------------------------------------------
+# --- instances: COCO --------------------------------------------------------------------------
 
 
 def _make_instances(made: MadePiece, world: Path, sizes: DemoSizes, seed: int) -> None:
@@ -373,7 +373,8 @@ def _finish_instances(made: Sequence[MadePiece]) -> dict[str, Any]:
 
 def _coco_file(split: str, records: list[Any]) -> dict[str, Any]:
     """COCO's annotation file: ids count from 1 within the split."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, (image, found) in enumerate(records, start=1):
         images.append({"id": image_id, **image})
         for annotation in found:
@@ -390,7 +391,7 @@ def _coco_file(split: str, records: list[Any]) -> dict[str, Any]:
     }
 
 
-# --- captions: Karpathy's JSON ---------------------------------------------------------------------
+# --- captions: Karpathy's JSON ----------------------------------------------------------------
 
 
 def caption_scene(

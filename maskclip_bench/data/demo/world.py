@@ -138,7 +138,7 @@ def _check_files(world: Path, files: list[tuple[str, list[Any]]]) -> None:
     for path, (size, digest) in files:
         target = world / path
         try:
-            found = os.stat(target).st_size
+            found = target.stat().st_size
         except OSError as error:
             raise _corrupt(world, f"{target} cannot be read ({error.strerror})") from error
         if found != size:
@@ -258,8 +258,8 @@ def _workers(count: int, world: Path, sizes: DemoSizes, seed: int) -> Iterator[M
         yield start
     except BrokenProcessPool as error:
         raise DataError(
-            "A process that draws the demo world was killed, perhaps for lack of memory. Run again, "
-            "with fewer cores if need be (taskset -c 0 maskclip-bench data prepare demo)."
+            "A process that draws the demo world was killed, perhaps for lack of memory. Run "
+            "again, with fewer cores if need be (taskset -c 0 maskclip-bench data prepare demo)."
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
