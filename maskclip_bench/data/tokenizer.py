@@ -7,6 +7,7 @@ makes it), so its tokenizer is still an open_clip `SimpleTokenizer`, and open_cl
 from __future__ import annotations
 
 import gzip
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -143,9 +144,7 @@ def _merges_of(symbols: list[str], ranks: dict[tuple[str, str], int]) -> set[tup
     pieces = [*symbols[:-1], symbols[-1] + "</w>"]
     used: set[tuple[str, str]] = set()
     while len(pieces) > 1:
-        best = min(
-            zip(pieces[:-1], pieces[1:], strict=True), key=lambda pair: ranks.get(pair, len(ranks))
-        )
+        best = min(itertools.pairwise(pieces), key=lambda pair: ranks.get(pair, len(ranks)))
         if best not in ranks:
             break
         used.add(best)
