@@ -88,7 +88,7 @@ class Preprocess(Declaration):
     image_size: int | None = None
     """Side of the square that enters the model, in pixels."""
     resize_to: int | None = None
-    """Short side after resizing, before the centre crop; the image size if nobody says otherwise."""
+    """Short side after resizing, before the centre crop; by default the image size."""
     resize_mode: Literal["shortest", "squash"] | None = None
     """shortest: keep the aspect ratio and crop the centre. squash: resize both sides."""
     interpolation: Literal["bicubic", "bilinear"] | None = None

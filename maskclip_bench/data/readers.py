@@ -4,8 +4,8 @@
 | --- | --- | --- |
 | image_folder | `{split}/{class}/**/*.jpg`, a class list beside it | labels |
 | torchvision | what torchvision's class of that name expects (never downloaded) | labels |
-| webdataset | CLIP-benchmark's `{split}/*.tar` of `key.jpg` with `key.cls` or `key.txt` | either |
-| karpathy | one JSON with splits and sentences (Flickr30K, COCO captions), a folder of images | captions |
+| webdataset | CLIP-benchmark's `{split}/*.tar`: `key.jpg` with `key.cls` or `key.txt` | either |
+| karpathy | one JSON of splits and sentences (Flickr30K, COCO), a folder of images | captions |
 | ade20k | `images/{split}/*.jpg`, `annotations/{split}/*.png` | masks |
 | coco_instances | `{split}/*.jpg`, `annotations/instances_{split}.json` | boxes |
 
@@ -34,6 +34,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field
 
 from maskclip_bench.config import Declaration
 from maskclip_bench.errors import ConfigError, DataError, did_you_mean
@@ -54,10 +55,10 @@ class Groups(Declaration):
     """Which samples belong together: from a sidecar file, or from the file's name."""
 
     file: str | None = None
-    """Sidecar below the root, `{split}` in it replaced: JSON mapping path -> group, JSON list or CSV
-    or Parquet with the columns `path` and `group`. Paths start at the split's folder."""
+    """Sidecar below the root, `{split}` in it replaced: a JSON mapping path -> group, or a JSON
+    list, CSV or Parquet with the columns `path` and `group`. Paths start at the split's folder."""
     pattern: str | None = None
-    """Regular expression searched in the path; its group `group` (or the whole match) is the group."""
+    """Regular expression searched in the path; what its group named `group` matches is the group."""
 
 
 class ReaderDeclaration(Declaration):
@@ -80,7 +81,7 @@ class ReaderDeclaration(Declaration):
     """karpathy: folder of the images below the root."""
     dataset: str | None = None
     """torchvision: name of its class, e.g. `CIFAR10`."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """torchvision: further keyword arguments of that class."""
     train_per_class: int | None = None
     """torchvision sets without official splits: so many random images a class are `train`, the rest
@@ -290,11 +291,11 @@ def _classes(
         indices = {name: int(name) for name in present}
         return indices, [str(i) for i in range(max(indices.values(), default=-1) + 1)]
     if reader.classes == IMAGENET_CLASSES:
-        from timm.data import ImageNetInfo
+        from timm.data.imagenet_info import ImageNetInfo
 
         info = ImageNetInfo(IMAGENET_CLASSES)
-        synsets = info.label_names()
-        return {synset: i for i, synset in enumerate(synsets)}, info.label_descriptions()
+        descriptions = [info.index_to_description(i) for i in range(info.num_classes())]
+        return {synset: i for i, synset in enumerate(info.label_names())}, descriptions
     folders, names = read_class_list(root / reader.classes)
     return {folder: i for i, folder in enumerate(folders)}, names
 
@@ -392,7 +393,7 @@ def _torchvision(reader: ReaderDeclaration, split: str, root: Path, what: str) -
             f"{what}: torchvision cannot open {name} in {root}: {' '.join(str(error).split())}"
         ) from error
     labels = _torchvision_labels(images)
-    chosen = np.arange(len(labels))
+    chosen: NDArray[np.int64] = np.arange(len(labels), dtype=np.int64)
     if reader.train_per_class is not None:
         chosen = _split_per_class(labels, reader.train_per_class, split)
     labels = labels[chosen]

@@ -83,6 +83,8 @@ class Protocol(ABC):
     """Keys that a data set may set for it."""
     runs_as_job: ClassVar[bool] = False
     """Whether it works in subprocesses, so that several may run side by side."""
+    expected_seconds: ClassVar[float] = 5.0
+    """Rough time on the demo world; only weighs the pieces of a run against each other."""
     needs_text: ClassVar[bool] = False
     """Whether the backbone needs a text tower."""
 
@@ -117,33 +119,37 @@ class Protocol(ABC):
         """Version of the preset that `task` uses; a change of it measures the cell anew."""
         return 1
 
-    def data_fingerprint(self, context: ProtocolContext) -> str:
-        """Hash of the data the number depends on: all splits of the task."""
-        splits = {
-            split: context.dataset(split).fingerprint for split in sorted(context.task.splits)
-        }
-        return storage.fingerprint(splits)
-
-    def fingerprints(self, context: ProtocolContext) -> dict[str, str]:
-        """Hashes of the parts that the number depends on; their hash is the cell's.
+    def data_fingerprint(self, task: TaskDeclaration, workspace: Workspace) -> str:
+        """Hash of the data the number depends on: all splits of the task.
 
         Raises:
             DataError: The data is missing or broken.
         """
-        task = context.task
+        splits = {
+            split: open_dataset(
+                task.reader, split_name(task, split), workspace.data, what=task.name
+            ).fingerprint
+            for split in sorted(task.splits)
+        }
+        return storage.fingerprint(splits)
+
+    def task_fingerprints(self, task: TaskDeclaration, workspace: Workspace) -> dict[str, str]:
+        """Hashes of what a number depends on besides the backbone: data, and settings.
+
+        Raises:
+            ConfigError: The settings do not fit.
+            DataError: The data is missing or broken.
+        """
         return {
-            "weights": context.backbone.weights_fingerprint,
-            "transform": context.backbone.transform_id,
-            "data": self.data_fingerprint(context),
+            "data": self.data_fingerprint(task, workspace),
             "settings": storage.fingerprint(
                 {
                     "protocol": self.name,
-                    "settings": context.settings.model_dump(mode="json"),
+                    "settings": self.settings_of(task).model_dump(mode="json"),
                     "class_names": task.class_names.model_dump(mode="json"),
                     "prompt_sets": {k: v.model_dump() for k, v in task.prompt_sets.items()},
                     "preset_version": self.preset_version(task),
                     "task_version": task.task_version,
-                    "seed": context.seed,
                 }
             ),
         }
@@ -160,7 +166,7 @@ def split_name(task: TaskDeclaration, split: str) -> str:
     Raises:
         ConfigError: The data set declares no such split.
     """
-    names: dict[str, str] = dict(task.splits)
+    names: dict[str, str] = {ours: theirs for ours, theirs in task.splits.items()}
     if split not in names:
         raise ConfigError(
             f"{task.name} has no split {split!r}; it declares {', '.join(names)}. "
