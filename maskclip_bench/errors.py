@@ -96,7 +96,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, remedy: str) -> 
         remedy: What to do next, usually the command that lists what there is.
     """
     names = sorted(known)
-    listing = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    listing = ", ".join(names[:12]) + more
     return UnknownNameError(
         f"No {kind} {name!r}.{did_you_mean(name, names)} Known: {listing or 'none'}. {remedy}"
     )

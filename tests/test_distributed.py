@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from maskclip_bench import distributed
+
+
+def test_single_process__everything_is_free() -> None:
+    tensor = torch.arange(3.0)
+    assert not distributed.is_distributed()
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
+    assert distributed.is_main()
+    assert distributed.gather(tensor, with_gradient=True) is tensor
+    assert distributed.gather(tensor, with_gradient=False) is tensor
+    assert distributed.all_reduce_mean(tensor) is tensor
+    assert distributed.all_reduce_sum(tensor) is tensor
+    distributed.barrier()
+    with distributed.process_group(torch.device("cpu")):
+        assert not distributed.is_distributed()
+
+
+def test_local_rank__from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert distributed.local_rank() == 0
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert distributed.local_rank() == 3
+
+
+WORKER = """
+import sys
+import torch
+from maskclip_bench import distributed
+
+# Every rank holds two rows; the loss of rank r weights the gathered rows by 1..4 times (r + 1).
+with distributed.process_group(torch.device("cpu")):
+    rank = distributed.rank()
+    assert distributed.is_distributed() and distributed.world_size() == 2
+    assert distributed.is_main() == (rank == 0)
+    rows = torch.tensor([[1.0], [2.0]]) + 10 * rank
+    for with_gradient in (True, False):
+        own = rows.clone().requires_grad_()
+        gathered = distributed.gather(own, with_gradient=with_gradient)
+        assert gathered.flatten().tolist() == [1.0, 2.0, 11.0, 12.0]
+        weights = torch.tensor([[1.0], [2.0], [3.0], [4.0]]) * (rank + 1)
+        (gathered * weights).sum().backward()
+        own_weights = torch.tensor([1.0, 2.0]) + 2 * rank
+        # With gradient: the sum over the losses of both ranks, 1 + 2 = 3 times.
+        expected = own_weights * (3 if with_gradient else rank + 1)
+        assert own.grad.flatten().tolist() == expected.tolist(), (with_gradient, own.grad)
+    value = torch.tensor(float(rank), requires_grad=True)
+    assert distributed.all_reduce_mean(value).item() == 0.5
+    assert distributed.all_reduce_sum(value).item() == 1.0
+    assert not distributed.all_reduce_sum(value).requires_grad
+    distributed.barrier()
+assert not distributed.is_distributed()
+"""
+
+
+def test_two_gloo_processes__gather_and_reduce() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    workers = []
+    for rank in range(2):
+        environment = {
+            **os.environ,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": "2",
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "OMP_NUM_THREADS": "1",
+        }
+        workers.append(
+            subprocess.Popen(
+                [sys.executable, "-c", WORKER],
+                env=environment,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    messages = [worker.communicate(timeout=120)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(messages)

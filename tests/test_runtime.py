@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskclip_bench import __version__, runtime
+from maskclip_bench.errors import ConfigError
+from maskclip_bench.runtime import (
+    Workspace,
+    configure_threads,
+    default_num_threads,
+    derive_seed,
+    provenance,
+    resolve_device,
+)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (runtime.WORKSPACE_VARIABLE, runtime.DATA_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_workspace__argument_before_environment_before_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Workspace.open().root == tmp_path / "workspace"
+    monkeypatch.setenv(runtime.WORKSPACE_VARIABLE, str(tmp_path / "env"))
+    assert Workspace.open().root == tmp_path / "env"
+    assert Workspace.open(tmp_path / "given").root == tmp_path / "given"
+
+
+def test_workspace__data_may_lie_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Workspace.open(tmp_path).data == tmp_path / "data"
+    monkeypatch.setenv(runtime.DATA_VARIABLE, str(tmp_path / "sets"))
+    assert Workspace.open(tmp_path).data == tmp_path / "sets"
+
+
+def test_workspace__folders_and_nothing_created(tmp_path: Path) -> None:
+    place = Workspace.open(tmp_path / "w")
+    folders = [place.pretrain, place.features, place.jobs, place.records, place.tables]
+    assert [folder.name for folder in folders] == [
+        "pretrain",
+        "features",
+        "jobs",
+        "records",
+        "tables",
+    ]
+    assert not place.root.exists()
+
+
+def test_derive_seed__known_and_independent() -> None:
+    assert derive_seed(0, "scene", 1) == derive_seed(0, "scene", 1)
+    seeds = {derive_seed(seed, *purpose) for seed in (0, 1) for purpose in (("a",), ("b",), (1, 2))}
+    assert len(seeds) == 6
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    torch.Generator().manual_seed(derive_seed(0))
+
+
+def test_resolve_device__auto_and_cpu() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert resolve_device("auto").type == expected
+
+
+def test_resolve_device__no_such_device() -> None:
+    with pytest.raises(ConfigError, match=r"'gpu' is not a device: .* Use auto, cpu or cuda"):
+        resolve_device("gpu")
+
+
+def test_resolve_device__cuda_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"torch sees none. Use --device cpu"):
+        resolve_device("cuda")
+    assert resolve_device("auto") == torch.device("cpu")
+
+
+def test_threads__argument_before_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    try:
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        assert configure_threads() == 1
+        assert configure_threads(2) == 2
+        assert torch.get_num_threads() == 2
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        assert configure_threads() == default_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_default_num_threads__without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert default_num_threads() == 1
+
+
+def test_provenance__what_is_needed_to_trust_a_number() -> None:
+    facts = provenance("cpu")
+    assert facts["maskclip_bench"] == __version__
+    assert facts["libraries"]["torch"] == torch.__version__.split("+")[0] or facts["libraries"]
+    assert facts["hardware"]["device"] == "cpu"
+    assert facts["time"].endswith("+00:00")
+    assert {"git_commit", "python", "system", "command"} <= set(facts)
+
+
+def test_git_commit__outside_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "__file__", str(tmp_path / "package" / "runtime.py"))
+    assert runtime._git_commit() is None
+
+
+def test_git_commit__broken_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".git").touch()
+    monkeypatch.setattr(runtime, "__file__", str(tmp_path / "package" / "runtime.py"))
+    assert runtime._git_commit() is None
