@@ -2,14 +2,16 @@
 
 One line in a config is the whole hook:
 
-    custom_imports = dict(imports=['maskclip_bench.backbones.openmmlab'], allow_failed_imports=False)
+    custom_imports = dict(
+        imports=['maskclip_bench.backbones.openmmlab'], allow_failed_imports=False)
 
 It puts the stand-in for mmcv's compiled operators in place (unless they exist) and registers, in
 mmengine's root registries, where mmseg and mmdet both look:
 
 | registry | names |
 | --- | --- |
-| MODELS | `MaskCLIPViT`, `MaskCLIPPyramid`, `SimpleFeaturePyramid`, `DeconvolutionPyramid`, `LN2d` |
+| MODELS | `MaskCLIPViT`, `MaskCLIPPyramid` |
+| MODELS | `SimpleFeaturePyramid`, `DeconvolutionPyramid`, `NormalizedTaps`, `LN2d` |
 | OPTIM_WRAPPER_CONSTRUCTORS | `BackboneLayerDecay` |
 | OPTIM_WRAPPERS | `BFloat16OptimWrapper` |
 | DATASETS | `ADE20KLayout`, `COCOLayout` |

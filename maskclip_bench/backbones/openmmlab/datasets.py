@@ -18,7 +18,7 @@ from maskclip_bench.errors import DataError
 
 
 @DATASETS.register_module()
-def ADE20KLayout(  # noqa: N802
+def ADE20KLayout(
     *, data_root: str, split: str, num_classes: int | None = None, **dataset: Any
 ) -> Any:
     """An mmseg data set: `images/{split}/*.jpg`, `annotations/{split}/*.png` (0 = unlabelled).
@@ -46,7 +46,7 @@ def ADE20KLayout(  # noqa: N802
 
 
 @DATASETS.register_module()
-def COCOLayout(  # noqa: N802
+def COCOLayout(
     *, data_root: str, ann_file: str, num_classes: int | None = None, **dataset: Any
 ) -> Any:
     """An mmdet `CocoDataset` with the categories of its own annotation file, in their order.

@@ -2,12 +2,13 @@
 
 One of these says where the weights come from:
 
-| arguments | trunk |
-| --- | --- |
-| `backbone='maskclip_demo'` | a row of the benchmark, from `backbones/*.yaml` (workspace as in the command line: `$MASKCLIP_BENCH_WORKSPACE`) |
-| `checkpoint='folder'` | an open_clip folder (an exported model), or a pretraining run's folder, whose student or teacher is taken |
-| `timm='vit_base_patch16_224.mae'` | a timm model; with `checkpoint='file'` its weights come from that file, with `pretrained=True` from timm's hub |
-| `open_clip='ViT-B-16'` | an open_clip model; with `pretrained='openai'` (a tag or a file) its weights |
+- `backbone='maskclip_demo'`: a row of the benchmark, from `backbones/*.yaml` (the workspace is
+  found as the command line finds it: `$MASKCLIP_BENCH_WORKSPACE`).
+- `checkpoint='folder'`: an open_clip folder (an exported model), or a pretraining run's folder,
+  of which `weights` takes the student or the teacher.
+- `timm='vit_base_patch16_224.mae'`: a timm model; its weights come from `checkpoint='file'`, or
+  with `pretrained=True` from timm's hub.
+- `open_clip='ViT-B-16'`: an open_clip model; `pretrained='openai'` (a tag or a file) its weights.
 """
 
 from __future__ import annotations
@@ -214,7 +215,7 @@ def load_timm_weights(trunk: nn.Module, file: Path) -> None:
 
 
 def _filter_of(trunk: nn.Module) -> Any:
-    """timm's `checkpoint_filter_fn` of the module that defines the trunk's class, or None."""
+    """Timm's `checkpoint_filter_fn` of the module that defines the trunk's class, or None."""
     import importlib
 
     module = importlib.import_module(type(trunk).__module__)

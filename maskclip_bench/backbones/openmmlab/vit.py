@@ -221,7 +221,7 @@ class MaskCLIPViT(BaseModule):
         return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """images [B, 3, H, W] -> tuple of [B, D, H / patch, W / patch], contiguous.
+        """Images [B, 3, H, W] -> tuple of [B, D, H / patch, W / patch], contiguous.
 
         Raises:
             ValueError: H or W is no multiple of the patch size.
@@ -407,7 +407,7 @@ class MaskCLIPPyramid(BaseModule):
         return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """images [B, 3, H, W] -> tuple of [B, channels, H / stride, W / stride], contiguous."""
+        """Images [B, 3, H, W] -> tuple of [B, channels, H / stride, W / stride], contiguous."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return tuple(feature.contiguous() for feature in self.trunk(images))
 

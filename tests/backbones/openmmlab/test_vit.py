@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import open_clip
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from maskclip_bench.backbones.openmmlab import sources
+from maskclip_bench.backbones.openmmlab.vit import (
+    MaskCLIPPyramid,
+    MaskCLIPViT,
+    join_windows,
+    partition_windows,
+    resample_positions,
+)
+from maskclip_bench.errors import CheckpointError, ConfigError
+
+TINY = {
+    "img_size": 32,
+    "patch_size": 8,
+    "embed_dim": 24,
+    "depth": 4,
+    "num_heads": 2,
+    "num_classes": 0,
+}
+NAME = "vit_tiny_patch16_224"
+
+
+@pytest.fixture
+def trunk(tmp_path: Path) -> tuple[nn.Module, Path]:
+    """A tiny timm ViT with every parameter random (norms and positions too), and its file."""
+    torch.manual_seed(0)
+    model = timm.create_model(NAME, **TINY).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    file = tmp_path / "trunk.safetensors"
+    save_file(model.state_dict(), file)
+    return model, file
+
+
+def build(file: Path, **arguments: object) -> MaskCLIPViT:
+    return MaskCLIPViT(timm=NAME, model_args=TINY, checkpoint=str(file), **arguments).eval()
+
+
+def images(size: tuple[int, int] = (32, 32)) -> Tensor:
+    return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+def flat(maps: Tensor) -> Tensor:
+    return maps.flatten(2).transpose(1, 2)
+
+
+def test_vit__last_map_equals_the_patch_tokens_before_and_after_init_weights(
+    trunk: tuple[nn.Module, Path],
+) -> None:
+    model, file = trunk
+    backbone = build(file, out_indices=(0, 3))
+    expected = model.forward_features(images())[:, 1:]
+    torch.testing.assert_close(flat(backbone(images())[-1]), expected, atol=1e-5, rtol=0)
+    backbone.init_weights()
+    torch.testing.assert_close(flat(backbone(images())[-1]), expected, atol=1e-5, rtol=0)
+
+
+def test_vit__intermediate_maps_equal_timms(trunk: tuple[nn.Module, Path]) -> None:
+    model, file = trunk
+    expected = model.forward_intermediates(images(), indices=[0, 2], intermediates_only=True)
+    outputs = build(file, out_indices=(0, 2))(images())
+    assert all(output.is_contiguous() for output in outputs)
+    for output, other in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(output, other, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{"reg_tokens": 3, "no_embed_class": True}, {"pre_norm": True}])
+def test_vit__registers_and_clips_own_norm(options: dict) -> None:
+    torch.manual_seed(0)
+    arguments = {**TINY, **options}
+    backbone = MaskCLIPViT(timm=NAME, model_args=arguments).eval()
+    torch.manual_seed(0)
+    model = timm.create_model(NAME, **arguments).eval()
+    prefix = model.num_prefix_tokens
+    expected = model.forward_features(images())[:, prefix:]
+    torch.testing.assert_close(flat(backbone(images())[-1]), expected, atol=1e-5, rtol=0)
+
+
+def open_clip_folder(folder: Path, vision: dict, *, seed: int = 0) -> nn.Module:
+    import json
+
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, **vision},
+        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1},
+    }
+    torch.manual_seed(seed)
+    custom = "timm_model_name" in vision
+    model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config).eval()
+    config["custom_text"] = custom
+    folder.mkdir(parents=True)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return model
+
+
+OPEN_CLIP_VIT = {"width": 64, "head_width": 32, "layers": 3, "patch_size": 8}
+
+
+def test_vit__open_clips_own(tmp_path: Path) -> None:
+    model = open_clip_folder(tmp_path / "native", OPEN_CLIP_VIT)
+    backbone = MaskCLIPViT(checkpoint=str(tmp_path / "native")).eval()
+    visual = model.visual
+    tokens = visual.transformer(visual._embeds(images()))
+    expected = visual.ln_post(tokens)[:, 1:]
+    torch.testing.assert_close(flat(backbone(images())[0]), expected, atol=1e-5, rtol=0)
+    assert backbone.layer_of("tower.conv1.weight") == 0
+    assert backbone.layer_of("tower.blocks.2.ln_1.weight") == 3
+    assert not backbone.has_weight_decay("tower.positional_embedding", visual.positional_embedding)
+    backbone = MaskCLIPViT(checkpoint=str(tmp_path / "native"), drop_path_rate=0.5)
+    backbone.train()(images())[0].sum().backward()
+
+
+def test_vit__teacher_of_a_pretraining_run(tmp_path: Path) -> None:
+    vision = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "", "timm_proj": "linear"}
+    student = open_clip_folder(tmp_path / "run" / "model", vision)
+    teacher = open_clip_folder(tmp_path / "run" / "teacher", vision, seed=1)
+    picture = images((224, 224))[:1]
+    for weights, model in (("student", student), ("teacher", teacher)):
+        backbone = MaskCLIPViT(checkpoint=str(tmp_path / "run"), weights=weights).eval()
+        expected = model.visual.trunk.forward_features(picture)[:, 1:]
+        torch.testing.assert_close(flat(backbone(picture)[0]), expected, atol=1e-5, rtol=0)
+    with pytest.raises(ConfigError, match="weights='best'; use one of student, teacher"):
+        MaskCLIPViT(checkpoint=str(tmp_path / "run"), weights="best")
+
+
+def test_vit__other_sizes_resample_the_positions(trunk: tuple[nn.Module, Path]) -> None:
+    model, file = trunk
+    other = images((24, 56))
+    model.set_input_size((24, 56))  # timm resamples its own, bicubic with smoothing
+    expected = model.forward_features(other)[:, 1:]
+    output = build(file)(other)[0]
+    assert output.shape == (2, 24, 3, 7)
+    torch.testing.assert_close(flat(output), expected, atol=1e-5, rtol=0)
+
+
+def test_resample_positions__native_grid_is_untouched() -> None:
+    positions = torch.randn(1, 12, 4)
+    assert resample_positions(positions, (3, 4), (3, 4)) is positions
+    constant = resample_positions(torch.ones(1, 12, 4), (3, 4), (7, 5))
+    torch.testing.assert_close(constant, torch.ones(1, 35, 4))
+
+
+def test_vit__size_must_be_a_multiple_of_the_patch(trunk: tuple[nn.Module, Path]) -> None:
+    with pytest.raises(ValueError, match="30 x 32 pixels are no multiple of the patch size 8 x 8"):
+        build(trunk[1])(images((30, 32)))
+
+
+def test_windows__round_trip_with_padding() -> None:
+    patches = torch.randn(2, 5 * 7, 3)
+    windows = partition_windows(patches, (5, 7), 3)
+    assert windows.shape == (2 * 2 * 3, 9, 3)
+    assert torch.equal(join_windows(windows, (5, 7), 3), patches)
+    assert torch.equal(windows[0], patches.view(2, 5, 7, 3)[0, :3, :3].reshape(9, 3))
+
+
+def test_vit__one_window_for_all_is_global_attention(trunk: tuple[nn.Module, Path]) -> None:
+    whole = build(trunk[1])(images())[0]
+    torch.testing.assert_close(build(trunk[1], window_size=4)(images())[0], whole)
+    windowed = build(trunk[1], window_size=2, global_indices=(1, 3))(images())[0]
+    assert windowed.shape == whole.shape
+    assert (windowed - whole).abs().max() > 1e-3
+
+
+def test_vit__windows_see_only_their_own_patches(trunk: tuple[nn.Module, Path]) -> None:
+    """One windowed block, no class token in the way: a far patch's change does not arrive."""
+    backbone = MaskCLIPViT(
+        timm=NAME,
+        model_args={**TINY, "class_token": False, "global_pool": "avg"},
+        out_indices=(0,),
+        window_size=2,
+    ).eval()
+    first = images()
+    second = first.clone()
+    second[:, :, -8:, -8:] += 1
+    change = (backbone(first)[0] - backbone(second)[0]).abs().amax(dim=(0, 1))  # [4, 4]
+    assert change[2:, 2:].min() > 0
+    assert change[:2].max() == 0
+
+
+def test_vit__unused_parameters_are_gone(trunk: tuple[nn.Module, Path]) -> None:
+    backbone = build(trunk[1], out_indices=(1,)).train()
+    assert len(backbone.tower.blocks) == 2
+    assert not any(
+        "norm." in name.split("tower.")[1][:5] for name, _ in backbone.named_parameters()
+    )
+    sum(output.sum() for output in backbone(images())).backward()
+    unused = [name for name, p in backbone.named_parameters() if p.grad is None]
+    assert unused == []
+
+
+def test_vit__frozen_gets_no_gradient_and_stays_in_eval(trunk: tuple[nn.Module, Path]) -> None:
+    backbone = build(trunk[1], frozen=True, drop_path_rate=0.5)
+    backbone.train()
+    assert not backbone.training
+    inputs = images().requires_grad_()
+    output = backbone(inputs)[0]
+    assert not output.requires_grad
+    assert all(not p.requires_grad for p in backbone.parameters())
+
+
+def test_vit__checkpointing_gives_the_same_gradients(trunk: tuple[nn.Module, Path]) -> None:
+    gradients = []
+    for with_cp in (False, True):
+        backbone = build(trunk[1], with_cp=with_cp).train()
+        backbone(images())[0].square().mean().backward()
+        gradients.append(backbone.tower.patch_embed.proj.weight.grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_vit__drop_path_grows_linearly(trunk: tuple[nn.Module, Path]) -> None:
+    backbone = build(trunk[1], drop_path_rate=0.3)
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in backbone.tower.blocks]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
+def test_vit__index_out_of_range(trunk: tuple[nn.Module, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"out_indices=\(4,\) for 4 blocks"):
+        build(trunk[1], out_indices=(4,))
+
+
+def test_vit__not_a_plain_vit() -> None:
+    with pytest.raises(ConfigError, match=r"this is a ResNet. Use MaskCLIPPyramid"):
+        MaskCLIPViT(timm="test_resnet" if "test_resnet" in timm.list_models() else "resnet10t")
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_resnet"])
+def test_pyramid__stages_as_timms(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = MaskCLIPPyramid(timm=name, out_indices=(-2, -1)).eval()
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    picture = images((64, 96))
+    expected = model.forward_intermediates(picture, indices=2, intermediates_only=True)
+    outputs = backbone(picture)
+    for output, other, stride in zip(outputs, expected, backbone.strides, strict=True):
+        torch.testing.assert_close(output, other, atol=1e-5, rtol=0)
+        assert output.shape[-2:] == (64 // stride, 96 // stride)
+    backbone.init_weights()
+    torch.testing.assert_close(backbone(picture)[1], expected[1], atol=1e-5, rtol=0)
+    layers = {backbone.layer_of(name) for name, _ in backbone.named_parameters()}
+    assert max(layers) == backbone.num_layers
+    assert min(layers) == 0
+
+
+def test_pyramid__frozen() -> None:
+    backbone = MaskCLIPPyramid(timm="test_convnext", frozen=True).train()
+    assert not backbone.training
+    assert not backbone(images((64, 64)))[0].requires_grad
+
+
+def test_sources__exactly_one() -> None:
+    with pytest.raises(ConfigError, match="exactly one source, got none"):
+        sources.load_trunk()
+    with pytest.raises(ConfigError, match=r"got \['timm', 'open_clip'\]"):
+        sources.load_trunk(timm_model=NAME, open_clip_model="ViT-B-16")
+    with pytest.raises(ConfigError, match=r"model_args \['depth'\] go with timm= alone"):
+        sources.load_trunk(open_clip_model="ViT-B-16", depth=2)
+    with pytest.raises(ConfigError, match="needs the tag of its weights"):
+        sources.load_trunk(open_clip_model="ViT-B-16", pretrained=True)
+    with pytest.raises(ConfigError, match=r"timm='no_such_net'.*timm.list_models"):
+        sources.load_trunk(timm_model="no_such_net")
+
+
+def test_sources__no_exported_model(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no exported model"):
+        MaskCLIPViT(checkpoint=str(tmp_path))
+
+
+def test_sources__weights_of_another_architecture(
+    tmp_path: Path, trunk: tuple[nn.Module, Path]
+) -> None:
+    with pytest.raises(CheckpointError, match="checkpoint of another architecture than Vision"):
+        MaskCLIPViT(timm=NAME, model_args={**TINY, "embed_dim": 48}, checkpoint=str(trunk[1]))
+    with pytest.raises(CheckpointError, match=r"6 missing|\d+ missing, 0 of another shape"):
+        MaskCLIPViT(timm=NAME, model_args={**TINY, "depth": 5}, checkpoint=str(trunk[1]))
+    with pytest.raises(CheckpointError, match="No checkpoint .*absent.pth. Download it first"):
+        MaskCLIPViT(timm=NAME, model_args=TINY, checkpoint=str(tmp_path / "absent.pth"))
+
+
+def test_sources__folder_whose_weights_do_not_fit(tmp_path: Path) -> None:
+    open_clip_folder(tmp_path / "a", OPEN_CLIP_VIT)
+    open_clip_folder(tmp_path / "b", {**OPEN_CLIP_VIT, "width": 96})
+    (tmp_path / "a" / "open_clip_model.safetensors").write_bytes(
+        (tmp_path / "b" / "open_clip_model.safetensors").read_bytes()
+    )
+    with pytest.raises(CheckpointError, match="do not fit the architecture in its open_clip_conf"):
+        MaskCLIPViT(checkpoint=str(tmp_path / "a"))
+
+
+def test_sources__no_feature_maps() -> None:
+    with pytest.raises(ConfigError, match="Linear gives no feature maps"):
+        sources.vision_trunk(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("wrapped", ["model", "state_dict", None])
+def test_sources__published_files(
+    tmp_path: Path, trunk: tuple[nn.Module, Path], wrapped: str | None
+) -> None:
+    """A file as MAE's (no head, in `model`), or a data-parallel one, is read without unpickling."""
+    model, _ = trunk
+    state = {f"module.{name}": value for name, value in model.state_dict().items()}
+    file = tmp_path / "weights.pth"
+    torch.save({wrapped: state} if wrapped else state, file)
+    expected = model.forward_features(images())[:, 1:]
+    torch.testing.assert_close(flat(build(file)(images())[0]), expected, atol=1e-5, rtol=0)
