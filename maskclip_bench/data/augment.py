@@ -1,0 +1,251 @@
+"""Colour work on the device, whole batches at a time: flip, jitter, grayscale, blur, normalization.
+
+The recipe of the self-supervised views is SimCLR's as SLIP uses it (`facebookresearch/SLIP`,
+main.py): colour jitter, grayscale, Gaussian blur, flip, each with its own chance and strength for
+every image. Parameters are drawn on the CPU from the step's generator, so they do not depend on
+the device; the number of draws does not depend on their outcome. Each operation equals that of
+`torchvision.transforms.v2.functional` on float images, applied image by image.
+
+Legend: B images, b images an operation concerns, S image size; images are float [B, 3, S, S] in
+0..1 until they are normalized.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maskclip_bench.data.batch import Batch, RawBatch
+from maskclip_bench.data.config import AugmentConfig
+
+LUMA = (0.2989, 0.587, 0.114)
+"""Weights of red, green and blue in a gray value (ITU-R 601), as torchvision rounds them."""
+
+NUM_JITTERS = 4
+
+
+@dataclass(frozen=True)
+class ViewDraws:
+    """All random parameters of one set of self-supervised views, on the CPU.
+
+    Attributes:
+        jittered: bool [B], which images get colour jitter.
+        order: int64 [B, 4], the order of brightness (0), contrast (1), saturation (2), hue (3).
+        factors: float [B, 4], their strengths: a factor around 1 for the first three, and a
+            shift in turns of the colour circle for hue.
+        gray: bool [B], which images lose their colour.
+        blurred: bool [B], which images are blurred.
+        sigmas: float [B], standard deviations of the blur in pixels.
+        flipped: bool [B], which images are mirrored.
+    """
+
+    jittered: Tensor
+    order: Tensor
+    factors: Tensor
+    gray: Tensor
+    blurred: Tensor
+    sigmas: Tensor
+    flipped: Tensor
+
+
+class DeviceAugment:
+    """Turns a `RawBatch` into a `Batch` on the device."""
+
+    def __init__(self, config: AugmentConfig) -> None:
+        self._config = config
+        self._blur: dict[tuple[int, torch.device], Blur] = {}
+
+    def __call__(self, raw: RawBatch, *, device: torch.device, generator: torch.Generator) -> Batch:
+        """Move a batch to the device and augment it there.
+
+        Args:
+            raw: uint8 images and tokens.
+            device: Where the model is.
+            generator: CPU generator of this step; handed on in the batch.
+        """
+        config = self._config
+        flipped = _chance(len(raw.keys), config.flip, generator)
+        images = flip(_to_float(raw.images, device), _indices(flipped, device))
+        views = [_to_float(view, device) for view in raw.ssl_images]
+        if views:
+            together = torch.cat(views)  # [V * B, 3, S, S]
+            draws = draw_views(len(together), config, generator)
+            together = self.normalize(self.augment_views(together, draws))
+            views = list(together.split(len(raw.keys)))
+        return Batch(
+            images=self.normalize(images),
+            tokens=raw.tokens.to(device, non_blocking=True),
+            ssl_views=tuple(views),
+            generator=generator,
+        )
+
+    def augment_views(self, images: Tensor, draws: ViewDraws) -> Tensor:
+        """Jitter, grayscale, blur, flip: float [B, 3, S, S] in 0..1 -> the same."""
+        device = images.device
+        images = color_jitter(images, draws)
+        images = _on_some(images, _indices(draws.gray, device), grayscale)
+        blurred = _indices(draws.blurred, device)
+        if len(blurred):
+            blur = self._blur_of(images.shape[-1], device)
+            sigmas = draws.sigmas[draws.blurred].to(device)
+            images = _on_some(images, blurred, lambda some: blur(some, sigmas))
+        return flip(images, _indices(draws.flipped, device))
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Subtract the mean and divide by the standard deviation of each channel."""
+        mean = images.new_tensor(self._config.mean).view(3, 1, 1)
+        std = images.new_tensor(self._config.std).view(3, 1, 1)
+        return (images - mean).div_(std)
+
+    def _blur_of(self, size: int, device: torch.device) -> Blur:
+        key = (size, device)
+        if key not in self._blur:
+            self._blur[key] = Blur(size, max_sigma=self._config.ssl_blur_sigma[1], device=device)
+        return self._blur[key]
+
+
+def draw_views(num_images: int, config: AugmentConfig, generator: torch.Generator) -> ViewDraws:
+    """Draw the parameters of `num_images` self-supervised views."""
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.empty(num_images, *shape).uniform_(low, high, generator=generator)
+
+    *strengths, hue = config.ssl_jitter
+    factors = [uniform(max(0.0, 1 - strength), 1 + strength) for strength in strengths]
+    factors.append(uniform(-hue, hue))
+    return ViewDraws(
+        jittered=_chance(num_images, config.ssl_jitter_probability, generator),
+        order=torch.rand(num_images, NUM_JITTERS, generator=generator).argsort(dim=1),
+        factors=torch.stack(factors, dim=1),
+        gray=_chance(num_images, config.ssl_grayscale, generator),
+        blurred=_chance(num_images, config.ssl_blur, generator),
+        sigmas=uniform(*config.ssl_blur_sigma),
+        flipped=_chance(num_images, config.ssl_flip, generator),
+    )
+
+
+def color_jitter(images: Tensor, draws: ViewDraws) -> Tensor:
+    """Apply the four jitters to each image in its own order: float [B, 3, S, S] -> the same."""
+    if not bool(draws.jittered.any()):
+        return images
+    result = images.clone()
+    for place in range(NUM_JITTERS):
+        for jitter, apply in enumerate(JITTERS):
+            chosen = draws.jittered & (draws.order[:, place] == jitter)  # [B], on the CPU
+            indices = _indices(chosen, images.device)
+            if len(indices):
+                factors = draws.factors[chosen, jitter].to(images.device).view(-1, 1, 1, 1)
+                result[indices] = apply(result[indices], factors)
+    return result
+
+
+def brightness(images: Tensor, factors: Tensor) -> Tensor:
+    """Scale: images [b, 3, S, S], factors [b, 1, 1, 1]."""
+    return (images * factors).clamp_(0, 1)
+
+
+def contrast(images: Tensor, factors: Tensor) -> Tensor:
+    """Blend with the mean gray of the image: images [b, 3, S, S], factors [b, 1, 1, 1]."""
+    means = _gray(images).mean(dim=(2, 3), keepdim=True)  # [b, 1, 1, 1]
+    return torch.lerp(means, images, factors).clamp_(0, 1)
+
+
+def saturation(images: Tensor, factors: Tensor) -> Tensor:
+    """Blend with the gray image: images [b, 3, S, S], factors [b, 1, 1, 1]."""
+    return torch.lerp(_gray(images), images, factors).clamp_(0, 1)
+
+
+def hue(images: Tensor, shifts: Tensor) -> Tensor:
+    """Turn the colour circle: images [b, 3, S, S], shifts [b, 1, 1, 1] in turns.
+
+    Through hue, value and chroma (HSV); back by `value - chroma * ramp(hue)` with a ramp for each
+    channel, which needs no sorting into sextants.
+    """
+    red, green, blue = images.unbind(1)  # each [b, S, S]
+    value = images.amax(dim=1)
+    chroma = value - images.amin(dim=1)
+    safe = torch.where(chroma > 0, chroma, 1.0)
+    sextant = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+    )
+    turned = sextant + 6 * shifts[:, 0]  # [b, S, S], not yet wrapped to 0..6
+    result = torch.empty_like(images)
+    for channel, offset in enumerate((5.0, 3.0, 1.0)):
+        place = (turned + offset).remainder_(6)
+        ramp = torch.minimum(place, 4 - place).clamp_(0, 1)
+        torch.addcmul(value, chroma, ramp, value=-1, out=result[:, channel])
+    return result
+
+
+JITTERS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (brightness, contrast, saturation, hue)
+
+
+def grayscale(images: Tensor) -> Tensor:
+    """Gray images with three equal channels: [b, 3, S, S] -> the same."""
+    return _gray(images).expand_as(images)
+
+
+def flip(images: Tensor, indices: Tensor) -> Tensor:
+    """Mirror the images at `indices` left to right."""
+    return _on_some(images, indices, lambda some: some.flip(3))
+
+
+class Blur:
+    """Gaussian blur with a standard deviation of its own for each image.
+
+    Blurring along an axis is a product with a banded [S, S] matrix (edges reflected), so a batch
+    of images with different sigmas is two batched matrix products.
+    """
+
+    def __init__(self, size: int, *, max_sigma: float, device: torch.device) -> None:
+        """Prepare for images of `size` pixels and sigmas up to `max_sigma`."""
+        radius = min(max(1, math.ceil(3 * max_sigma)), size - 1)
+        offsets = torch.arange(-radius, radius + 1)  # [T]
+        places = torch.arange(size)[None, :] + offsets[:, None]  # [T, S]
+        reflected = (size - 1) - (places.abs() - (size - 1)).abs()
+        moves = torch.zeros(len(offsets), size, size)  # [T, S, S]
+        moves.scatter_(2, reflected[:, :, None], 1.0)
+        self.kernel_size = 2 * radius + 1
+        self._moves = moves.flatten(1).to(device)  # [T, S * S]
+        self._squares = (offsets.float() ** 2).to(device)  # [T]
+        self._size = size
+
+    def __call__(self, images: Tensor, sigmas: Tensor) -> Tensor:
+        """Blur images [b, 3, S, S] with sigmas [b] in pixels."""
+        weights = torch.exp(-0.5 * self._squares / sigmas[:, None] ** 2)  # [b, T]
+        weights = weights / weights.sum(dim=1, keepdim=True)
+        band = (weights @ self._moves).view(-1, 1, self._size, self._size)  # [b, 1, S, S]
+        return band @ images @ band.transpose(2, 3)
+
+
+def _gray(images: Tensor) -> Tensor:
+    red, green, blue = images.split(1, dim=1)  # each [b, 1, S, S]
+    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+
+
+def _to_float(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 [B, 3, S, S] -> float in 0..1 on the device, contiguous."""
+    moved = images.to(device, non_blocking=True)
+    return moved.contiguous().to(torch.float32).div_(255)
+
+
+def _chance(num_images: int, probability: float, generator: torch.Generator) -> Tensor:
+    return torch.rand(num_images, generator=generator) < probability
+
+
+def _indices(chosen: Tensor, device: torch.device) -> Tensor:
+    """Places where `chosen` (on the CPU) is true; found there, so the device is not waited for."""
+    return chosen.nonzero().squeeze(1).to(device, non_blocking=True)
+
+
+def _on_some(images: Tensor, indices: Tensor, apply: Callable[[Tensor], Tensor]) -> Tensor:
+    """Images with `apply` done to those at `indices`."""
+    if len(indices) == 0:
+        return images
+    return images.index_copy(0, indices, apply(images[indices]))
