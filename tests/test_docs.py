@@ -1,0 +1,166 @@
+"""Documentation that is run does not rot: its commands parse, the files it names exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from maskclip_bench import data_files
+from maskclip_bench.cli.app import app
+
+ROOT = Path(__file__).resolve().parent.parent
+
+DOCUMENTS = [
+    path for path in (*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md"), ROOT / "Makefile")
+]
+DECLARATIONS = [
+    path
+    for folder in ("backbones", "tasks", "configs")
+    for suffix in ("yaml", "py")
+    for path in sorted((ROOT / folder).rglob(f"*.{suffix}"))
+]
+
+# Typer brings its own copy of click in some versions; both have the same classes in this place.
+UsageError: type[Exception] = typer.BadParameter.__base__  # type: ignore[assignment]
+
+START = re.compile(
+    r"(?:torchrun .*?-m |python3? -m |\$\(BIN\)/|\.venv/bin/)?maskclip[-_]bench(?= |`|$)"
+)
+"""How a command of ours begins, whatever runs it."""
+
+PLACEHOLDER = re.compile(r"^[A-Z][A-Z_]*$|^\[|\]$|^\.\.\.|<|>")
+
+
+def fenced_lines(text: str) -> Iterator[str]:
+    """Lines of the shell code blocks of a Markdown text."""
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        if language in ("", "bash", "sh", "shell", "console"):
+            yield from re.sub(r"\\\n\s*", " ", block).splitlines()
+
+
+def commands(path: Path) -> list[str]:
+    """Every command of ours that a file shows, without what runs it."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        lines = [
+            *fenced_lines(text),
+            *re.findall(r"`([^`\n]+)`", re.sub(r"(?s)```.*?```", "", text)),
+        ]
+    elif path.name == "Makefile":
+        lines = [line for line in re.sub(r"\\\n\s*", " ", text).splitlines() if "$(BIN)" in line]
+        lines = [part.replace("$$table", "demo") for line in lines for part in line.split(";")]
+    else:
+        comments = [line for line in text.splitlines() if line.startswith("#")]
+        # A remark after two spaces, as in `maskclip-bench run --suite all   makes the rows`.
+        lines = [re.sub(r"(?<=\S) {2,}.*", "", line.lstrip("# ")) for line in comments]
+        lines += re.findall(r"`(maskclip-bench [^`]+)`", "\n".join(comments).replace("\n# ", " "))
+    found = []
+    for line in lines:
+        line = line.strip().removeprefix("$ ")
+        match = START.match(line)
+        if match:
+            found.append(line[match.end() :].split(" # ")[0].split(" | ")[0].split(" >")[0].strip())
+    return found
+
+
+CASES = [
+    pytest.param(path, command, id=f"{path.relative_to(ROOT)}: {command}")
+    for path in (*DOCUMENTS, *DECLARATIONS)
+    for command in dict.fromkeys(commands(path))
+]
+
+
+def parse(arguments: list[str]) -> dict[str, Any]:
+    """Parse as the command line does, without executing -> name and values of the last command.
+
+    Raises:
+        UsageError: No such command, option or number of arguments.
+    """
+    command: Any = typer.main.get_command(app)
+    parent = None
+    name = "maskclip-bench"
+    while True:
+        # A group's own arguments end at the name of its command.
+        context = command.make_context(name, list(arguments), parent=parent)
+        if not hasattr(command, "resolve_command"):
+            return {"command": name, **context.params}
+        rest = [*getattr(context, "_protected_args", []), *context.args]
+        if not rest:
+            return {"command": name, **context.params}
+        name, command, arguments = command.resolve_command(context, rest)
+        assert command is not None
+        parent = context
+
+
+@pytest.mark.parametrize(("path", "command"), CASES)
+def test_command_parses(path: Path, command: str) -> None:
+    tokens = [token for token in shlex.split(command) if not PLACEHOLDER.search(token)]
+    has_placeholder = len(tokens) != len(shlex.split(command))
+    try:
+        values = parse(tokens)
+    except typer.Exit:  # --help, --version
+        return
+    except UsageError as error:
+        incomplete = type(error).__name__ in ("MissingParameter", "NoArgsIsHelpError")
+        named_only = len(shlex.split(command)) <= 2 and not command.startswith("-")
+        if incomplete and (has_placeholder or named_only):  # a command named in running text
+            return
+        raise
+    if values["command"] == "table" and values.get("name"):
+        assert values["name"] in data_files.declarations("configs/tables")
+    if values.get("suite"):
+        assert values["suite"] in data_files.declarations("configs/suites")
+    for token in tokens:
+        if re.match(r"(configs|tasks|backbones|results)/.*\.(yaml|py|csv)$", token):
+            assert (ROOT / token).exists(), f"{path.name} names {token}, which does not exist"
+
+
+def test_commands_are_found() -> None:
+    """The search itself works: the README shows the two commands the project is about."""
+    shown = commands(ROOT / "README.md")
+    assert any(command.startswith("run") for command in shown)
+    assert "run --suite all" in commands(ROOT / "Makefile")
+    assert "table imagenet --reference paper" in commands(ROOT / "configs/tables/imagenet.yaml")
+
+
+@pytest.mark.parametrize("arguments", [["rum"], ["run", "--siute", "all"], ["table"]])
+def test_wrong_command_does_not_parse(arguments: list[str]) -> None:
+    with pytest.raises(UsageError):
+        parse(arguments)
+
+
+@pytest.mark.parametrize("path", ROOT.glob("*.md"), ids=lambda path: path.name)
+def test_links_inside_the_repository_lead_somewhere(path: Path) -> None:
+    text = re.sub(r"(?s)```.*?```", "", path.read_text(encoding="utf-8"))
+    targets = [*re.findall(r"\]\(([^)\s]+)\)", text), *re.findall(r'src="([^"]+)"', text)]
+    for target in targets:
+        if not re.match(r"(https?:|mailto:|#)", target):
+            assert (ROOT / target.split("#")[0]).exists(), f"{path.name} links to {target}"
+
+
+@pytest.mark.parametrize("path", ROOT.glob("*.md"), ids=lambda path: path.name)
+def test_make_targets_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    mentioned = re.findall(r"(?:^|`|\$ )make ([a-z-]+)", text, re.MULTILINE)
+    assert set(mentioned) <= targets
+
+
+def test_every_make_target_is_explained() -> None:
+    text = (ROOT / "Makefile").read_text()
+    phony = set(re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE)[0].split()) - {"help"}
+    explained = set(re.findall(r"make ([a-z-]+)", "\n".join(re.findall(r"^#.*", text, re.M))))
+    assert phony <= explained
+
+
+def test_version_stands_once_and_agrees() -> None:
+    from maskclip_bench import __version__
+
+    assert f"version: {__version__}" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
