@@ -25,7 +25,7 @@ def jpeg_bytes(image: Image.Image) -> bytes:
 def png_bytes(labels: NDArray[np.uint8]) -> bytes:
     """A grey PNG file of labels, uint8 [H, W]."""
     buffer = io.BytesIO()
-    Image.fromarray(labels, "L").save(buffer, "PNG", compress_level=6)
+    Image.fromarray(labels).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
 
 

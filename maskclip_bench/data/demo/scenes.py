@@ -75,7 +75,7 @@ class Scene:
         horizon: Where the ground begins.
         hills: Deviations of the ground's edge at equal steps from left to right.
         light: -1 (from the left) to 1 (from the right).
-        brightness: Of the whole scene; 1 is plain.
+        brightness: Of the whole scene, at most 1.
         warmth: -1 (blue) to 1 (yellow).
         luminary: Horizontal and vertical place of the sun or moon, or None.
         texture: Seed of the choice of textures.
@@ -131,7 +131,7 @@ SEMANTIC = SceneStyle(
 
 INSTANCES = SceneStyle(
     counts=(0.0, 0.15, 0.25, 0.25, 0.2, 0.15),
-    sizes=(0.11, 0.45),
+    sizes=(0.14, 0.52),
     near_size=(0.72, 0.95),
     near_chance=0.45,
     repeat_chance=0.25,
@@ -173,7 +173,7 @@ def draw_scene(
         horizon=horizon,
         hills=tuple(draws.uniform(-roughness, roughness) for _ in range(5)),
         light=draws.uniform(-1.0, 1.0),
-        brightness=draws.uniform(0.85, 1.1),
+        brightness=draws.uniform(0.84, 1.0),
         warmth=draws.uniform(-1.0, 1.0),
         luminary=(draws.uniform(0.1, 0.9), draws.uniform(0.06, 0.2))
         if outdoors and draws.chance(0.4)

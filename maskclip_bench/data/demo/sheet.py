@@ -120,7 +120,7 @@ def _captions(root: Path) -> Rows:
 
 
 def _scenes(root: Path) -> Rows:
-    """Images, and their labels laid over them."""
+    """Images, and below them their labels."""
     classes = _json(root / "scenes" / "classes.json")
     palette = np.zeros((256, 3), dtype=np.uint8)
     for entry in classes:
@@ -134,10 +134,10 @@ def _scenes(root: Path) -> Rows:
                 Image.open(root / "scenes" / "annotations" / split / f"{path.stem}.png")
             )
             picture = _open(path)
-            colors = Image.fromarray(palette[labels], "RGB")
-            halves = Image.new("RGB", (2 * picture.width, picture.height))
+            colors = Image.fromarray(palette[labels])
+            halves = Image.new("RGB", (picture.width, 2 * picture.height))
             halves.paste(picture, (0, 0))
-            halves.paste(Image.blend(picture, colors, 0.8), (picture.width, 0))
+            halves.paste(Image.blend(picture, colors, 0.85), (0, picture.height))
             present = ", ".join(names[label] for label in np.unique(labels) if label)
             tiles.append(_Tile(halves, (present,)))
         yield f"scenes/{split}: {len(paths):,} images with semantic labels", tiles
@@ -167,7 +167,7 @@ def _with_instances(picture: Image.Image, annotations: Sequence[dict[str, Any]])
     canvas = picture.resize((TILE, TILE), Image.Resampling.LANCZOS)
     for position, annotation in enumerate(annotations):
         color = _MARKS[position % len(_MARKS)]
-        mask = Image.fromarray(mask_of(annotation["segmentation"]).astype(np.uint8) * 90, "L")
+        mask = Image.fromarray(mask_of(annotation["segmentation"]).astype(np.uint8) * 90)
         canvas.paste(color, (0, 0), mask.resize(canvas.size, Image.Resampling.NEAREST))
         left, top, width, height = (scale * value for value in annotation["bbox"])
         box = (left, top, left + width - 1, top + height - 1)
@@ -263,5 +263,5 @@ def _wrap(lines: Sequence[str]) -> list[tuple[str, tuple[int, int, int]]]:
     return [
         (part, INK if number % 2 == 0 else FAINT)
         for number, line in enumerate(lines)
-        for part in textwrap.wrap(line, 38)
+        for part in textwrap.wrap(line, 35)
     ]

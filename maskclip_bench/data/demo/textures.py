@@ -28,12 +28,12 @@ def texture(seed: int, split: str, stuff: str, variant: int) -> Image.Image:
     """RGB image of `TEXTURE_SIZE`, one of `NUM_VARIANTS` of this stuff in this split; cached."""
     random = np.random.default_rng(derive_seed(seed, "texture", split, stuff, variant))
     pixels = _PAINTERS[stuff](random)  # [H, W, 3], 0 to 255
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8), "RGB")
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
 def _noise(random: np.random.Generator, cells: tuple[int, int], size: int = TEXTURE_SIZE) -> Floats:
     """Smooth noise in [0, 1] with `cells` (down, across) random values, [size, size]."""
-    grid = Image.fromarray(random.random(cells).astype(np.float32), "F")
+    grid = Image.fromarray(random.random(cells).astype(np.float32))
     smooth = grid.resize((size, size), Image.Resampling.BICUBIC)
     return np.clip(np.asarray(smooth, dtype=np.float64), 0, 1)
 
@@ -162,10 +162,15 @@ _PAINTERS: dict[str, Callable[[np.random.Generator], Floats]] = {
 }
 
 
-@functools.lru_cache(maxsize=1)
-def soft_disc() -> Image.Image:
-    """A blurred disc, L mode: the shape of shadows and of the glow of sun and moon."""
-    size = 64
-    offset = np.hypot(*np.meshgrid(*2 * (np.linspace(-1, 1, size),)))
-    disc = Image.fromarray((np.clip(1 - offset, 0, 1) ** 0.8 * 255).astype(np.uint8), "L")
-    return disc.filter(ImageFilter.GaussianBlur(2))
+@functools.lru_cache(maxsize=8)
+def soft_disc(strength: float, most: int) -> Image.Image:
+    """A blurred disc, L mode: the shape of shadows and of the glow of sun and moon.
+
+    Args:
+        strength: Factor of all values.
+        most: No value is larger.
+    """
+    steps = 2 * np.linspace(-1, 1, 64)
+    values = np.clip(1 - np.hypot(steps[:, None], steps[None, :]), 0, 1) ** 0.8 * 255
+    disc = Image.fromarray(values.astype(np.uint8)).filter(ImageFilter.GaussianBlur(2))
+    return Image.fromarray(np.minimum(most, strength * np.asarray(disc)).astype(np.uint8))
