@@ -20,7 +20,7 @@ import pandas as pd
 from scipy import sparse, special
 
 from maskclip_bench.errors import DataError
-from maskclip_bench.results.measurement import Statistic
+from maskclip_bench.results.measurement import Statistic, mean_ratio, ratio_outcomes
 
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -126,6 +126,82 @@ def bootstrap_distribution(
     return np.concatenate(blocks)
 
 
+def ratio_interval(
+    outcomes: pd.DataFrame,
+    metric: str,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a metric of statistic "mean_ratio" (an mIoU, for example).
+
+    Args:
+        outcomes: Outcome table (see `Measurement`).
+        metric: Whose two list columns are resampled.
+        num_resamples: R.
+        confidence: Share of the resamples inside the interval.
+        seed: Of the resampling.
+
+    Raises:
+        ValueError: The columns are missing or hold nothing.
+    """
+    numerators, denominators, measured = ratio_outcomes(outcomes, metric)
+    index, num_groups = _group_index(outcomes["group"].to_numpy(), measured)
+    top, bottom = (
+        _sum_by_group(numerators, index, num_groups),
+        _sum_by_group(denominators, index, num_groups),
+    )  # [G, C]
+    resamples = [
+        mean_ratio(multiplicity @ top, multiplicity @ bottom)
+        for multiplicity in _multiplicities(num_groups, num_resamples, seed)
+    ]
+    return _percentile_interval(np.concatenate(resamples), confidence)
+
+
+def _paired_ratio_test(
+    outcomes_a: pd.DataFrame,
+    outcomes_b: pd.DataFrame,
+    metric: str,
+    *,
+    num_resamples: int,
+    confidence: float,
+    seed: int,
+) -> Comparison:
+    """`paired_test` for "mean_ratio": groups resampled together; rows swapped in whole groups."""
+    second = outcomes_b.set_index("sample_id").loc[outcomes_a["sample_id"]].reset_index()
+    top_a, bottom_a, measured = ratio_outcomes(outcomes_a, metric)
+    top_b, bottom_b, also = ratio_outcomes(second, metric)
+    if not np.array_equal(measured, also):
+        raise DataError(
+            f"The rows were measured on different samples of {metric!r}. Measure both again: "
+            "maskclip-bench run --force"
+        )
+    index, num_groups = _group_index(outcomes_a["group"].to_numpy(), measured)
+    sums = [_sum_by_group(part, index, num_groups) for part in (top_a, bottom_a, top_b, bottom_b)]
+
+    def difference(first: FloatArray, other: FloatArray) -> FloatArray:
+        """Of multiplicities [R', G] with which each row's groups count for a, and for b."""
+        of_a = mean_ratio(first @ sums[0] + other @ sums[2], first @ sums[1] + other @ sums[3])
+        of_b = mean_ratio(first @ sums[2] + other @ sums[0], first @ sums[3] + other @ sums[1])
+        return of_a - of_b
+
+    resamples = np.concatenate(
+        [
+            difference(multiplicity, np.zeros_like(multiplicity))
+            for multiplicity in _multiplicities(num_groups, num_resamples, seed)
+        ]
+    )
+    low, high = _percentile_interval(resamples, confidence)
+    ones = np.ones((1, num_groups))
+    observed = float(difference(ones, 0 * ones)[0])
+    generator = np.random.default_rng([seed, 1])
+    kept = generator.integers(0, 2, size=(num_resamples, num_groups)).astype(np.float64)
+    extreme = np.abs(difference(kept, 1 - kept)) >= abs(observed) - 1e-12
+    p_value = (1 + int(extreme.sum())) / (1 + num_resamples)
+    return Comparison(observed, low, high, p_value, int(measured.sum()), num_groups)
+
+
 def paired_test(
     outcomes_a: pd.DataFrame,
     outcomes_b: pd.DataFrame,
@@ -146,7 +222,7 @@ def paired_test(
         outcomes_a: Outcome table of row a (see `Measurement`).
         outcomes_b: Of row b.
         metric: Outcome column compared.
-        statistic: "mean" or "mean_per_class".
+        statistic: "mean", "mean_per_class" or "mean_ratio".
         num_resamples: R, for the interval and for the permutations.
         confidence: Of the interval.
         seed: Of both.
@@ -163,6 +239,15 @@ def paired_test(
             f"The rows were measured on different samples: {len(outcomes_a)} and "
             f"{len(outcomes_b)}, of which {len(merged)} are shared. Delete both records and "
             "measure them again on the same data."
+        )
+    if statistic == "mean_ratio":
+        return _paired_ratio_test(
+            outcomes_a,
+            outcomes_b,
+            metric,
+            num_resamples=num_resamples,
+            confidence=confidence,
+            seed=seed,
         )
     difference = (merged[f"{metric}_a"] - merged[f"{metric}_b"]).to_numpy(dtype=np.float64)  # [S]
     measured = ~np.isnan(difference)
@@ -239,6 +324,13 @@ def _group_index(
         return np.arange(num_samples, dtype=np.int64), num_samples
     index, unique = pd.factorize(np.asarray(groups)[measured])
     return index.astype(np.int64), len(unique)
+
+
+def _sum_by_group(values: FloatArray, index: IntArray, num_groups: int) -> FloatArray:
+    """Sum of the rows of `values` [S', C] in each group -> [G, C]."""
+    sums = np.zeros((num_groups, values.shape[1]))
+    np.add.at(sums, index, values)
+    return sums
 
 
 def draw_groups(num_groups: int, num_resamples: int, seed: int) -> Iterator[IntArray]:

@@ -7,14 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-Statistic = Literal["mean", "mean_per_class", "none"]
+Statistic = Literal["mean", "mean_per_class", "mean_ratio", "none"]
 """How a metric follows from its outcome column (the column of the same name).
 
 mean: the mean over the rows where it is not NaN. mean_per_class: the mean over classes of the
-class means, classes taken from the column `label`. none: it does not (an mAP, an AUC), so it has
-no interval.
+class means, classes taken from the column `label`. mean_ratio: the mean over classes of sum of
+numerators / sum of denominators, which stand as lists [C], one entry a class, in the two columns
+that `ratio_column_names` gives (mIoU: pixels in the intersection and the union of each class, image
+by image); classes whose denominators are all zero are left out. none: it does not (an mAP, an
+AUC), so it has no interval.
 """
 
 ID_COLUMNS = ("sample_id", "group")
@@ -124,6 +128,9 @@ def statistic_value(outcomes: pd.DataFrame, column: str, statistic: Statistic) -
     """
     if statistic == "none":
         return None
+    if statistic == "mean_ratio":
+        numerators, denominators, _ = ratio_outcomes(outcomes, column)
+        return float(mean_ratio(numerators.sum(axis=0), denominators.sum(axis=0)))
     if column not in outcomes.columns:
         raise ValueError(
             f"No outcome column {column!r} for a metric of statistic {statistic!r}; found "
@@ -139,6 +146,55 @@ def statistic_value(outcomes: pd.DataFrame, column: str, statistic: Statistic) -
         raise ValueError(f"{column!r} is a mean per class, so the outcomes need a column 'label'.")
     labels = outcomes["label"].to_numpy()[measured]
     return float(pd.Series(values[measured]).groupby(labels).mean().mean())
+
+
+def ratio_column_names(metric: str) -> tuple[str, str]:
+    """Names of the two list columns of a metric of statistic "mean_ratio"."""
+    return f"{metric}.numerator", f"{metric}.denominator"
+
+
+def ratio_outcomes(
+    outcomes: pd.DataFrame, metric: str
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Numerators [S', C] and denominators [S', C] of the measured rows, and which those are [S].
+
+    Rows that hold None were not measured.
+
+    Raises:
+        ValueError: A column is missing, the lists are of different lengths, or nothing is measured.
+    """
+    names = ratio_column_names(metric)
+    missing = [name for name in names if name not in outcomes.columns]
+    if missing:
+        raise ValueError(
+            f"{metric!r} is a mean ratio, so the outcomes need the list columns {list(names)}; "
+            f"missing {missing}."
+        )
+    measured = outcomes[names[0]].notna().to_numpy(dtype=bool)
+    if not measured.any():
+        raise ValueError(f"The outcome column {names[0]!r} holds no list: nothing was measured.")
+    try:
+        numerators, denominators = (
+            np.stack([np.asarray(row, dtype=np.float64) for row in outcomes[name][measured]])
+            for name in names
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{names}: every measured row needs a list of one length.") from error
+    if numerators.shape != denominators.shape or numerators.ndim != 2:
+        raise ValueError(
+            f"{names}: lists of {numerators.shape} and {denominators.shape}; they need one entry "
+            "a class, in both columns alike."
+        )
+    return numerators, denominators, measured
+
+
+def mean_ratio(
+    numerators: npt.NDArray[np.float64], denominators: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Mean over the last axis (classes) of numerator / denominator where the latter is not 0."""
+    present = denominators > 0
+    ratios = np.divide(numerators, denominators, out=np.zeros_like(numerators), where=present)
+    return np.asarray(ratios.sum(axis=-1) / np.maximum(present.sum(axis=-1), 1))
 
 
 def as_fraction(value: float, *, what: str) -> float:

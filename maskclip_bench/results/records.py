@@ -27,7 +27,7 @@ from maskclip_bench import storage
 from maskclip_bench.config import Declaration
 from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.results import bootstrap
-from maskclip_bench.results.measurement import Measurement, Metric
+from maskclip_bench.results.measurement import Measurement, Metric, ratio_outcomes
 
 SCHEMA_VERSION = 1
 
@@ -74,7 +74,7 @@ class MetricRecord(Declaration):
     high: float | None = Field(default=None, ge=0, le=1)
     chance_level: float | None = Field(default=None, ge=0, le=1)
     higher_is_better: bool = True
-    statistic: Literal["mean", "mean_per_class", "none"] = "mean"
+    statistic: Literal["mean", "mean_per_class", "mean_ratio", "none"] = "mean"
     num_samples: int | None = None
     """Outcomes the metric is made of."""
     num_groups: int | None = None
@@ -366,7 +366,12 @@ def _metric_record(
     name: str, metric: Metric, outcomes: pd.DataFrame, num_resamples: int
 ) -> MetricRecord:
     low = high = num_samples = num_groups = None
-    if metric.statistic != "none":
+    if metric.statistic == "mean_ratio":
+        low, high = bootstrap.ratio_interval(outcomes, name, num_resamples=num_resamples)
+        _, _, measured = ratio_outcomes(outcomes, name)
+        num_samples = int(measured.sum())
+        num_groups = int(outcomes["group"][measured].nunique())
+    elif metric.statistic != "none":
         values = outcomes[name].to_numpy(dtype=np.float64)
         groups = outcomes["group"].to_numpy()
         labels = outcomes["label"].to_numpy() if metric.statistic == "mean_per_class" else None

@@ -112,7 +112,7 @@ def _from_row(name: str, seed: int) -> nn.Module:
     loaded = load_backbone(
         load_backbone_declaration(name), workspace=Workspace.open(), seed=seed, device="cpu"
     )
-    return vision_trunk(loaded.model)
+    return vision_trunk(loaded.model).requires_grad_(True)  # a loaded row is frozen
 
 
 def _from_folder(folder: Path, weights: str) -> nn.Module:

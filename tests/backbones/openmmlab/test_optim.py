@@ -50,16 +50,16 @@ def test_layer_decay__layers_and_rates_of_a_12_block_vit(model: Segmentor) -> No
         group["weight_decay"] == (0.0 if "no_decay" in name else 0.05)
         for name, group in found.items()
     )
-    backbone = model.backbone.tower
+    tower = model.backbone.tower
     holds = {
         "layer_0_no_decay": [
-            backbone.cls_token,
-            backbone.pos_embed,
-            backbone.patch_embed.proj.bias,
+            tower.cls_token,
+            tower.pos_embed,
+            tower.patch_embed.proj.bias,
         ],
-        "layer_0_decay": [backbone.patch_embed.proj.weight],
+        "layer_0_decay": [tower.patch_embed.proj.weight],
         "layer_13_decay": [model.head.weight],
-        "layer_13_no_decay": [backbone.norm.weight, backbone.norm.bias, model.head.bias],
+        "layer_13_no_decay": [tower.norm.weight, tower.norm.bias, model.head.bias],
     }
     for name, parameters in holds.items():
         assert {id(p) for p in found[name]["params"]} == {id(p) for p in parameters}

@@ -282,9 +282,9 @@ def test_sources__weights_of_another_architecture(
 ) -> None:
     with pytest.raises(CheckpointError, match="checkpoint of another architecture than Vision"):
         MaskCLIPViT(timm=NAME, model_args={**TINY, "embed_dim": 48}, checkpoint=str(trunk[1]))
-    with pytest.raises(CheckpointError, match=r"6 missing|\d+ missing, 0 of another shape"):
+    with pytest.raises(CheckpointError, match=r"\d+ missing, 0 of another shape"):
         MaskCLIPViT(timm=NAME, model_args={**TINY, "depth": 5}, checkpoint=str(trunk[1]))
-    with pytest.raises(CheckpointError, match="No checkpoint .*absent.pth. Download it first"):
+    with pytest.raises(CheckpointError, match=r"No checkpoint .*absent.pth. Download it first"):
         MaskCLIPViT(timm=NAME, model_args=TINY, checkpoint=str(tmp_path / "absent.pth"))
 
 
