@@ -18,12 +18,6 @@ from maskclip_bench.runtime import (
 )
 
 
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (runtime.WORKSPACE_VARIABLE, runtime.DATA_VARIABLE):
-        monkeypatch.delenv(name, raising=False)
-
-
 def test_workspace__argument_before_environment_before_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

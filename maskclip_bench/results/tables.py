@@ -512,7 +512,7 @@ def _notes(
         notes.append(note + ".")
     if declaration.world == "demo":
         notes.append("Demo world: drawn scenes; not comparable with published numbers.")
-    notes += _published_notes(cells)
+    notes += _published_notes(declaration, rows)
     for row, cell in cells:
         if cell.origin == "failed":
             first = cell.error.splitlines()[0][:160]
@@ -524,23 +524,28 @@ def _notes(
     return list(dict.fromkeys(notes))
 
 
-def _published_notes(cells: Sequence[tuple[TableRow, TableCell]]) -> list[str]:
-    """Where published numbers stand, and which sources are silent about their preset."""
-    published = [(row, cell) for row, cell in cells if cell.origin == "published"]
-    if not published:
+def _published_notes(declaration: TableDeclaration, rows: Sequence[TableRow]) -> list[str]:
+    """Where published numbers stand, and where their source is silent about the preset."""
+    rows = [row for row in rows if row.is_published]
+    if not rows:
         return []
     tables: dict[str, dict[str, None]] = {}  # source -> its tables, in order
-    for _, cell in published:
-        for part in cell.sources:
-            table, _, source = part.partition(": ")
-            tables.setdefault(source, {})[table] = None
+    for row in rows:
+        for cell in row.cells:
+            for part in cell.sources:
+                table, _, source = part.partition(": ")
+                tables.setdefault(source, {})[table] = None
     listing = "; ".join(f"{', '.join(names)}: {source}" for source, names in tables.items())
     notes = [f"† Published, not measured here. {listing}."]
-    rows = dict.fromkeys(row.name for row, _ in published)
-    silent = dict.fromkeys(row.name for row, cell in published if cell.preset is None)
+    silent = []
+    for index, column in enumerate(declaration.columns):
+        published = [row for row in rows if row.cells[index].value is not None]
+        without = [row.name for row in published if row.cells[index].preset is None]
+        if without:
+            which = "all rows" if len(without) == len(published) else ", ".join(without)
+            silent.append(f"{_name(column)} ({which})")
     if silent:
-        which = "every row" if len(silent) == len(rows) else ", ".join(silent)
-        notes.append(f"Preset not stated by the source for all numbers of: {which}.")
+        notes.append(f"Preset not stated by the source: {'; '.join(silent)}.")
     return notes
 
 

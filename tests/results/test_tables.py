@@ -283,7 +283,7 @@ def test_build__published_and_measured_share_the_preset(save: Save, store: Recor
 def test_build__silent_source_is_said(store: RecordStore) -> None:
     row = {"name": "M", "published": [{"table": "MaskCLIP T1", "method": "CLIP"}]}
     table = build_table(paper_table(row), references=load_references())
-    assert "Preset not stated by the source for all numbers of: every row." in table.notes
+    assert "Preset not stated by the source: Zero-shot top-1 (all rows)." in table.notes
 
 
 def test_build__best_within_each_group_of_published_rows() -> None:
