@@ -1,11 +1,10 @@
 """Build the demo tokenizer's merges file from the words of the demo world.
 
-    python scripts/build_demo_tokenizer.py [--captions FILE ...]
+    python scripts/build_demo_tokenizer.py [--scenes 5000]
 
-Words come from every JSON file of `maskclip_bench/data/demo/` (names, plurals, groups, keywords,
-sentence parts), from the seven CLIP prompt templates the demo is evaluated with, and from the
-caption files named (one caption a line, or a Karpathy JSON). The result is the part of CLIP's
-merges that these words need, so each splits as in CLIP, most into one token.
+Words come from the names, plurals, groups and keywords of the demo's atlas, from the captions of
+many pretraining scenes, and from the prompt templates the demo is evaluated with. The result is
+the part of CLIP's merges that these words need, so each splits as in CLIP, most into one token.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from maskclip_bench.data.demo.atlas import load_atlas
+from maskclip_bench.data.demo.layouts import pretrain_scene
 from maskclip_bench.data.tokenizer import (
     DEMO_MERGES,
     TokenizerConfig,
@@ -24,10 +25,10 @@ from maskclip_bench.data.tokenizer import (
     write_merges,
 )
 
-DEMO_FOLDER = DEMO_MERGES.parent.parent / "demo"
+ATLAS_JSON = DEMO_MERGES.parent.parent / "demo" / "art" / "atlas.json"
 
-SKIPPED_KEYS = {"sprites", "vendors", "id", "wnid", "format", "sha256", "package", "file"}
-"""Keys of the JSON files whose values are no words of captions."""
+SKIPPED_KEYS = {"sprites", "vendors", "id", "wnid", "format"}
+"""Keys of the atlas whose values are no words of captions."""
 
 TEMPLATES = (
     "itap of a {}.",
@@ -41,18 +42,11 @@ TEMPLATES = (
 )
 """The seven templates CLIP's authors found enough for ImageNet, and the plain one."""
 
-GRAMMAR = """
-    a an the and with of in on at to by from under over above below beside behind before between
-    near next front left right top bottom middle center far close together alone is are there
-    one two three four five six seven eight several some many few pair group no nothing else
-    big small large little tiny huge tall short wide photo picture image scene view drawing emoji
-    standing lying sitting resting floating flying swimming hanging placed seen shown facing
-    sky night day blue dark bright cloudy clear starry grass meadow lawn field sand beach desert
-    water sea lake pond river snow snowy brick wall gravel ground floor road path stones pebbles
-    red orange yellow green purple pink brown black white gray grey golden silver
-    animal bird fish fruit vegetable food drink vehicle tool toy instrument furniture clothing
+GROUNDS = """
+    sky, night sky, grass, sand, water, snow, brick wall, gravel, wooden floor, floor, ground
+    one two three four five six seven eight
 """
-"""Words sentences are built with, whatever the objects are."""
+"""Names of grounds and numbers, which class names use and captions might not."""
 
 
 def words_in(value: Any) -> Iterator[str]:
@@ -68,38 +62,37 @@ def words_in(value: Any) -> Iterator[str]:
                 yield from words_in(entry)
 
 
-def captions_in(path: Path) -> Iterator[str]:
-    """Captions of a text file (one a line) or of a Karpathy JSON."""
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".json":
-        for image in json.loads(text)["images"]:
-            yield from (sentence["raw"] for sentence in image["sentences"])
-    else:
-        yield from text.splitlines()
+def caption_words(num_scenes: int, *, seed: int) -> set[str]:
+    """All words of the captions of `num_scenes` pretraining scenes."""
+    atlas = load_atlas()
+    words: set[str] = set()
+    for index in range(num_scenes):
+        for caption in pretrain_scene(atlas, seed, index)[1]:
+            words.update(caption.split())
+    return words
 
 
 def main() -> None:
     """Write the merges file and say what is in it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--captions", type=Path, nargs="*", default=[])
+    parser.add_argument("--scenes", type=int, default=5_000)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=DEMO_MERGES)
     arguments = parser.parse_args()
 
-    texts = [*TEMPLATES, *GRAMMAR.split()]
-    for file in sorted(DEMO_FOLDER.rglob("*.json")):
-        texts += words_in(json.loads(file.read_text(encoding="utf-8")))
-    for file in arguments.captions:
-        texts += captions_in(file)
+    texts = [*TEMPLATES, GROUNDS, *words_in(json.loads(ATLAS_JSON.read_text(encoding="utf-8")))]
+    texts += sorted(caption_words(arguments.scenes, seed=arguments.seed))
     merges = merges_for(texts)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_merges(arguments.output, merges)
+    print(f"{len(merges)} merges -> {arguments.output}")
 
     if arguments.output == DEMO_MERGES:
         tokenizer = load_tokenizer(TokenizerConfig(kind="demo"))
         words = {word for text in texts for word in tokenizer.pat.findall(text.lower())}
         lengths = [len(tokenizer.encode(word)) for word in words]
-        print(f"{len(words)} words, {lengths.count(1)} of them one token, {lengths.count(2)} two;")
-    print(f"{len(merges)} merges -> {arguments.output}")
+        print(f"{len(words)} words, {lengths.count(1)} of them one token, {lengths.count(2)} two")
+        print(f"vocabulary of {tokenizer.vocab_size}")
 
 
 if __name__ == "__main__":
