@@ -174,8 +174,8 @@ def _paired_ratio_test(
     top_b, bottom_b, also = ratio_outcomes(second, metric)
     if not np.array_equal(measured, also):
         raise DataError(
-            f"The rows were measured on different samples of {metric!r}. Measure both again: "
-            "maskclip-bench run --force"
+            f"The rows were measured on different samples of {metric!r}. Delete both records and "
+            "measure them again on the same data."
         )
     index, num_groups = _group_index(outcomes_a["group"].to_numpy(), measured)
     sums = [_sum_by_group(part, index, num_groups) for part in (top_a, bottom_a, top_b, bottom_b)]
