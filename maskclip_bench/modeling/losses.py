@@ -1,0 +1,166 @@
+"""Losses across samples, computed in blocks: the global B x B matrix is never held.
+
+B local samples, G = world_size * B global samples, P width of the embeddings. Under DDP, which
+averages gradients over the ranks, every loss here (the mean over the local rows) has exactly the
+gradient of the joined batch, if embeddings are gathered with gradient (`gather: exact`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from maskclip_bench import distributed
+
+Gather = Literal["exact", "paper"]
+"""exact: gradients flow back to every rank. paper: as in SLIP's code (facebookresearch/SLIP,
+`losses.py`), the embeddings of other ranks are constants of the contrastive loss."""
+
+BLOCK_SIZE = 1024
+
+
+class _BlockwiseCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of rows against all columns, logits made and thrown away in blocks."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,  # [B, P]
+        columns: Tensor,  # [G, P]
+        scale: Tensor,  # []
+        targets: Tensor,  # [B]
+        excluded: Tensor | None,  # [B]: a column that each row ignores (itself), or None
+        block_size: int,
+    ) -> Tensor:
+        total = rows.new_zeros(())
+        normalizers = []
+        for start in range(0, len(rows), block_size):
+            part = slice(start, start + block_size)
+            logits = _logits(rows[part], columns, scale, excluded, part)
+            normalizer = torch.logsumexp(logits, dim=1)
+            total += (normalizer - logits.gather(1, targets[part, None]).squeeze(1)).sum()
+            normalizers.append(normalizer)
+        ctx.save_for_backward(rows, columns, scale, targets, torch.cat(normalizers))
+        ctx.excluded, ctx.block_size = excluded, block_size
+        return total / len(rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, columns, scale, targets, normalizers = ctx.saved_tensors
+        grad_rows = torch.empty_like(rows)
+        grad_columns = torch.zeros_like(columns)
+        grad_scale = torch.zeros_like(scale)
+        for start in range(0, len(rows), ctx.block_size):
+            part = slice(start, start + ctx.block_size)
+            logits = _logits(rows[part], columns, scale, ctx.excluded, part)
+            probability = (logits - normalizers[part, None]).exp_()
+            probability[torch.arange(len(probability)), targets[part]] -= 1
+            probability *= grad / len(rows)  # d loss / d logits
+            products = probability @ columns
+            grad_scale += (products * rows[part]).sum()
+            grad_rows[part] = scale * products
+            grad_columns.addmm_(probability.T, rows[part] * scale)
+        return grad_rows, grad_columns, grad_scale, None, None, None
+
+
+def _logits(
+    rows: Tensor, columns: Tensor, scale: Tensor, excluded: Tensor | None, part: slice
+) -> Tensor:
+    logits = scale * (rows @ columns.T)
+    if excluded is not None:
+        logits.scatter_(1, excluded[part, None], float("-inf"))
+    return logits
+
+
+def cross_entropy_in_blocks(
+    rows: Tensor,
+    columns: Tensor,
+    scale: Tensor,
+    targets: Tensor,
+    *,
+    excluded: Tensor | None = None,
+    block_size: int = BLOCK_SIZE,
+) -> Tensor:
+    """Mean over rows of -log softmax(scale * rows columns^T)[target]; always in float32.
+
+    Args:
+        rows: [B, P].
+        columns: [G, P].
+        scale: Scalar factor of the products, e.g. exp(logit_scale).
+        targets: Int64 [B], the right column of each row.
+        excluded: Int64 [B], one column that each row ignores (its own, in SimCLR).
+        block_size: Rows of logits held at a time.
+    """
+    with torch.autocast(rows.device.type, enabled=False):
+        return _BlockwiseCrossEntropy.apply(
+            rows.float(), columns.float(), scale.float(), targets, excluded, block_size
+        )
+
+
+def contrastive_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    scale: Tensor,
+    *,
+    gather: Gather = "exact",
+    block_size: int = BLOCK_SIZE,
+) -> tuple[Tensor, Tensor]:
+    """InfoNCE in both directions (paper, Sec. 3.1; CLIP): (image to text L_I, text to image L_T).
+
+    Args:
+        image_features: [B, P], L2-normalised.
+        text_features: [B, P], L2-normalised; row i belongs to image i.
+        scale: exp(logit_scale).
+        gather: How the embeddings of other processes take part.
+        block_size: Rows of logits held at a time.
+    """
+    with_gradient = gather == "exact"
+    all_images = distributed.gather(image_features.float(), with_gradient=with_gradient)
+    all_texts = distributed.gather(text_features.float(), with_gradient=with_gradient)
+    batch = len(image_features)
+    targets = torch.arange(batch, device=image_features.device) + batch * distributed.rank()
+    return (
+        cross_entropy_in_blocks(image_features, all_texts, scale, targets, block_size=block_size),
+        cross_entropy_in_blocks(text_features, all_images, scale, targets, block_size=block_size),
+    )
+
+
+def simclr_loss(
+    first: Tensor,
+    second: Tensor,
+    *,
+    temperature: float = 0.1,
+    block_size: int = BLOCK_SIZE,
+) -> Tensor:
+    """NT-Xent of two views (SimCLR, Eq. 1): each against all others of both views but itself.
+
+    Args:
+        first: [B, P], L2-normalised embeddings of the first view.
+        second: [B, P], of the second.
+        temperature: SimCLR's and SLIP's 0.1.
+        block_size: Rows of logits held at a time.
+    """
+    all_first = distributed.gather(first.float(), with_gradient=True)
+    all_second = distributed.gather(second.float(), with_gradient=True)
+    columns = torch.cat([all_first, all_second])  # [2G, P]
+    batch, total = len(first), len(all_first)
+    own = torch.arange(batch, device=first.device) + batch * distributed.rank()
+    scale = columns.new_tensor(1 / temperature)
+    return 0.5 * (
+        cross_entropy_in_blocks(
+            first, columns, scale, own + total, excluded=own, block_size=block_size
+        )
+        + cross_entropy_in_blocks(
+            second, columns, scale, own, excluded=own + total, block_size=block_size
+        )
+    )
+
+
+def soft_cross_entropy(student_logits: Tensor, teacher_probability: Tensor) -> Tensor:
+    """Mean over rows of -sum_k p_k log softmax(student)_k; rows [..., K]."""
+    return -(teacher_probability * F.log_softmax(student_logits.float(), dim=-1)).sum(-1).mean()

@@ -1,0 +1,190 @@
+"""The pretrained model: an open_clip `CustomTextCLIP` with a timm trunk and a text transformer.
+
+A checkpoint of it loads in open_clip, and its trunk in timm. What exists only in training
+(decoders, teacher, heads) lives beside it, in `pretrain.methods`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import timm
+import timm.models.vision_transformer as timm_vit
+from open_clip.model import CustomTextCLIP
+from pydantic import Field
+from timm.models import generate_default_cfgs, register_model
+
+from maskclip_bench.config import Declaration
+from maskclip_bench.errors import ConfigError, did_you_mean
+
+DEMO_VIT = "vit_demo_patch8_64"
+
+
+class VisionConfig(Declaration):
+    """The vision tower: a timm trunk, its class token (or its own pooling), a linear projection."""
+
+    timm_model: str = "vit_base_patch16_224"
+    """Name in timm. SLIP's ViT-B/16 is `vit_base_patch16_224` (class token, learned positions)."""
+    pool: Literal["", "avg", "token"] = ""
+    """Pooling of the trunk; empty = as the trunk does it by itself (ViT: class token)."""
+    drop_path_rate: float | None = Field(default=None, ge=0, lt=1)
+    """Stochastic depth of the last block; None = 0."""
+
+
+class TextConfig(Declaration):
+    """The text tower: open_clip's causal transformer; defaults are SLIP's (and the paper's)."""
+
+    context_length: int = Field(default=77, ge=4)
+    """Longest caption in tokens, with start and end."""
+    vocab_size: int = 49408
+    """Of CLIP's tokenizer."""
+    width: int = 512
+    """Token width."""
+    num_heads: int = 8
+    """Attention heads."""
+    depth: int = 12
+    """Blocks."""
+
+
+class ModelConfig(Declaration):
+    """Both towers and the joint space."""
+
+    proj_dim: int = 512
+    """Width of the joint space (open_clip calls it `embed_dim`)."""
+    image_size: int = 224
+    """Side of the images in pixels."""
+    vision: VisionConfig = VisionConfig()
+    """The image encoder."""
+    text: TextConfig = TextConfig()
+    """The text encoder."""
+    quick_gelu: bool = False
+    """OpenAI's approximation of GELU in the text tower; SLIP has it, timm's trunk never does."""
+
+    def to_open_clip(self, *, tokenizer_kwargs: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The `model_cfg` of open_clip.
+
+        Args:
+            tokenizer_kwargs: What open_clip's tokenizer of this model is made with.
+        """
+        vision: dict[str, Any] = {
+            "timm_model_name": self.vision.timm_model,
+            "timm_pool": self.vision.pool,
+            "timm_proj": "linear",
+            "image_size": self.image_size,
+        }
+        if self.vision.drop_path_rate is not None:
+            vision["timm_drop_path"] = self.vision.drop_path_rate
+        text: dict[str, Any] = {
+            "context_length": self.text.context_length,
+            "vocab_size": self.text.vocab_size,
+            "width": self.text.width,
+            "heads": self.text.num_heads,
+            "layers": self.text.depth,
+        }
+        if tokenizer_kwargs:
+            text["tokenizer_kwargs"] = tokenizer_kwargs
+        return {
+            "embed_dim": self.proj_dim,
+            "vision_cfg": vision,
+            "text_cfg": text,
+            "quick_gelu": self.quick_gelu,
+            "custom_text": True,
+        }
+
+
+def build_model(config: ModelConfig) -> CustomTextCLIP:
+    """Build the model with fresh weights.
+
+    Raises:
+        ConfigError: timm has no such trunk, or the trunk does not take images of that size.
+    """
+    name = config.vision.timm_model
+    if not timm.is_model(name):
+        close = did_you_mean(name, timm.list_models())
+        raise ConfigError(f"timm has no model {name!r}.{close} See timm.list_models().")
+    values = config.to_open_clip()
+    values.pop("custom_text")
+    model = CustomTextCLIP(**values, init_logit_scale=math.log(1 / 0.07))
+    native = model.visual.trunk.default_cfg["input_size"][-1]
+    if config.image_size != native:
+        if not hasattr(model.visual.trunk, "set_input_size"):
+            raise ConfigError(
+                f"{name} takes images of {native} px, not {config.image_size}. Set "
+                f"model.image_size={native}, or choose a trunk of that size."
+            )
+        model.visual.trunk.set_input_size(img_size=config.image_size)
+    return model
+
+
+def open_clip_config(
+    config: ModelConfig,
+    *,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    interpolation: str = "bicubic",
+    resize_mode: str = "shortest",
+    tokenizer_kwargs: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Content of `open_clip_config.json`, which makes a folder loadable as `local-dir:`.
+
+    Args:
+        config: The architecture.
+        mean: Of the training images, per channel, 0 to 1.
+        std: Likewise.
+        interpolation: Of test images.
+        resize_mode: Of test images: "shortest" side then centre crop, or "squash".
+        tokenizer_kwargs: See `ModelConfig.to_open_clip`.
+    """
+    return {
+        "model_cfg": config.to_open_clip(tokenizer_kwargs=tokenizer_kwargs),
+        "preprocess_cfg": {
+            "mean": list(mean),
+            "std": list(std),
+            "interpolation": interpolation,
+            "resize_mode": resize_mode,
+        },
+    }
+
+
+# --- the demo world's trunk ----------------------------------------------------------------------
+
+default_cfgs = generate_default_cfgs(
+    {
+        f"{DEMO_VIT}.untrained": {
+            "url": "",
+            "num_classes": 0,
+            "input_size": (3, 64, 64),
+            "pool_size": None,
+            "crop_pct": 1.0,
+            "interpolation": "bicubic",
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+            "license": "apache-2.0",
+        }
+    }
+)
+
+
+def vit_demo_patch8_64(pretrained: bool = False, **kwargs: Any) -> timm_vit.VisionTransformer:
+    """The demo world's ViT: 64 px, patch 8, 4 blocks, 96 wide, 3 heads (0.47 M parameters)."""
+    arguments = {"img_size": 64, "patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3}
+    return timm_vit._create_vision_transformer(
+        DEMO_VIT, pretrained=pretrained, **{**arguments, **kwargs}
+    )
+
+
+if not timm.is_model(DEMO_VIT):
+    register_model(vit_demo_patch8_64)
+
+__all__ = [
+    "DEMO_VIT",
+    "ModelConfig",
+    "TextConfig",
+    "VisionConfig",
+    "build_model",
+    "open_clip_config",
+    "vit_demo_patch8_64",
+]

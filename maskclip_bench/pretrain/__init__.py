@@ -1,0 +1,1 @@
+"""Pretraining: recipes, methods, the trainer, checkpoints, export."""

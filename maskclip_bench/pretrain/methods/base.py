@@ -1,0 +1,124 @@
+"""What a pretraining method is: a student, its loss terms, and what happens after a step."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from open_clip.model import CustomTextCLIP
+from torch import Tensor, nn
+
+from maskclip_bench.config import Declaration
+from maskclip_bench.data.batch import Batch
+from maskclip_bench.modeling.losses import Gather, contrastive_loss
+from maskclip_bench.modeling.model import ModelConfig, build_model
+from maskclip_bench.modeling.towers import (
+    image_tokens,
+    project_image,
+    project_text,
+    text_hidden,
+)
+
+Terms = dict[str, Tensor]
+"""Named loss terms, already weighted, each a scalar."""
+
+Embeddings = dict[str, Tensor]
+"""What the losses across samples need of each sample, [B, ...]."""
+
+MAX_LOGIT_SCALE = math.log(100)
+"""CLIP's and SLIP's clamp."""
+
+
+class Method(nn.Module, ABC):
+    """A way to pretrain.
+
+    A step is `encode` (each forward pass once: embeddings, and loss terms that are means over
+    samples), `contrast` (loss terms across all samples of the global batch), backward, update,
+    `after_step`. Everything random comes from `batch.generator`.
+    """
+
+    Config: ClassVar[type[Declaration]]
+    """The fields a recipe may set."""
+    num_ssl_views: ClassVar[int] = 0
+    """Augmented views a batch must bring beside the image."""
+    uses_text: ClassVar[bool] = True
+    """Whether captions take part."""
+    relative_cost: ClassVar[float] = 1.0
+    """Rough time of a step of the demo recipe, CLIP's = 1; for estimates of the time left."""
+
+    model: CustomTextCLIP
+    """The student."""
+
+    def __init__(self, model_config: ModelConfig) -> None:
+        super().__init__()
+        self.model = build_model(model_config)
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
+        """Run every forward pass once -> embeddings [B, ...], and weighted per-sample terms."""
+
+    @abstractmethod
+    def contrast(self, embeddings: Embeddings) -> Terms:
+        """Weighted terms that compare samples; gathers over the ranks itself."""
+
+    def forward(self, batch: Batch) -> Terms:
+        """All terms and their sum, `loss`."""
+        embeddings, terms = self.encode(batch)
+        terms = {**terms, **self.contrast(embeddings)}
+        return {**terms, "loss": torch.stack(list(terms.values())).sum()}
+
+    @torch.no_grad()
+    def after_step(self, *, step: int, total_steps: int) -> dict[str, float]:
+        """Clamp, update the teacher, ...; returns what to log.
+
+        Args:
+            step: Steps done, this one included.
+            total_steps: Steps of the run.
+        """
+        self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+        return {"logit_scale": float(self.model.logit_scale.exp())}
+
+    def teacher_model(self) -> CustomTextCLIP | None:
+        """The momentum teacher as a whole model, for export; None if there is none."""
+        return None
+
+    def parameters_without_weight_decay(self) -> set[str]:
+        """Names exempt from decay: 1-D parameters and biases (SLIP's `main.py`)."""
+        return {name for name, parameter in self.named_parameters() if parameter.ndim < 2}
+
+
+class ContrastiveConfig(Declaration):
+    """Fields of every method with CLIP's loss."""
+
+    gather: Gather = "exact"
+    """exact: gradients flow to the embeddings of all processes. paper: they do not, as in SLIP."""
+
+
+class ContrastiveMethod(Method):
+    """CLIP's loss on the whole image, which SLIP, CLIP+MAE and MaskCLIP add to."""
+
+    def __init__(self, config: ContrastiveConfig, model_config: ModelConfig) -> None:
+        super().__init__(model_config)
+        self.gather = config.gather
+
+    def encode_pairs(self, batch: Batch) -> tuple[Embeddings, Tensor]:
+        """Image and text embeddings, and the image tokens [B, 1 + N, D] they came from."""
+        tokens = image_tokens(self.model.visual.trunk, batch.images)
+        hidden = text_hidden(self.model.text, batch.tokens)
+        embeddings = {
+            "image_features": project_image(self.model, tokens),
+            "text_features": project_text(self.model, batch.tokens, hidden),
+        }
+        return embeddings, tokens
+
+    def contrast(self, embeddings: Embeddings) -> Terms:
+        """Symmetric InfoNCE, (L_I + L_T) / 2."""
+        image_to_text, text_to_image = contrastive_loss(
+            embeddings["image_features"],
+            embeddings["text_features"],
+            self.model.logit_scale.exp(),
+            gather=self.gather,
+        )
+        return {"contrastive_loss": (image_to_text + text_to_image) / 2}
