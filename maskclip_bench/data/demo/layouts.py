@@ -300,10 +300,14 @@ def _make_scenes(made: MadePiece, world: Path, sizes: DemoSizes, seed: int) -> N
         images, annotations = (f"scenes/{kind}/{piece.split}" for kind in ("images", "annotations"))
         made.write(world, f"{images}/{stem}.jpg", jpeg_bytes(drawn.image))
         made.write(world, f"{annotations}/{stem}.png", png_bytes(semantic_labels(scene, drawn)))
+        made.records.append((f"{stem}.jpg", [item.drawing for item in scene.objects]))
 
 
 def _finish_scenes(made: Sequence[MadePiece]) -> dict[str, Any]:
-    return {"scenes/classes.json": semantic_classes(load_atlas())}
+    drawings = {
+        f"scenes/drawings_{split}.json": dict(_records(made, split)) for split in SPLITS["scenes"]
+    }
+    return {"scenes/classes.json": semantic_classes(load_atlas()), **drawings}
 
 
 def semantic_classes(atlas: Atlas) -> list[dict[str, Any]]:

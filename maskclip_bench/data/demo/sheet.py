@@ -60,7 +60,7 @@ def contact_sheet(demo_root: Path, output: Path) -> None:
             "Make it with: maskclip-bench data prepare demo"
         ) from error
     buffer = io.BytesIO()
-    _lay_out(rows).save(buffer, "PNG", optimize=True)
+    _lay_out(rows).save(buffer, "PNG")
     with storage.atomic_file(output) as temporary:
         temporary.write_bytes(buffer.getvalue())
 

@@ -17,10 +17,10 @@ from maskclip_bench.runtime import derive_seed
 
 Floats = NDArray[np.float64]
 
-TEXTURE_SIZE = 256
+TEXTURE_SIZE = 192
 """Side of a texture in pixels; scenes show a part of it, pixel by pixel."""
 
-NUM_VARIANTS = 4
+NUM_VARIANTS = 3
 
 
 @functools.lru_cache(maxsize=128)
@@ -69,7 +69,7 @@ def _sky(random: np.random.Generator) -> Floats:
 def _night_sky(random: np.random.Generator) -> Floats:
     dark = _mix((22, 26, 70), (74, 74, 132), _gradient() + 0.25 * _fractal(random, (4, 3), 3) - 0.1)
     stars = np.zeros((TEXTURE_SIZE, TEXTURE_SIZE))
-    for brightness, count in ((130, 260), (235, 110)):
+    for brightness, count in ((130, 150), (235, 62)):
         rows = (random.random(count) ** 1.3 * TEXTURE_SIZE).astype(int)
         columns = (random.random(count) * TEXTURE_SIZE).astype(int)
         stars[rows, columns] = brightness
@@ -108,7 +108,7 @@ def _grass(random: np.random.Generator) -> Floats:
     patches = _fractal(random, (6, 6), 3)
     blades = 0.5 * _noise(random, (48, 128)) + 0.5 * random.random((TEXTURE_SIZE, TEXTURE_SIZE))
     lawn = _mix((62, 122, 44), (136, 188, 82), 0.5 * patches + 0.5 * blades)
-    count = int(random.integers(30, 90))
+    count = int(random.integers(18, 50))
     rows = random.integers(0, TEXTURE_SIZE, count)
     columns = random.integers(0, TEXTURE_SIZE, count)
     petals = np.array(((250, 246, 232), (248, 218, 92), (226, 160, 200)))

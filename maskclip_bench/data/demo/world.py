@@ -41,7 +41,7 @@ from maskclip_bench.runtime import default_num_threads
 
 logger = logging.getLogger(__name__)
 
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 5
 """Raised when the same seed draws other scenes than before."""
 
 MANIFEST = "world.json"
