@@ -272,7 +272,7 @@ from pathlib import Path
 from maskclip_bench.data.demo import DemoSizes, prepare_demo
 logging.basicConfig(level=logging.INFO)
 sizes = DemoSizes(*(int(value) for value in sys.argv[2:]))
-prepare_demo(Path(sys.argv[1]), sizes=mini)
+prepare_demo(Path(sys.argv[1]), sizes=sizes)
 assert "torch" not in sys.modules
 """
 
