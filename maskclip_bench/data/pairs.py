@@ -172,7 +172,8 @@ class PairDataset(Dataset[LoadedBatch]):
                 try:
                     key, row = self._load(index, request, slot, views)
                 except BadSampleError as error:
-                    self._note(loaded, index, error)
+                    if index == wanted:  # a broken substitute is counted where its turn is
+                        self._note(loaded, index, error)
                     index = next((spare for spare in substitutes if spare not in taken), None)
                     if index is not None:
                         taken.add(index)
@@ -196,9 +197,8 @@ class PairDataset(Dataset[LoadedBatch]):
             purpose = (*purpose, request.position + slot)
         rng = random.Random(derive_seed(self._seed, *purpose))
         caption = choose_caption(pair.captions, self._config, rng)
-        decode_crops(
-            pair.image, list(views[:, slot]), scales=self._scales, ratio=self._ratio, rng=rng
-        )
+        outputs = list(views[:, slot])
+        decode_crops(pair.image, outputs, scales=self._scales, ratio=self._ratio, rng=rng)
         return pair.key, self._tokenizer.encode_caption(caption)
 
     def _note(self, loaded: LoadedBatch, index: int, error: BadSampleError) -> None:

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from maskclip_bench.config import validate
+from maskclip_bench.data.config import AugmentConfig, DataConfig, SourceConfig
+from maskclip_bench.errors import ConfigError
+
+
+def test_defaults__are_slips() -> None:
+    config = validate({"source": {"path": "a.tar"}}, DataConfig, where="test")
+    assert config.augment.crop_scale == (0.5, 1.0) and config.augment.ssl_crop_scale == (0.08, 1.0)
+    assert config.augment.flip == 0.0
+    assert config.source.max_bad_fraction == 0.01
+    assert config.num_workers == 0
+
+
+def test_weights__from_text() -> None:
+    config = SourceConfig.model_validate(
+        {"path": "a::b", "sampling": "resampled", "weights": "1::2.5"}
+    )
+    assert config.weights == (1.0, 2.5)
+    assert SourceConfig.model_validate({"path": "a", "caption_fields": "txt"}).caption_fields == (
+        "txt",
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"path": "a::b", "weights": [1, 2]}, "need `sampling: resampled`"),
+        ({"path": "a", "epoch_samples": 3}, "need `sampling: resampled`"),
+        ({"path": "a::b", "weights": "1", "sampling": "resampled"}, "1 entries.*2 parts"),
+        ({"path": "a", "caption_fields": []}, "caption_fields is empty"),
+        ({"path": "a", "max_bad_fraction": 2}, "less than or equal to 1"),
+        ({"path": "a", "shufle_window": 2}, "Did you mean 'shuffle_window'"),
+    ],
+)
+def test_wrong_sources__say_what(source: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        validate(source, SourceConfig, where="test")
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        ({"crop_scale": [1.0, 0.5]}, r"crop_scale should be \(low, high\)"),
+        ({"ssl_jitter": [0.4, 0.4, 0.4, 0.6]}, r"hue\) in 0..0.5"),
+        ({"ssl_blur_sigma": [0.0, 1.0]}, "0 < low <= high"),
+    ],
+)
+def test_wrong_augmentation__says_what(augment: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        validate(augment, AugmentConfig, where="test")
