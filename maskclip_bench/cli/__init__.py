@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 
-def main() -> None:
-    """Entry point of the console script."""
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the console script; `arguments` default to the command line's."""
     from maskclip_bench.cli.app import run
 
-    run()
+    run(arguments)

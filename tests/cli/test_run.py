@@ -1,0 +1,102 @@
+"""`maskclip-bench run`: end to end, again, killed at random moments, and with bad input."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def test_run__fills_every_cell_and_the_second_run_changes_nothing(tiny_suite: Any) -> None:
+    first = tiny_suite.run("run", "--suite", "tiny")
+    assert first.returncode == 0, first.stderr
+    scores = tiny_suite.scores()
+    assert len(scores) == 4
+    assert "MaskCLIP" in first.stdout
+    before = snapshot(tiny_suite.workspace)
+    second = tiny_suite.run("run", "--suite", "tiny")
+    assert second.returncode == 0, second.stderr
+    assert "4 recorded, 0 to measure" in second.stderr
+    assert snapshot(tiny_suite.workspace) == before
+
+
+@pytest.mark.slow
+def test_run__killed_at_random_moments_ends_with_the_same_table(
+    tiny_suite: Any, tmp_path: Path, tiny_data: Path, tiny_catalogue: Path
+) -> None:
+    reference = tiny_suite.run("run", "--suite", "tiny")
+    assert reference.returncode == 0, reference.stderr
+    killed = type(tiny_suite)(
+        tmp_path / "killed",
+        {**tiny_suite.environment, "MASKCLIP_BENCH_WORKSPACE": str(tmp_path / "killed")},
+    )
+    draw = random.Random(0)
+    for _ in range(5):
+        process = killed.start("run", "--suite", "tiny")
+        time.sleep(draw.uniform(3.0, 14.0))
+        process.kill()
+        process.wait()
+        for path in (killed.workspace / "records").glob("*/*.json"):
+            json.loads(path.read_text())  # never half a file
+    last = killed.run("run", "--suite", "tiny")
+    assert last.returncode == 0, last.stderr
+    assert killed.scores() == tiny_suite.scores()
+    table = "tables/tiny.md"
+    assert (killed.workspace / table).read_text() == (tiny_suite.workspace / table).read_text()
+
+
+def test_run__a_failing_cell_is_recorded_and_the_rest_goes_on(
+    tiny_suite: Any, tiny_data: Path, tmp_path: Path
+) -> None:
+    catalogue = tmp_path / "more"
+    (catalogue / "backbones").mkdir(parents=True)
+    (catalogue / "backbones/broken.yaml").write_text(
+        "display_name: Broken\nworld: demo\nsource: {python: 'no_such_module:make'}\n"
+    )
+    environment = dict(tiny_suite.environment)
+    environment["MASKCLIP_BENCH_CATALOGUE"] += f":{catalogue}"
+    suite = type(tiny_suite)(tiny_suite.workspace, environment)
+    done = suite.run("run", "-b", "broken", "-t", "knn/tiny_objects")
+    assert done.returncode == 1
+    record = json.loads((suite.workspace / "records/broken/knn__tiny_objects.json").read_text())
+    assert record["status"] == "failed"
+    assert "no_such_module" in record["error"]["message"]
+    assert "Traceback" in record["error"]["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["run", "--suite", "tinny"], 2, "Did you mean 'tiny'?"),
+        (["run", "-b", "tiny_clop", "-t", "knn/tiny_objects"], 2, "Did you mean 'tiny_clip'?"),
+        (["run", "-b", "tiny_clip", "-t", "knm/tiny_objects"], 2, "Did you mean 'knn'?"),
+        (["run", "-b", "tiny_clip", "-t", "knn/tiny_object"], 2, "Did you mean 'tiny_objects'?"),
+        (["run", "-b", "tiny_clip", "-t", "knn"], 2, "is not a task"),
+        (["run"], 2, "Say what to run"),
+        (["run", "--suite", "tiny", "--seeds", "a"], 2, "is not a list of whole numbers"),
+        (["run", "--suite", "tiny", "--device", "tpu9"], 2, "is not a device"),
+        (["table", "no_such_table"], 2, "No table"),
+        (["data", "prepare", "imagenet"], 2, "No data set to make"),
+        (["path", "configs/no.yaml"], 2, "No shipped file"),
+    ],
+)
+def test_bad_names__one_message_and_exit_code_2(
+    in_process: Any, arguments: list[str], code: int, message: str
+) -> None:
+    result = in_process(*arguments)
+    assert result.code == code
+    assert message in result.errors
+    assert "Traceback" not in result.errors
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and modification time of every file, without locks."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.endswith(".lock")
+    }
