@@ -1,6 +1,6 @@
-"""Checks of segmentation folders and COCO files, before a long job starts on them.
+"""Segmentation masks and COCO files: checks before a long job starts on them, and pixel counts.
 
-They read directory listings, image headers and the annotation file, no pixels: seconds for
+The checks read directory listings, image headers and the annotation file, no pixels: seconds for
 ADE20K and COCO.
 """
 
@@ -11,9 +11,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from maskclip_bench.errors import DataError
+
+UNLABELLED = 255
+"""Label of pixels that count nowhere, after ADE20K's 0 (unlabelled) was moved out of the way."""
 
 _SHOWN = 3
 
@@ -117,6 +122,46 @@ def image_size(path: Path) -> tuple[int, int]:
             return image.size
     except (UnidentifiedImageError, OSError) as error:
         raise DataError(f"{path} is no readable image: {error}. Unpack it again.") from error
+
+
+def read_mask(path: Path, *, num_classes: int) -> NDArray[np.uint8]:
+    """An ADE20K mask (0 = unlabelled, 1..C) as labels uint8 [H, W]: 0..C-1, and 255 unlabelled.
+
+    Raises:
+        DataError: It is no image, not of one channel, or holds a value above C.
+    """
+    try:
+        with Image.open(path) as image:
+            values = np.array(image)
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"{path} is no readable image: {error}. Unpack it again.") from error
+    if values.ndim != 2 or values.max(initial=0) > num_classes:
+        raise DataError(
+            f"{path} is no mask of {num_classes} classes: shape {values.shape}, largest value "
+            f"{values.max(initial=0)}. Masks are grey PNGs with 0 for unlabelled and 1 to "
+            f"{num_classes} for the classes."
+        )
+    return (values.astype(np.int64) - 1).astype(np.uint8)  # 0 - 1 wraps to 255
+
+
+def count_pixels(
+    predicted: NDArray[Any], labels: NDArray[Any], num_classes: int, ignore: int = UNLABELLED
+) -> dict[str, NDArray[np.int64]]:
+    """Pixels of each class in one image: `intersection`, `predicted`, `labelled`, each int64 [C].
+
+    Args:
+        predicted: [H, W], 0..C-1.
+        labels: [H, W], 0..C-1 or `ignore`; ignored pixels count nowhere.
+        num_classes: C.
+        ignore: Label of pixels without a class.
+    """
+    known = labels != ignore
+    predicted, labels = predicted[known].astype(np.int64), labels[known].astype(np.int64)
+    return {
+        "intersection": np.bincount(labels[predicted == labels], minlength=num_classes),
+        "predicted": np.bincount(predicted, minlength=num_classes),
+        "labelled": np.bincount(labels, minlength=num_classes),
+    }
 
 
 def _examples(names: Iterable[str]) -> str:

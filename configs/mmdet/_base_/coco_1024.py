@@ -5,6 +5,7 @@ Data: <MASKCLIP_BENCH_DATA>/coco/{train2017,val2017,annotations}.
 
 data_root = "{{$MASKCLIP_BENCH_DATA:workspace/data}}/coco/"
 image_size = (1024, 1024)
+global_batch_size = 16  # 8 GPUs x 2
 meta_keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "instances")
 train_pipeline = [
     dict(type="LoadImageFromFile"),

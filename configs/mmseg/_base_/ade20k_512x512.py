@@ -6,6 +6,7 @@ and BootMAE share (mmseg's ADE20K 512x512).
 
 data_root = "{{$MASKCLIP_BENCH_DATA:workspace/data}}/ADEChallengeData2016"
 crop_size = (512, 512)
+global_batch_size = 16  # 8 GPUs x 2
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", reduce_zero_label=True),

@@ -19,6 +19,7 @@ from mmengine.registry import METRICS
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from maskclip_bench.data.dense import count_pixels
 from maskclip_bench.storage import atomic_file
 
 
@@ -57,28 +58,11 @@ class SegmentationOutcomes(_Outcomes):
         """Count the pixels of a batch."""
         num_classes = len(self.dataset_meta["classes"])
         for sample in data_samples:
-            predicted = sample["pred_sem_seg"]["data"].squeeze(0)  # [H, W]
-            labels = sample["gt_sem_seg"]["data"].squeeze(0).to(predicted.device)
+            predicted = sample["pred_sem_seg"]["data"].squeeze(0).cpu().numpy()  # [H, W]
+            labels = sample["gt_sem_seg"]["data"].squeeze(0).cpu().numpy()
             counts = count_pixels(predicted, labels, num_classes, self.ignore_index)
-            self.results.append(
-                {
-                    "sample_id": np.asarray(Path(sample["img_path"]).name),
-                    **{name: value.cpu().numpy() for name, value in counts.items()},
-                }
-            )
-
-
-def count_pixels(
-    predicted: Tensor, labels: Tensor, num_classes: int, ignore_index: int
-) -> dict[str, Tensor]:
-    """Pixels [C] of each class that are right, predicted and labelled, in one image [H, W]."""
-    known = labels != ignore_index
-    predicted, labels = predicted[known].long(), labels[known].long()
-    return {
-        "intersection": torch.bincount(labels[predicted == labels], minlength=num_classes),
-        "predicted": torch.bincount(predicted, minlength=num_classes),
-        "labelled": torch.bincount(labels, minlength=num_classes),
-    }
+            name = np.asarray(Path(sample["img_path"]).name)
+            self.results.append({"sample_id": name, **counts})
 
 
 @METRICS.register_module()

@@ -1,6 +1,9 @@
 """A dense cell of the benchmark as one job: fill a config, train (or go on), test on each split.
 
     python -m maskclip_bench.backbones.openmmlab.job JOB.json
+    torchrun --nproc_per_node=8 -m maskclip_bench.backbones.openmmlab.job JOB.json
+
+A config's `global_batch_size` is divided among the processes.
 
 The protocols `segmentation` and `detection` write the job file and run this as a subprocess. The
 training and the testing themselves are the toolbox's own scripts (see `launch`), on a config that
@@ -14,6 +17,7 @@ printed them) and `outcomes_{split}.npz`. What is there is not done again.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,11 +60,15 @@ def run(job: dict[str, Any]) -> None:
     """
     folder = Path(job["work_dir"])
     trained = folder / TRAINED
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    launcher = ["--launcher", "pytorch"] if world_size > 1 else []
     if not trained.is_file():
         config = fill(job, split=job["tests"][0])
         config.train_cfg.val_interval = 10**9  # the tests below are this job's validation
+        if "global_batch_size" in config:
+            config.train_dataloader.batch_size = max(1, config.global_batch_size // world_size)
         path = write_config(config, folder / "config_train.py")
-        arguments = ["--work-dir", str(folder)]
+        arguments = ["--work-dir", str(folder), *launcher]
         if (folder / LAST_CHECKPOINT).is_file():
             arguments.append("--resume")
         launch(job["toolbox"], "train", str(path), arguments)
@@ -71,7 +79,8 @@ def run(job: dict[str, Any]) -> None:
             continue
         path = write_config(fill(job, split=split), folder / f"config_{split['name']}.py")
         checkpoint = str(_last_checkpoint(folder))
-        launch(job["toolbox"], "test", str(path), [checkpoint, "--work-dir", str(folder)])
+        arguments = [checkpoint, "--work-dir", str(folder), *launcher]
+        launch(job["toolbox"], "test", str(path), arguments)
 
 
 def scores_file(folder: Path, split: str) -> Path:

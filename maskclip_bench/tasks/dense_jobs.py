@@ -1,0 +1,387 @@
+"""Dense protocols as jobs: a config of mmseg or mmdet, filled and run in a subprocess.
+
+The job (`maskclip_bench.backbones.openmmlab.job`) trains and tests in its work folder; this module
+writes its job file, follows its progress, and goes on with it after an interruption. Nothing of
+OpenMMLab is imported here.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from maskclip_bench import storage
+from maskclip_bench.backbones.declaration import BackboneDeclaration
+from maskclip_bench.config import Declaration
+from maskclip_bench.data.readers import root_of
+from maskclip_bench.data_files import config_file
+from maskclip_bench.errors import ConfigError, DataError, JobError, MissingDependencyError
+from maskclip_bench.jobs import run_job
+from maskclip_bench.runtime import DATA_VARIABLE, WORKSPACE_VARIABLE, Workspace
+from maskclip_bench.tasks.protocol import Protocol, ProtocolContext, split_name
+
+if TYPE_CHECKING:
+    from maskclip_bench.tasks.declaration import TaskDeclaration
+
+JOB_MODULE = "maskclip_bench.backbones.openmmlab.job"
+ANY_ARCHITECTURE = "*"
+TRAINING_SHARE = 0.85
+"""Of the display's bar; the rest is testing."""
+
+
+class DenseSettings(Declaration):
+    """What a data set may set for a dense protocol."""
+
+    configs: dict[str, str]
+    """Architecture (a backbone's `arch`) -> config file; `*` is for all others."""
+    also_test: dict[str, str] = Field(default_factory=dict)
+    """Suffix -> another split of the data set, in its own words, that is tested too; its metrics
+    get the suffix: `{ood: validation_ood}` gives `mean_iou_ood`."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Dotted keys of the config -> values laid over it."""
+    preset: str
+    """Name of the recipe in the config, for records and tables."""
+    preset_version: int = 1
+    """Raised when the recipe changes."""
+
+
+@dataclass(frozen=True)
+class TestedSplit:
+    """What a job found on one split.
+
+    Attributes:
+        suffix: Of its metrics; empty for the test split itself.
+        split: The data set's own name.
+        scores: The toolbox's numbers, in its own units.
+        outcomes: Arrays [S, ...] by name, one entry an image.
+    """
+
+    suffix: str
+    split: str
+    scores: dict[str, float]
+    outcomes: dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What a dense job found.
+
+    Attributes:
+        splits: The test split, then those of `also_test`.
+        report: `run_report.json`: which kernels were used, how many parameters were trained.
+        config: The config file.
+    """
+
+    splits: list[TestedSplit]
+    report: dict[str, Any]
+    config: Path
+
+
+class DenseProtocol(Protocol):
+    """Base of the two protocols that train through the backbone with OpenMMLab."""
+
+    runs_as_job = True
+    expected_seconds = 60.0
+    settings_model = DenseSettings
+    toolbox: str
+    """mmseg or mmdet."""
+
+    def left_out(self, task: TaskDeclaration, backbone: BackboneDeclaration) -> str | None:
+        """No OpenMMLab, a model it cannot run, or no config for the architecture."""
+        if missing_packages(self.toolbox):
+            return f"{self.toolbox} is not installed: pip install 'maskclip-bench[openmmlab]'"
+        source = backbone.source
+        if source.huggingface is not None or source.python is not None:
+            return f"{backbone.display_name} is no timm or open_clip model, which {self.name} needs"
+        if config_name(self.settings_of(task), backbone, self.name) is None:
+            return f"there is no {self.toolbox} config for {backbone.arch or 'its architecture'}"
+        return None
+
+    def preset_version(self, task: TaskDeclaration) -> int:
+        """As the data set declares it."""
+        return int(self.settings_of(task).preset_version)
+
+    def task_fingerprints(self, task: TaskDeclaration, workspace: Workspace) -> dict[str, str]:
+        """Also the content of the configs, so that a changed one is measured anew."""
+        configs = {
+            arch: config_fingerprint(config_file(name))
+            for arch, name in self.settings_of(task).configs.items()
+        }
+        return {
+            **super().task_fingerprints(task, workspace),
+            "configs": storage.fingerprint(configs),
+        }
+
+    def split_entry(self, split: str) -> dict[str, str]:
+        """Paths of a split below the data root, as the job wants them."""
+        raise NotImplementedError
+
+    def run_dense(self, context: ProtocolContext) -> JobResult:
+        """Train and test the context's backbone; go on where an earlier try stopped.
+
+        Raises:
+            MissingDependencyError: OpenMMLab is not installed.
+            ConfigError: There is no config for the backbone's architecture.
+            DataError: The data is missing or broken.
+            JobError: The job failed; the message ends with its log's tail.
+        """
+        missing = missing_packages(self.toolbox)
+        if missing:
+            raise MissingDependencyError(
+                f"{self.display_name} needs {', '.join(missing)}: "
+                "pip install 'maskclip-bench[openmmlab]'"
+            )
+        settings: DenseSettings = context.settings
+        backbone = context.backbone
+        name = config_name(settings, backbone.declaration, self.name)
+        if name is None:
+            raise ConfigError(
+                f"{context.task.name}: protocols.{self.name}.configs has no config for "
+                f"{backbone.declaration.arch!r} and no '{ANY_ARCHITECTURE}'. Add one, or set "
+                f"openmmlab: {{{self.name}: {{config: ...}}}} in the backbone's declaration."
+            )
+        config = config_file(name)
+        splits = {"": split_name(context.task, "test"), **settings.also_test}
+        training = split_name(context.task, "train")
+        root = root_of(context.task.reader, context.workspace.data)
+        for split in dict.fromkeys([training, *splits.values()]):
+            self.check_split(root, self.split_entry(split))
+        job = {
+            "toolbox": self.toolbox,
+            "config": str(config),
+            "data_root": str(root),
+            "train": {"name": training, **self.split_entry(training)},
+            "tests": [{"name": split, **self.split_entry(split)} for split in splits.values()],
+            "options": {
+                **_normalization(context),
+                **settings.options,
+                **backbone.declaration.openmmlab.get(self.name, {}).get("options", {}),
+            },
+        }
+        identity = {
+            **job,
+            "weights": backbone.weights_fingerprint,
+            "config": config_fingerprint(config),
+            "data_root": "",
+            "data": context.dataset("train").fingerprint,
+        }
+        folder = (
+            context.workspace.jobs
+            / backbone.row_id
+            / f"{self.name}__{context.task.name}-{storage.fingerprint(identity)}"
+        )
+        with storage.exclusive(folder):
+            report = self._run(context, job, folder)
+        return JobResult(
+            splits=[
+                TestedSplit(suffix, split, *_read_split(folder, split))
+                for suffix, split in splits.items()
+            ],
+            report=report,
+            config=config,
+        )
+
+    def check_split(self, root: Path, entry: dict[str, str]) -> None:
+        """Hold a split's files against each other, before anything starts.
+
+        Raises:
+            DataError: Something is missing or does not fit.
+        """
+        raise NotImplementedError
+
+    def _run(self, context: ProtocolContext, job: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Run the job unless its folder holds all results; returns the run report."""
+        folder.mkdir(parents=True, exist_ok=True)
+        row = folder / "backbone.yaml"
+        declaration = context.backbone.declaration.model_dump(mode="json", exclude={"name"})
+        storage.write_json(row, declaration)  # JSON is YAML
+        job_file = folder / "job.json"
+        storage.write_json(
+            job_file,
+            {
+                **job,
+                "work_dir": str(folder),
+                "backbone": {"backbone": str(row), "seed": context.backbone.seed},
+            },
+        )
+        if not all(_scores_file(folder, split["name"]).is_file() for split in job["tests"]):
+            names = [split["name"] for split in job["tests"]]
+            with contextlib.suppress(FileNotFoundError):
+                (folder / "progress.json").unlink()
+            context.progress("starting", 0, 100)
+            run_job(
+                job_command(job_file, context),
+                log_file=folder / "job.log",
+                num_threads=context.num_threads,
+                cancel=context.cancel,
+                on_poll=lambda: _report(context, folder, names),
+                environment=job_environment(context),
+            )
+        with contextlib.suppress(OSError, json.JSONDecodeError):
+            report: dict[str, Any] = json.loads((folder / "run_report.json").read_text())
+            return report
+        return {}
+
+
+def missing_packages(toolbox: str) -> list[str]:
+    """Which of the packages that a toolbox needs cannot be imported here."""
+    packages = ("mmengine", "mmcv", toolbox)
+    return [name for name in packages if importlib.util.find_spec(name) is None]
+
+
+def config_name(
+    settings: DenseSettings, backbone: BackboneDeclaration, protocol: str
+) -> str | None:
+    """The config for a backbone: its own wish, else its architecture's, else the one for all."""
+    own = backbone.openmmlab.get(protocol, {}).get("config")
+    configs = settings.configs
+    return own or configs.get(backbone.arch) or configs.get(ANY_ARCHITECTURE)
+
+
+def config_fingerprint(path: Path) -> str:
+    """Hash of an mmengine config and of all that it is based on."""
+    digest = hashlib.sha256()
+    waiting, seen = [path], set()
+    while waiting:
+        current = waiting.pop().resolve()
+        if current in seen:
+            continue
+        seen.add(current)
+        text = current.read_text(encoding="utf-8")
+        digest.update(text.encode())
+        waiting += [current.parent / base for base in _bases(text) if "::" not in base]
+    return digest.hexdigest()[:16]
+
+
+def _bases(text: str) -> list[str]:
+    """The value of `_base_` in a config."""
+    for statement in ast.parse(text).body:
+        if isinstance(statement, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == "_base_" for target in statement.targets
+        ):
+            value = ast.literal_eval(statement.value)
+            return [value] if isinstance(value, str) else list(value)
+    return []
+
+
+def job_command(job_file: Path, context: ProtocolContext) -> list[str]:
+    """The job on this device; under torchrun where there are several GPUs to use."""
+    import torch
+
+    num_gpus = torch.cuda.device_count() if context.device.type == "cuda" else 0
+    if num_gpus > 1 and context.device.index is None:
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_gpus}"]
+        return [sys.executable, *launcher, "-m", JOB_MODULE, str(job_file)]
+    return [sys.executable, "-W", "ignore", "-m", JOB_MODULE, str(job_file)]
+
+
+def job_environment(context: ProtocolContext) -> dict[str, str]:
+    """Variables that give the job this run's workspace, data and device."""
+    variables = {
+        WORKSPACE_VARIABLE: str(context.workspace.root),
+        DATA_VARIABLE: str(context.workspace.data),
+        "MPLBACKEND": "Agg",
+    }
+    if context.device.type == "cpu":
+        variables["CUDA_VISIBLE_DEVICES"] = "-1"
+    elif context.device.index is not None:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        choices = [part for part in visible.split(",") if part]
+        index = context.device.index
+        variables["CUDA_VISIBLE_DEVICES"] = choices[index] if choices else str(index)
+    return variables
+
+
+def _normalization(context: ProtocolContext) -> dict[str, Any]:
+    """The row's own mean and standard deviation, in the toolboxes' scale of 0 to 255."""
+    transform = context.backbone.transform
+    return {
+        "model.data_preprocessor.mean": [round(255 * value, 4) for value in transform.mean],
+        "model.data_preprocessor.std": [round(255 * value, 4) for value in transform.std],
+    }
+
+
+def _report(context: ProtocolContext, folder: Path, splits: Sequence[str]) -> None:
+    """Pass on what the job's hook wrote last."""
+    try:
+        state = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        done, total = int(state["done"]), max(int(state["total"]), 1)
+    except (OSError, ValueError, KeyError):
+        return
+    if state["stage"] == "training":
+        fraction = TRAINING_SHARE * done / total
+    else:
+        finished = sum(_scores_file(folder, split).is_file() for split in splits)
+        tested = min(finished + done / total, len(splits)) / len(splits)
+        fraction = TRAINING_SHARE + (1 - TRAINING_SHARE) * tested
+    context.progress(f"{state['stage']} {done}/{total}", round(100 * fraction), 100)
+
+
+def _scores_file(folder: Path, split: str) -> Path:
+    return folder / f"scores_{split}.json"
+
+
+def _read_split(folder: Path, split: str) -> tuple[dict[str, float], dict[str, NDArray[Any]]]:
+    """Scores and outcomes that a job wrote.
+
+    Raises:
+        JobError: They are not there, or damaged.
+    """
+    try:
+        scores = json.loads(_scores_file(folder, split).read_text(encoding="utf-8"))
+        with np.load(folder / f"outcomes_{split}.npz", allow_pickle=False) as file:
+            outcomes = {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError) as error:
+        raise JobError(
+            f"The results of {split!r} in {folder} cannot be read ({error}). Delete that folder "
+            "and run the suite again."
+        ) from error
+    return scores, outcomes
+
+
+def sample_names(splits: Sequence[TestedSplit]) -> list[str]:
+    """Ids of all tested images, split by split, unique across splits."""
+    return [f"{part.split}/{name}" for part in splits for name in part.outcomes["sample_id"]]
+
+
+def spread(
+    splits: Sequence[TestedSplit], values: Mapping[str, NDArray[Any]]
+) -> list[list[int] | None]:
+    """One list column: `values` [S, C] of the splits that are keys, None elsewhere."""
+    column: list[list[int] | None] = []
+    for part in splits:
+        num_images = len(part.outcomes["sample_id"])
+        rows = values.get(part.split)
+        column += [None] * num_images if rows is None else [row.tolist() for row in rows]
+    return column
+
+
+def suffixed(name: str, suffix: str) -> str:
+    """Name of a metric on a split of `also_test`."""
+    return f"{name}_{suffix}" if suffix else name
+
+
+def check_agreement(name: str, ours: float, theirs: float, *, tolerance: float) -> None:
+    """Hold a number made of the outcomes against the toolbox's.
+
+    Raises:
+        DataError: They differ by more than the toolbox's rounding.
+    """
+    if abs(ours - theirs) > tolerance:
+        raise DataError(
+            f"{name}: the outcomes give {ours:.6f} and the toolbox says {theirs:.6f}. The files in "
+            "the work folder are of different runs; delete it and run again."
+        )

@@ -1,0 +1,88 @@
+"""Object detection and instance segmentation: Mask R-CNN trained on the backbone by mmdet.
+
+S images, C classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maskclip_bench.data.dense import check_coco
+from maskclip_bench.results.measurement import Measurement, Metric, mean_ratio
+from maskclip_bench.tasks.dense_jobs import DenseProtocol, suffixed
+from maskclip_bench.tasks.protocol import ProtocolContext
+from maskclip_bench.tasks.segmentation import outcome_table
+
+AP_NAMES = {
+    "mAP": "ap",
+    "mAP_50": "ap50",
+    "mAP_75": "ap75",
+    "mAP_s": "ap_small",
+    "mAP_m": "ap_medium",
+    "mAP_l": "ap_large",
+}
+"""mmdet's names -> ours; COCO's definitions: small below 32^2 pixels, large above 96^2."""
+
+KINDS = {"bbox": "box", "segm": "mask"}
+
+
+class Detection(DenseProtocol):
+    """Box and mask AP of a detector trained with the backbone."""
+
+    name = "detection"
+    display_name = "detection"
+    toolbox = "mmdet"
+    expected_seconds = 60.0
+
+    def split_entry(self, split: str) -> dict[str, str]:
+        """COCO's layout."""
+        return {"images": split, "annotations": f"annotations/instances_{split}.json"}
+
+    def check_split(self, root: Path, entry: dict[str, str]) -> None:
+        """See `check_coco`."""
+        check_coco(root / entry["annotations"], root / entry["images"])
+
+    def run(self, context: ProtocolContext) -> Measurement:
+        """Train and test; see `DenseProtocol.run_dense` for what it raises."""
+        result = self.run_dense(context)
+        metrics: dict[str, Metric] = {}
+        columns = {}
+        for part in result.splits:
+            for name, metric in average_precisions(part.scores).items():
+                metrics[suffixed(name, part.suffix)] = metric
+            found, objects = part.outcomes["num_found"], part.outcomes["num_objects"]
+            recall = suffixed("object_recall", part.suffix)
+            value = mean_ratio(found.sum(0).astype(float), objects.sum(0).astype(float))
+            metrics[recall] = Metric(float(value), statistic="mean_ratio")
+            columns[recall] = {part.split: (found, objects)}
+        return Measurement(
+            metrics=metrics,
+            primary_metric="box_ap",
+            outcomes=outcome_table(result.splits, columns),
+            preset=context.settings.preset,
+            preset_version=context.settings.preset_version,
+            details={
+                "config": result.config.name,
+                "toolbox_scores": {part.split: part.scores for part in result.splits},
+                "object_recall": "share of objects found at IoU 0.5 with score >= 0.05, by class",
+                **result.report,
+            },
+        )
+
+
+def average_precisions(scores: dict[str, float]) -> dict[str, Metric]:
+    """COCO's APs from mmdet's scores, which are fractions already, rounded to three digits.
+
+    A size without objects has no AP (mmdet says -1). AP has no per-image outcomes, so no interval.
+
+    Example:
+        >>> list(average_precisions({"coco/bbox_mAP": 0.25, "coco/segm_mAP_s": -1.0}))
+        ['box_ap']
+    """
+    metrics = {}
+    for kind, ours in KINDS.items():
+        for name, short in AP_NAMES.items():
+            value = scores.get(f"coco/{kind}_{name}", -1.0)
+            if value >= 0:
+                metrics[f"{ours}_{short}"] = Metric(value, statistic="none")
+    return metrics
