@@ -230,7 +230,7 @@ def weights_folder(
     source = declaration.source
     if source.recipe is not None:
         part = "teacher" if source.weights == "teacher" else "model"
-        return workspace.pretrain / source.recipe / f"seed{seed}" / part
+        return workspace.pretraining(source.recipe, seed) / part
     if source.open_clip_folder is not None:
         return workspace.root / Path(source.open_clip_folder).expanduser()
     return None

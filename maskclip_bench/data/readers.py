@@ -57,8 +57,10 @@ class Groups(Declaration):
     file: str | None = None
     """Sidecar below the root, `{split}` in it replaced: a JSON mapping path -> group, or a JSON
     list, CSV or Parquet with the columns `path` and `group`. Paths start at the split's folder."""
+    field: str | None = None
+    """Key of the group where the JSON maps a path to an object."""
     pattern: str | None = None
-    """Regular expression searched in the path; what its group named `group` matches is the group."""
+    """Regular expression searched in the path; its part named `group` is the group."""
 
 
 class ReaderDeclaration(Declaration):
@@ -73,6 +75,8 @@ class ReaderDeclaration(Declaration):
     """image_folder: file with the classes in index order (JSON list of names or of objects with
     `wnid` and `name`; or text, one `folder name` a line), `imagenet-1k`, or `index`. Without it the
     folders, sorted. ade20k: the same for the mask values from 1 on."""
+    class_field: str = "name"
+    """Key of the class's words, where the list holds objects."""
     groups: Groups = Groups()
     """Without it, each image is its own group."""
     file: str | None = None
@@ -296,12 +300,16 @@ def _classes(
         info = ImageNetInfo(IMAGENET_CLASSES)
         descriptions = [info.index_to_description(i) for i in range(info.num_classes())]
         return {synset: i for i, synset in enumerate(info.label_names())}, descriptions
-    folders, names = read_class_list(root / reader.classes)
+    folders, names = read_class_list(root / reader.classes, field=reader.class_field)
     return {folder: i for i, folder in enumerate(folders)}, names
 
 
-def read_class_list(path: Path) -> tuple[list[str], list[str]]:
+def read_class_list(path: Path, *, field: str = "name") -> tuple[list[str], list[str]]:
     """Read a class list -> (folder names, class names), in index order.
+
+    Args:
+        path: The file.
+        field: Key of the class's words, where the list holds objects.
 
     Raises:
         DataError: The file is missing or is no class list.
@@ -314,7 +322,7 @@ def read_class_list(path: Path) -> tuple[list[str], list[str]]:
         entries = json.loads(text)
         if entries and isinstance(entries[0], str):
             return list(entries), list(entries)
-        names = [str(entry["name"]) for entry in entries]
+        names = [str(entry[field]) for entry in entries]
         return [str(entry.get("wnid", entry["name"])) for entry in entries], names
     except FileNotFoundError:
         raise DataError(f"No class list {path}. Unpack the data set again.") from None
@@ -328,7 +336,7 @@ def read_class_list(path: Path) -> tuple[list[str], list[str]]:
 def _groups(rule: Groups, names: list[str], root: Path, split: str, what: str) -> list[str]:
     if rule.file is not None:
         path = root / rule.file.format(split=split)
-        table = _read_groups(path)
+        table = _read_groups(path, rule.field)
         missing = [name for name in names if name not in table]
         if missing:
             raise DataError(
@@ -348,7 +356,7 @@ def _match(pattern: str, name: str, what: str) -> str:
     return match.group("group") if "group" in match.groupdict() else match.group()
 
 
-def _read_groups(path: Path) -> dict[str, str]:
+def _read_groups(path: Path, field: str | None) -> dict[str, str]:
     try:
         if path.suffix == ".parquet":
             import pandas as pd
@@ -360,7 +368,9 @@ def _read_groups(path: Path) -> dict[str, str]:
                 return {row["path"]: row["group"] for row in csv.DictReader(file)}
         table = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(table, dict):
-            return {str(name): str(group) for name, group in table.items()}
+            return {
+                str(name): str(group[field] if field else group) for name, group in table.items()
+            }
         return {str(row["path"]): str(row["group"]) for row in table}
     except FileNotFoundError:
         raise DataError(f"No file of groups {path}. Make or unpack the data set again.") from None
@@ -595,7 +605,9 @@ def _ade20k(reader: ReaderDeclaration, split: str, root: Path, what: str) -> Dat
             f"{what}: {len(absent)} of {len(names)} images in {folder} have no mask, e.g. "
             f"{absent[0]}. Unpack the annotations again."
         )
-    class_names = read_class_list(root / reader.classes)[1] if reader.classes else []
+    class_names = []
+    if reader.classes:
+        _, class_names = read_class_list(root / reader.classes, field=reader.class_field)
     return Dataset(
         name=what,
         split=split,

@@ -12,13 +12,37 @@ from maskclip_bench.tasks.declaration import (
     missing_data,
     task_names,
 )
+from maskclip_bench.tasks.detection import Detection
+from maskclip_bench.tasks.knn import KNN
+from maskclip_bench.tasks.linear_probe import LinearProbe
+from maskclip_bench.tasks.patch_segmentation import (
+    KnnSegmentation,
+    LinearSegmentation,
+    ZeroShotSegmentation,
+)
 from maskclip_bench.tasks.protocol import (
     Protocol,
     ProtocolContext,
     cell_fingerprint,
 )
+from maskclip_bench.tasks.retrieval import Retrieval
+from maskclip_bench.tasks.segmentation import Segmentation
+from maskclip_bench.tasks.zero_shot_classification import ZeroShotClassification
 
-PROTOCOLS: dict[str, Protocol] = {}
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        ZeroShotClassification(),
+        LinearProbe(),
+        KNN(),
+        Retrieval(),
+        KnnSegmentation(),
+        LinearSegmentation(),
+        ZeroShotSegmentation(),
+        Segmentation(),
+        Detection(),
+    )
+}
 """All protocols by name; one line each."""
 
 

@@ -84,20 +84,26 @@ class FeatureStore:
             StorageError: The disk refused.
         """
         parts = [
-            self._get(
-                {
-                    **_identity(backbone),
-                    "transform": backbone.transform_id,
-                    "data": dataset.fingerprint,
-                    "images": [start, min(start + PART_SIZE, len(dataset))],
-                },
-                lambda start=start: _extract(backbone, dataset, start, progress),
-                note=f"{backbone.row_id}, {dataset.name} ({dataset.split})",
-            )
+            self._part(backbone, dataset, start, progress)
             for start in range(0, len(dataset), PART_SIZE)
         ]
         tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return ImageFeatures(backbone=tensors["backbone"], joint=tensors.get("joint"))
+
+    def _part(
+        self, backbone: Backbone, dataset: Dataset, start: int, progress: Progress
+    ) -> dict[str, Tensor]:
+        identity = {
+            **identity_of(backbone),
+            "transform": backbone.transform_id,
+            "data": dataset.fingerprint,
+            "images": [start, min(start + PART_SIZE, len(dataset))],
+        }
+        return self.get(
+            identity,
+            lambda: _extract(backbone, dataset, start, progress),
+            note=f"{backbone.row_id}, {dataset.name} ({dataset.split})",
+        )
 
     def texts(
         self, backbone: Backbone, texts: Sequence[str], *, progress: Progress = no_progress
@@ -109,17 +115,27 @@ class FeatureStore:
             StorageError: The disk refused.
         """
         distinct = sorted(set(texts), key=lambda text: (len(text), text))
-        stored = self._get(
-            {**_identity(backbone), "texts": storage.fingerprint(distinct, length=64)},
+        stored = self.get(
+            {**identity_of(backbone), "texts": storage.fingerprint(distinct, length=64)},
             lambda: {"texts": _encode(backbone, distinct, progress)},
             note=f"{backbone.row_id}, {len(distinct)} texts",
         )["texts"]
         place = {text: index for index, text in enumerate(distinct)}
         return stored[torch.tensor([place[text] for text in texts], dtype=torch.int64)]
 
-    def _get(
+    def get(
         self, identity: dict[str, Any], make: Callable[[], dict[str, Tensor]], *, note: str
     ) -> dict[str, Tensor]:
+        """Tensors by what they depend on; made, and stored, if they are not there.
+
+        Args:
+            identity: Everything the tensors depend on, JSON-like.
+            make: Computes them.
+            note: What they are, for people who look into the store.
+
+        Raises:
+            StorageError: The disk refused.
+        """
         key = storage.fingerprint({**identity, "format": FORMAT_VERSION}, length=32)
         path = self.root / key[:2] / f"{key}.safetensors"
         found = _read(path)
@@ -133,7 +149,8 @@ class FeatureStore:
             return found
 
 
-def _identity(backbone: Backbone) -> dict[str, Any]:
+def identity_of(backbone: Backbone) -> dict[str, Any]:
+    """What any output of a backbone depends on, but its input."""
     return {
         "weights": backbone.weights_fingerprint,
         "precision": backbone.precision,

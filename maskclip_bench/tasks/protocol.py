@@ -67,9 +67,7 @@ class ProtocolContext:
             ConfigError: The data set declares no such split.
             DataError: Its files are missing or broken.
         """
-        return open_dataset(
-            self.task.reader, split_name(self.task, split), self.workspace.data, what=self.task.name
-        )
+        return open_split(self.task, split, self.workspace)
 
 
 class Protocol(ABC):
@@ -125,13 +123,9 @@ class Protocol(ABC):
         Raises:
             DataError: The data is missing or broken.
         """
-        splits = {
-            split: open_dataset(
-                task.reader, split_name(task, split), workspace.data, what=task.name
-            ).fingerprint
-            for split in sorted(task.splits)
-        }
-        return storage.fingerprint(splits)
+        return storage.fingerprint(
+            {split: open_split(task, split, workspace).fingerprint for split in sorted(task.splits)}
+        )
 
     def task_fingerprints(self, task: TaskDeclaration, workspace: Workspace) -> dict[str, str]:
         """Hashes of what a number depends on besides the backbone: data, and settings.
@@ -156,8 +150,18 @@ class Protocol(ABC):
 
 
 def cell_fingerprint(parts: dict[str, str]) -> str:
-    """The hash of a cell from the hashes of its parts (`Protocol.fingerprints`)."""
+    """The hash of a cell from the hashes of its parts: weights, preprocessing, data, settings."""
     return storage.fingerprint(parts)
+
+
+def open_split(task: TaskDeclaration, split: str, workspace: Workspace) -> Dataset:
+    """Open one of a data set's splits ("train", "validation", "test").
+
+    Raises:
+        ConfigError: The data set declares no such split.
+        DataError: Its files are missing or broken.
+    """
+    return open_dataset(task.reader, split_name(task, split), workspace.data, what=task.name)
 
 
 def split_name(task: TaskDeclaration, split: str) -> str:

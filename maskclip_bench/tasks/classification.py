@@ -1,0 +1,94 @@
+"""What every protocol that ends in class scores shares: outcomes, metrics, chance levels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from maskclip_bench.data.readers import Dataset
+from maskclip_bench.errors import ConfigError
+from maskclip_bench.results.measurement import Metric
+from maskclip_bench.tasks.metrics import Integers, label_ranks, mean_per_class, roc_auc, top_k_hits
+from maskclip_bench.tasks.metrics import predictions as best_classes
+
+ClassificationMetric = Literal[
+    "top1_accuracy",
+    "top5_accuracy",
+    "mean_per_class_accuracy",
+    "mean_of_top1_and_top5",
+    "roc_auc",
+]
+"""Primary metrics that a data set may ask for."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassificationResult:
+    """Metrics and their outcomes, ready for a measurement."""
+
+    metrics: dict[str, Metric]
+    outcomes: pd.DataFrame
+
+
+def classification_result(
+    scores: Tensor, dataset: Dataset, *, classes: Integers, primary: ClassificationMetric
+) -> ClassificationResult:
+    """Metrics of class scores on a labelled split.
+
+    Args:
+        scores: [N, C]; one column for each of `classes`.
+        dataset: The split, N images.
+        classes: Label of each column, ascending.
+        primary: The metric that the data set is reported with; computed beside the usual ones.
+
+    Raises:
+        ConfigError: ROC AUC is asked for and there are not two classes.
+    """
+    labels = dataset.need_labels()
+    num_classes = len(classes)
+    columns = torch.from_numpy(classes.searchsorted(labels)).to(scores.device)
+    ranks = label_ranks(scores, columns)
+    top1 = top_k_hits(ranks, 1)
+    outcomes = pd.DataFrame(
+        {
+            "sample_id": dataset.sample_ids,
+            "group": dataset.groups,
+            "label": labels,
+            "prediction": classes[best_classes(scores)],
+            "top1_accuracy": top1,
+            "mean_per_class_accuracy": top1,
+        }
+    )
+    chance = 1 / num_classes
+    metrics = {
+        "top1_accuracy": Metric(float(top1.mean()), chance_level=chance),
+        "mean_per_class_accuracy": Metric(
+            mean_per_class(top1, labels), chance_level=chance, statistic="mean_per_class"
+        ),
+    }
+    if num_classes > 5:
+        top5 = top_k_hits(ranks, 5)
+        outcomes["top5_accuracy"] = top5
+        metrics["top5_accuracy"] = Metric(float(top5.mean()), chance_level=5 * chance)
+    if primary == "mean_of_top1_and_top5":
+        both = (top1 + top_k_hits(ranks, 5)) / 2
+        outcomes[primary] = both
+        metrics[primary] = Metric(float(both.mean()), chance_level=min(1.0, 3 * chance))
+    if primary == "roc_auc":
+        if num_classes != 2:
+            raise ConfigError(
+                f"{dataset.name}: metric roc_auc needs two classes, the data has {num_classes}. "
+                "Use top1_accuracy or mean_per_class_accuracy."
+            )
+        difference = (scores[:, 1] - scores[:, 0]).double().cpu().numpy()
+        value = roc_auc(difference, labels == classes[1])
+        metrics[primary] = Metric(value, chance_level=0.5, statistic="none")
+    if primary not in metrics:
+        raise ConfigError(
+            f"{dataset.name}: metric {primary} has no meaning with {num_classes} classes. "
+            "Use top1_accuracy."
+        )
+    return ClassificationResult(metrics=metrics, outcomes=outcomes)

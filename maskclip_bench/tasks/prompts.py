@@ -1,0 +1,123 @@
+"""From class names to a zero-shot classifier: prompt sets, aliases, averaged text embeddings.
+
+A class's vector is the mean of the L2-normalised embeddings of every template with every alias of
+the class, normalised again: the order of OpenAI's notebooks, open_clip and SLIP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskclip_bench.data.readers import Dataset
+from maskclip_bench.errors import ConfigError, did_you_mean, unknown_name
+from maskclip_bench.tasks.declaration import PromptSet, TaskDeclaration
+
+OPEN_CLIP = "open_clip:"
+"""Before the name of a list that open_clip ships (`open_clip.zero_shot_metadata`)."""
+
+SHARED_PROMPT_SETS = {
+    "class_name_only": PromptSet(templates=["{}"]),
+    "slip_7_prompts": PromptSet(templates=f"{OPEN_CLIP}SIMPLE_IMAGENET_TEMPLATES"),
+    "clip_80_prompts": PromptSet(templates=f"{OPEN_CLIP}OPENAI_IMAGENET_TEMPLATES"),
+}
+"""Sets that any data set may use: the seven best of OpenAI's templates, which SLIP and its
+followers use, and all 80 of them. Numbers made with the one are not comparable to the other's."""
+
+
+def prompt_set(task: TaskDeclaration, name: str) -> PromptSet:
+    """A prompt set of the data set, or a shared one.
+
+    Raises:
+        UnknownNameError: Neither has that name.
+    """
+    known = {**SHARED_PROMPT_SETS, **task.prompt_sets}
+    if name not in known:
+        raise unknown_name(
+            "prompt set",
+            name,
+            known,
+            remedy=f"Add it to `prompt_sets` in tasks/{task.name}.yaml.",
+        )
+    return known[name]
+
+
+def templates_of(prompts: PromptSet) -> list[str]:
+    """The templates of a set, each with `{}` once.
+
+    Raises:
+        ConfigError: open_clip ships no list of that name.
+    """
+    if isinstance(prompts.templates, list):
+        return prompts.templates
+    return [template("{}") for template in _open_clip_list(prompts.templates)]
+
+
+def class_names_of(task: TaskDeclaration, dataset: Dataset) -> list[list[str]]:
+    """Aliases of each class, in index order.
+
+    Raises:
+        ConfigError: The declared names are not as many as the data set has classes.
+    """
+    declared = task.class_names
+    if declared.names == "reader":
+        names: list[str | list[str]] = [_tidy(name, task) for name in dataset.class_names]
+    elif isinstance(declared.names, str):
+        names = _open_clip_list(declared.names)
+    else:
+        names = declared.names
+    num_classes = int(dataset.need_labels().max()) + 1
+    if len(names) < max(num_classes, len(dataset.class_names)):
+        raise ConfigError(
+            f"{task.name} declares {len(names)} class names, and its data has "
+            f"{max(num_classes, len(dataset.class_names))} classes. Correct `class_names`."
+        )
+    return [[name] if isinstance(name, str) else list(name) for name in names]
+
+
+def build_zero_shot_classifier(
+    class_names: Sequence[Sequence[str]],
+    templates: Sequence[str],
+    encode: Callable[[Sequence[str]], Tensor],
+) -> Tensor:
+    """A linear classifier in the joint space.
+
+    Args:
+        class_names: Aliases of each class.
+        templates: With `{}` once.
+        encode: Texts -> [T, P], L2-normalised.
+
+    Returns:
+        [C, P], L2-normalised.
+    """
+    prompts = [
+        [template.replace("{}", alias) for alias in aliases for template in templates]
+        for aliases in class_names
+    ]
+    embeddings = encode([prompt for of_class in prompts for prompt in of_class])  # [T, P]
+    owner = torch.tensor([index for index, of_class in enumerate(prompts) for _ in of_class])
+    sums = torch.zeros(len(prompts), embeddings.shape[1], dtype=torch.float64)
+    sums.index_add_(0, owner, embeddings.double().cpu())
+    return F.normalize(sums, dim=-1).float()
+
+
+def _tidy(name: str, task: TaskDeclaration) -> str:
+    for old, new in task.class_names.replace.items():
+        name = name.replace(old, new)
+    return name.lower() if task.class_names.lower else name
+
+
+def _open_clip_list(reference: str) -> list:  # type: ignore[type-arg]
+    from open_clip import zero_shot_metadata
+
+    name = reference.removeprefix(OPEN_CLIP)
+    known = [key for key in vars(zero_shot_metadata) if key.isupper()]
+    if not reference.startswith(OPEN_CLIP) or name not in known:
+        raise ConfigError(
+            f"{reference!r} is no list of prompts or class names.{did_you_mean(name, known)} "
+            f"Write a YAML list, or {OPEN_CLIP}NAME with one of {', '.join(known)}."
+        )
+    return list(getattr(zero_shot_metadata, name))
