@@ -66,8 +66,3 @@ val_evaluator = dict(
     format_only=False,
 )
 test_evaluator = val_evaluator
-model = dict(
-    data_preprocessor=dict(
-        batch_augments=[dict(type="BatchFixedSizePad", size=image_size, pad_mask=True)]
-    )
-)

@@ -17,6 +17,8 @@ model = dict(
         bgr_to_rgb=True,
         pad_mask=True,
         pad_size_divisor=32,
+        # Squares of 1024, as large-scale jittering crops them; None for other image sizes.
+        batch_augments=[dict(type="BatchFixedSizePad", size=(1024, 1024), pad_mask=True)],
     ),
     backbone=dict(
         type="MaskCLIPViT",

@@ -13,7 +13,7 @@ max_iters = 200
 size = (160, 160)
 meta_keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "instances")
 model = dict(
-    data_preprocessor=dict(pad_size_divisor=16),
+    data_preprocessor=dict(pad_size_divisor=16, batch_augments=None),
     backbone=dict(
         timm="vit_demo_patch8_64",
         out_indices=(3,),

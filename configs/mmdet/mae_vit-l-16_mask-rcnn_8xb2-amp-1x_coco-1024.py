@@ -1,0 +1,12 @@
+"""MAE ViT-L/16, Mask R-CNN with the simple feature pyramid, COCO, 12 epochs."""
+
+_base_ = [
+    "_base_/mask-rcnn_vit-l-16.py",
+    "_base_/coco_1024.py",
+    "_base_/schedule_1x.py",
+    "_base_/runtime.py",
+]
+
+model = dict(
+    backbone=dict(timm="vit_large_patch16_224.mae", pretrained=True),
+)

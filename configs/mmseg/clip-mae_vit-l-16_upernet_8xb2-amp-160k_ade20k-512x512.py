@@ -1,0 +1,12 @@
+"""CLIP+MAE ViT-L/16, UperNet, ADE20K."""
+
+_base_ = [
+    "_base_/upernet_vit-l-16.py",
+    "_base_/ade20k_512x512.py",
+    "_base_/schedule_160k.py",
+    "_base_/runtime.py",
+]
+
+model = dict(
+    backbone=dict(backbone="clip_mae_vit-l-16_yfcc15m"),
+)

@@ -1,0 +1,12 @@
+"""SLIP ViT-B/16, frozen, linear head, ADE20K."""
+
+_base_ = [
+    "_base_/linear_vit-b-16.py",
+    "_base_/ade20k_512x512.py",
+    "_base_/schedule_linear_40k.py",
+    "_base_/runtime.py",
+]
+
+model = dict(
+    backbone=dict(backbone="slip_vit-b-16_yfcc15m"),
+)
