@@ -50,7 +50,7 @@ test-all: install
 # Pictures are left out: their bytes depend on the version of matplotlib.
 tables: install
 	mkdir -p results/records results/tables
-	for table in demo imagenet retrieval zero_shot_suite dense ablations; do \
+	for table in demo demo_dense imagenet retrieval zero_shot_suite dense ablations; do \
 		$(BIN)/maskclip-bench table $$table --reference paper \
 			--records results/records --output results/tables >/dev/null || exit 1; \
 	done

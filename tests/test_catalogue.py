@@ -59,7 +59,7 @@ def test_name_is_plain(kind: str, name: str) -> None:
 def test_unknown_key_is_refused_with_a_suggestion(kind: str, name: str, tmp_path: Path) -> None:
     model, _ = KINDS[kind]
     source = data_files.declarations(kind)[name]
-    key = next(iter(yaml.safe_load(source.read_text(encoding="utf-8")).keys() - {"_base_"}))
+    key = min(yaml.safe_load(source.read_text(encoding="utf-8")).keys() - {"_base_"})
     path = tmp_path / "mine.yaml"
     path.write_text(f"_base_: {source}\n{key}s_: 1\n")
     expected = rf"unknown key '{key}s_'\. Did you mean '{key}"
