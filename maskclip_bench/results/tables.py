@@ -65,6 +65,9 @@ PROTOCOL_TITLES = {
     "finetune": "Finetune",
     "retrieval": "Retrieval",
     "segmentation": "Segmentation",
+    "linear_segmentation": "Segmentation, frozen linear",
+    "knn_segmentation": "Segmentation, frozen kNN",
+    "zero_shot_segmentation": "Segmentation, zero-shot",
     "detection": "Detection",
 }
 """Group headers of tables that nobody declared, and the order of their columns."""
