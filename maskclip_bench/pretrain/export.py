@@ -1,0 +1,306 @@
+"""A trained model as a folder that others load: open_clip, timm, the Hugging Face hub.
+
+The student (or the momentum teacher) is an open_clip model with a timm trunk, so nothing is
+converted; what is written is its weights, the files that describe them, and a model card.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from open_clip.model import CustomTextCLIP
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from maskclip_bench import storage
+from maskclip_bench.config import validate
+from maskclip_bench.data.tokenizer import load_tokenizer, merges_file
+from maskclip_bench.errors import CheckpointError, ConfigError
+from maskclip_bench.modeling.model import open_clip_config
+from maskclip_bench.pretrain.checkpoint import (
+    Checkpoint,
+    CheckpointStore,
+    load_checkpoint,
+    restore_module,
+)
+from maskclip_bench.pretrain.methods import METHODS, build_method
+from maskclip_bench.pretrain.methods.base import Method
+from maskclip_bench.pretrain.recipe import Recipe
+
+Target = Literal["open_clip", "timm", "hf"]
+Weights = Literal["student", "teacher"]
+
+TARGETS: tuple[Target, ...] = ("open_clip", "timm", "hf")
+WEIGHTS: tuple[Weights, ...] = ("student", "teacher")
+
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
+TIMM_CONFIG = "config.json"
+TIMM_WEIGHTS = "model.safetensors"
+MODEL_CARD = "README.md"
+RECIPE_FILE = "recipe.yaml"
+PROVENANCE_FILE = "provenance.json"
+
+
+def write_model_folder(
+    model: CustomTextCLIP,
+    folder: Path,
+    *,
+    recipe: Recipe,
+    weights: Weights,
+    provenance: Mapping[str, Any],
+    target: Target = "open_clip",
+) -> Path:
+    """Write a model as a folder, atomically; an existing folder is replaced.
+
+    Args:
+        model: What to write.
+        folder: Where.
+        recipe: What made it.
+        weights: Which part of the run it is.
+        provenance: See `runtime.provenance`, with the step.
+        target: `open_clip`: a `local-dir:` folder of open_clip. `timm`: the trunk alone, for
+            timm. `hf`: both, with a model card, to be uploaded to the Hugging Face hub as it is.
+
+    Raises:
+        StorageError: The disk refused; an existing folder is untouched.
+    """
+    with storage.atomic_folder(folder) as temporary:
+        if target in ("open_clip", "hf"):
+            _write_open_clip(model, temporary, recipe, final=folder, portable=target == "hf")
+        if target in ("timm", "hf"):
+            _write_timm(model.visual.trunk, temporary, recipe)
+        if target == "hf":
+            _write_text(temporary / MODEL_CARD, model_card(recipe, weights, provenance))
+        _write_text(
+            temporary / RECIPE_FILE,
+            yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False),
+        )
+        origin = {
+            **provenance,
+            "recipe": recipe.name,
+            "recipe_fingerprint": recipe.computation_fingerprint(),
+            "weights": weights,
+        }
+        _write_text(temporary / PROVENANCE_FILE, json.dumps(origin, indent=2) + "\n")
+    return folder
+
+
+def export_checkpoint(
+    source: Path,
+    folder: Path,
+    *,
+    target: Target = "open_clip",
+    weights: Weights = "student",
+) -> Path:
+    """Turn a checkpoint into a folder for open_clip, timm or the Hugging Face hub.
+
+    Args:
+        source: A file `checkpoints/step_*.pt`, or the folder of a run (its newest checkpoint).
+        folder: What to write.
+        target: See `write_model_folder`.
+        weights: The student, or the momentum teacher if the method has one.
+
+    Raises:
+        CheckpointError: There is no readable checkpoint, or it has no teacher.
+        ConfigError: `target` or `weights` is no such thing.
+        StorageError: The disk refused.
+    """
+    if target not in TARGETS:
+        raise ConfigError(f"Cannot export to {target!r}. Choose one of: {', '.join(TARGETS)}.")
+    if weights not in WEIGHTS:
+        raise ConfigError(f"No weights {weights!r}. Choose one of: {', '.join(WEIGHTS)}.")
+    checkpoint = _find_checkpoint(source)
+    recipe = validate(checkpoint.recipe, Recipe, where=f"the recipe in {source}")
+    model = model_of(checkpoint, recipe, weights=weights, where=str(source))
+    origin: dict[str, Any] = {"step": checkpoint.step, "exported_from": source.name}
+    return write_model_folder(
+        model, folder, recipe=recipe, weights=weights, provenance=origin, target=target
+    )
+
+
+def model_of(
+    checkpoint: Checkpoint, recipe: Recipe, *, weights: Weights, where: str
+) -> CustomTextCLIP:
+    """The student or the teacher of a checkpoint, as an open_clip model.
+
+    Raises:
+        CheckpointError: The state is of another model, or the method has no teacher.
+    """
+    method = whole_method(checkpoint, recipe, where=where)
+    model = method.model if weights == "student" else method.teacher_model()
+    if model is None:
+        raise CheckpointError(
+            f"{where} has no teacher: method {recipe.method.name!r} has none. Export the student."
+        )
+    return model.eval()
+
+
+def whole_method(checkpoint: Checkpoint, recipe: Recipe, *, where: str) -> Method:
+    """The method of a recipe with the state of a checkpoint, on the CPU.
+
+    Raises:
+        CheckpointError: The state is of another model.
+    """
+    tokenizer = load_tokenizer(recipe.tokenizer)
+    method = build_method(recipe.method.name, recipe.method.fields, recipe.model, tokenizer)
+    restore_module(method, checkpoint.method, where=where)
+    return method
+
+
+def finished_fingerprint(folder: Path) -> str | None:
+    """`Recipe.computation_fingerprint` of the run that wrote a model folder; None without one."""
+    try:
+        origin = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
+        value = origin["recipe_fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(value)
+
+
+def model_card(recipe: Recipe, weights: Weights, provenance: Mapping[str, Any]) -> str:
+    """The README of an exported model, with the header the Hugging Face hub reads."""
+    method = recipe.method.name
+    length = f"{recipe.length} pairs" if recipe.num_pairs else recipe.length
+    augment = recipe.data.augment
+    tokenizer = merges_file(recipe.tokenizer).name if recipe.tokenizer.kind == "demo" else None
+    options = f', bpe_path="FOLDER/{tokenizer}"' if tokenizer else ""
+    imports = "import open_clip\n"
+    if recipe.model.vision.timm_model.startswith("vit_demo"):
+        imports += "import maskclip_bench.modeling  # registers the demo trunk in timm\n"
+    rows = {
+        "method": METHODS[method].__name__,
+        "weights": weights,
+        "vision trunk (timm)": recipe.model.vision.timm_model,
+        "image size": recipe.model.image_size,
+        "joint space": recipe.model.proj_dim,
+        "text tower": (
+            f"{recipe.model.text.depth} blocks, {recipe.model.text.width} wide, "
+            f"{recipe.model.text.context_length} tokens"
+        ),
+        "training data": recipe.data.source.path,
+        "length": f"{length}, global batch {recipe.global_batch_size}",
+        "steps": provenance.get("step"),
+        "seed": recipe.seed,
+        "normalization": f"mean {list(augment.mean)}, std {list(augment.std)}",
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return f"""---
+library_name: open_clip
+tags:
+- clip
+- {method.replace("_", "-")}
+- zero-shot-image-classification
+pipeline_tag: zero-shot-image-classification
+---
+
+# {recipe.name or method}
+
+{recipe.description or "An image-text model"}. Pretrained with maskclip-bench; `{RECIPE_FILE}` is
+its recipe, `{PROVENANCE_FILE}` says where and with which versions.
+
+| | |
+| --- | --- |
+{table}
+
+## Use
+
+```python
+{imports}model, _, preprocess = open_clip.create_model_and_transforms("local-dir:FOLDER")
+tokenizer = open_clip.get_tokenizer("local-dir:FOLDER"{options})
+```
+
+The trunk alone: `timm.create_model("local-dir:FOLDER")`. From the hub, replace `local-dir:FOLDER`
+by `hf-hub:OWNER/NAME`; upload with `huggingface_hub.upload_folder(folder_path="FOLDER", ...)`.
+"""
+
+
+def _find_checkpoint(source: Path) -> Checkpoint:
+    if source.is_dir():
+        found = CheckpointStore(source / "checkpoints", keep=1).latest()
+        if found is None:
+            found = CheckpointStore(source, keep=1).latest()
+        if found is None:
+            raise CheckpointError(
+                f"No checkpoint in {source}. Give a file checkpoints/step_*.pt, or the folder of "
+                "a run that has one."
+            )
+        return found
+    return load_checkpoint(source)
+
+
+def _write_open_clip(
+    model: CustomTextCLIP, folder: Path, recipe: Recipe, *, final: Path, portable: bool
+) -> None:
+    """open_clip's configuration, the weights, and the merges of a tokenizer that is not CLIP's."""
+    tokenizer_kwargs: dict[str, Any] = {}
+    if recipe.tokenizer.kind != "clip":
+        merges = merges_file(recipe.tokenizer)
+        shutil.copyfile(merges, folder / merges.name)
+        # open_clip takes the path as it stands: whole here, so that `local-dir:` finds the
+        # tokenizer; only its name in a folder to be uploaded, whose place is not known.
+        inside = final.absolute() / merges.name
+        tokenizer_kwargs["bpe_path"] = merges.name if portable else str(inside)
+    augment = recipe.data.augment
+    config = open_clip_config(
+        recipe.model, mean=augment.mean, std=augment.std, tokenizer_kwargs=tokenizer_kwargs or None
+    )
+    _write_text(folder / OPEN_CLIP_CONFIG, json.dumps(config, indent=2) + "\n")
+    _save_weights(model, folder / OPEN_CLIP_WEIGHTS)
+
+
+def _write_timm(trunk: nn.Module, folder: Path, recipe: Recipe) -> None:
+    """The trunk's weights, and timm's description of them: features, no classifier."""
+    augment = recipe.data.augment
+    size = recipe.model.image_size
+    pretrained = dict(getattr(trunk, "pretrained_cfg", {}) or {})
+    config = {
+        "architecture": recipe.model.vision.timm_model.partition(".")[0],
+        "num_classes": 0,
+        "num_features": trunk.num_features,
+        "pretrained_cfg": {
+            "tag": "maskclip_bench",
+            "custom_load": False,
+            "input_size": [3, size, size],
+            "fixed_input_size": True,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "mean": list(augment.mean),
+            "std": list(augment.std),
+            "num_classes": 0,
+            "pool_size": None,
+            "first_conv": pretrained.get("first_conv"),
+            "classifier": pretrained.get("classifier"),
+        },
+    }
+    native = pretrained.get("input_size", (3, size, size))[-1]
+    arguments: dict[str, Any] = {}
+    if native != size:
+        arguments["img_size"] = size
+    if recipe.model.vision.pool:
+        arguments["global_pool"] = recipe.model.vision.pool
+    if arguments:
+        config["model_args"] = arguments
+    _write_text(folder / TIMM_CONFIG, json.dumps(config, indent=2) + "\n")
+    _save_weights(trunk, folder / TIMM_WEIGHTS)
+
+
+def _save_weights(module: nn.Module, path: Path) -> None:
+    """Weights as safetensors, whole tensors on the CPU."""
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in module.state_dict().items():
+        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        tensors[name] = whole.detach().cpu().contiguous().clone()
+    path.write_bytes(save(tensors, metadata={"format": "pt"}))  # OSError, unlike save_file
+    storage.fsync_path(path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    storage.fsync_path(path)

@@ -1,0 +1,251 @@
+"""Recipes: one YAML file says everything that decides what a pretraining run computes.
+
+`configs/pretrain/maskclip_vit-b-16_yfcc15m.yaml` is the recipe `maskclip_vit-b-16_yfcc15m`. Fields
+under `method` belong to the method's own `Config`; everything else is declared here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from maskclip_bench.config import Declaration, load_declaration, validate
+from maskclip_bench.data.config import DataConfig
+from maskclip_bench.data.tokenizer import TokenizerConfig
+from maskclip_bench.data_files import declarations, find_declaration
+from maskclip_bench.errors import ConfigError, unknown_name
+from maskclip_bench.modeling.model import ModelConfig
+from maskclip_bench.pretrain.methods import METHODS
+from maskclip_bench.storage import fingerprint
+
+KIND = "configs/pretrain"
+LISTING = "maskclip-bench list recipes"
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+
+
+class MethodSection(Declaration):
+    """`method: {name: maskclip, ...}`: the name, and the fields of that method's `Config`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+    """One of `METHODS` (`maskclip_bench/pretrain/methods/`)."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of the method's `Config` that the recipe sets."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _is_a_method(self) -> MethodSection:
+        if self.name not in METHODS:
+            error = unknown_name(
+                "method", self.name, METHODS, remedy="See maskclip_bench/pretrain/methods/."
+            )
+            raise ValueError(str(error))
+        try:
+            validate(self.fields, METHODS[self.name].Config, where="method")
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+class OptimizerSection(Declaration):
+    """AdamW and its learning rate: linear warm-up, then half a cosine."""
+
+    lr: Annotated[float, Field(gt=0.0)]
+    """Highest learning rate, for the global batch size of the recipe (no scaling is applied)."""
+
+    weight_decay: NonNegative = 0.1
+    """Decoupled decay. SLIP's recipes: 0.5 for CLIP, 0.1 for SLIP and SimCLR."""
+
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Of AdamW. SLIP's values."""
+
+    eps: Annotated[float, Field(gt=0.0)] = 1e-8
+    """Of AdamW. SLIP's value."""
+
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Steps of linear warm-up. Give this or `warmup_epochs`."""
+
+    warmup_epochs: NonNegative | None = None
+    """Epochs of linear warm-up. SLIP: 1."""
+
+    start_lr: NonNegative = 1e-6
+    """Where the warm-up starts. SLIP's value."""
+
+    min_lr: NonNegative = 1e-5
+    """Where the cosine ends. SLIP's value."""
+
+    clip_grad_norm: Annotated[float, Field(gt=0.0)] | None = None
+    """Largest norm of the whole gradient; by default it is not clipped, as in SLIP."""
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> OptimizerSection:
+        if self.warmup_steps is not None and self.warmup_epochs is not None:
+            raise ValueError("warmup_steps and warmup_epochs are both given; give one")
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr} is larger than lr {self.lr}")
+        return self
+
+
+class CheckpointSection(Declaration):
+    """When a run writes what it needs to go on."""
+
+    every_steps: Positive | None = None
+    """Steps between two checkpoints; by default once an epoch. One is also written at the end, and
+    when the run is interrupted (Ctrl-C, SIGTERM)."""
+
+    keep: Positive = 2
+    """How many are kept, the newest. More than one, so that a broken file costs little."""
+
+
+class LogSection(Declaration):
+    """What a run tells while it goes."""
+
+    every_steps: Positive = 10
+    """Steps between two lines of log.jsonl, and two points of TensorBoard."""
+
+    tensorboard: bool = True
+    """Write TensorBoard event files."""
+
+    wandb_project: str | None = None
+    """Also log to Weights & Biases under this project (needs `pip install wandb`)."""
+
+
+class EvaluationSection(Declaration):
+    """Evaluations while a run goes; which ones is the caller's choice."""
+
+    every_epochs: Annotated[float, Field(gt=0.0)] | None = None
+    """Epochs between two evaluations; by default there is none."""
+
+
+class Recipe(Declaration):
+    """A method with its model, data and schedule: what `maskclip-bench pretrain` runs."""
+
+    name: str = ""
+    """Path below `configs/pretrain/` without its suffix; set from the file, not written in it."""
+
+    description: str = ""
+    """One line for listings."""
+
+    world: Literal["demo", "paper"]
+    """The family of data sets it trains on."""
+
+    method: MethodSection
+    """How it pretrains."""
+
+    model: ModelConfig
+    """What it pretrains."""
+
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    """How captions become tokens."""
+
+    data: DataConfig
+    """What it pretrains on."""
+
+    optimizer: OptimizerSection
+    """How the weights are updated."""
+
+    global_batch_size: Positive
+    """Pairs of one optimizer step, over all devices and accumulation steps."""
+
+    accumulation_steps: Positive = 1
+    """Micro-batches a device goes through for one step. The negatives stay those of the whole
+    batch, and the gradient stays exact; embeddings are computed twice."""
+
+    epochs: Annotated[float, Field(gt=0.0)] | None = None
+    """Passes over the data. Give this or `num_pairs`."""
+
+    num_pairs: Positive | None = None
+    """Image-text pairs seen in the whole run; rounded down to whole batches."""
+
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """`bf16`: autocast; weights, optimizer and losses stay fp32."""
+
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Over several devices: replicas, or (FSDP2) weights and optimizer in shards, for ViT-L up."""
+
+    compile: bool = False
+    """`torch.compile` the transformer blocks."""
+
+    grad_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the weights, the order of the data, crops, masks and everything else that is drawn."""
+
+    max_nonfinite_steps: Positive = 10
+    """Steps in a row with a loss that is not finite (each is skipped) before the run stops."""
+
+    checkpoint: CheckpointSection = CheckpointSection()
+    """When checkpoints are written."""
+
+    log: LogSection = LogSection()
+    """What is logged."""
+
+    evaluation: EvaluationSection = EvaluationSection()
+    """When evaluators run."""
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> Recipe:
+        if (self.epochs is None) == (self.num_pairs is None):
+            raise ValueError("give one of epochs and num_pairs, and not both")
+        if self.global_batch_size % self.accumulation_steps:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} is not a multiple of "
+                f"accumulation_steps {self.accumulation_steps}"
+            )
+        if self.num_pairs is not None and self.num_pairs < self.global_batch_size:
+            raise ValueError(
+                f"num_pairs {self.num_pairs} is less than one batch of {self.global_batch_size}"
+            )
+        if self.tokenizer.context_length != self.model.text.context_length:
+            raise ValueError(
+                f"tokenizer.context_length {self.tokenizer.context_length} differs from "
+                f"model.text.context_length {self.model.text.context_length}"
+            )
+        return self
+
+    @property
+    def length(self) -> str:
+        """How long it trains, for listings: "64,000" pairs or "25 epochs"."""
+        return f"{self.num_pairs:,}" if self.num_pairs else f"{self.epochs:g} epochs"
+
+    def computation_fingerprint(self) -> str:
+        """Hash of what decides the numbers: without logs, checkpoints, workers, names."""
+        values = self.model_dump(
+            mode="json", exclude={"name", "description", "checkpoint", "log", "evaluation"}
+        )
+        for key in ("num_workers", "prefetch_batches"):
+            values["data"].pop(key, None)
+        return fingerprint(values)
+
+
+def recipe_names() -> list[str]:
+    """Names of all recipes in the catalogue."""
+    return list(declarations(KIND))
+
+
+def load_recipe(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe of the catalogue, or a YAML file, with `key=value` overrides.
+
+    Raises:
+        UnknownNameError: There is no such recipe.
+        ConfigError: It is not valid.
+    """
+    path = find_declaration(KIND, name_or_path, singular="recipe", listing=LISTING)
+    recipe = load_declaration(path, Recipe, overrides=overrides)
+    return recipe.model_copy(update={"name": _name_of(path) or recipe.name or path.stem})
+
+
+def _name_of(path: Path) -> str:
+    """Name of a catalogue file; empty for any other file."""
+    resolved = path.resolve()
+    return next(
+        (name for name, file in declarations(KIND).items() if file.resolve() == resolved), ""
+    )

@@ -1,0 +1,591 @@
+"""The trainer: one recipe, from first step to model folder, resumable at any step.
+
+Every random draw of a step follows from (seed, step, rank): weights from the seed, the data and
+its crops from (seed, epoch, sample), masks and augmentation from a generator seeded anew for each
+step. So a run that is killed and started again computes what it would have computed (bit for bit
+on a CPU), and a checkpoint needs to hold no generator's state.
+
+A run's folder holds recipe.yaml, log.jsonl, progress.json, tensorboard/, checkpoints/, and at the
+end model/ (and teacher/): folders that open_clip loads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import resource
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from open_clip.model import CustomTextCLIP
+from torch import Tensor
+
+from maskclip_bench import distributed, storage
+from maskclip_bench.data.augment import DeviceAugment
+from maskclip_bench.data.batch import Batch, RawBatch
+from maskclip_bench.data.pairs import PairLoader
+from maskclip_bench.data.tokenizer import PAD_TOKEN_ID, load_tokenizer
+from maskclip_bench.errors import ConfigError, StorageError, TrainingError
+from maskclip_bench.pretrain.accumulation import accumulated_backward
+from maskclip_bench.pretrain.checkpoint import Checkpoint, CheckpointStore
+from maskclip_bench.pretrain.export import (
+    Weights,
+    finished_fingerprint,
+    whole_method,
+    write_model_folder,
+)
+from maskclip_bench.pretrain.interruption import Interruption
+from maskclip_bench.pretrain.logs import RunLog
+from maskclip_bench.pretrain.methods import build_method
+from maskclip_bench.pretrain.methods.base import Method
+from maskclip_bench.pretrain.optim import build_optimizer, set_learning_rate
+from maskclip_bench.pretrain.parallel import Replicas, Shards, transformer_blocks
+from maskclip_bench.pretrain.progress import Meter, ProgressCallback, Report, TrainProgress
+from maskclip_bench.pretrain.readback import Readback
+from maskclip_bench.pretrain.recipe import Recipe, load_recipe
+from maskclip_bench.pretrain.schedule import learning_rate
+from maskclip_bench.runtime import derive_seed, provenance
+
+logger = logging.getLogger(__name__)
+
+Evaluator = Callable[[CustomTextCLIP, int], dict[str, float]]
+"""(the student in evaluation mode, steps done) -> numbers to log."""
+
+
+MODEL_FOLDER = "model"
+TEACHER_FOLDER = "teacher"
+RECIPE_FILE = "recipe.yaml"
+CHECKPOINT_FOLDER = "checkpoints"
+
+
+def train(
+    recipe: Recipe,
+    *,
+    output: Path,
+    data_root: Path,
+    device: torch.device | str = "cpu",
+    evaluators: Sequence[Evaluator] = (),
+    progress: ProgressCallback | None = None,
+    catch_signals: bool = True,
+) -> Path:
+    """Pretrain by a recipe, or go on where an earlier call stopped; returns the model's folder.
+
+    Args:
+        recipe: What to do.
+        output: The run's folder. If it holds a finished run of this recipe, nothing is done.
+        data_root: What the recipe's data paths are relative to.
+        device: Where to train. Under `torchrun` the process group must exist.
+        evaluators: Run every `recipe.evaluation.every_epochs`, on the main process.
+        progress: Told how far the run is, a few times a second.
+        catch_signals: On SIGINT and SIGTERM, finish the step, write a checkpoint, and stop.
+
+    Raises:
+        KeyboardInterrupt: A signal stopped the run; the same call goes on from there.
+        ConfigError: `output` holds a run of another recipe, or the batch cannot be divided.
+        DataError: The data are missing, or too many samples are broken.
+        CheckpointError: No checkpoint of the run can be read.
+        TrainingError: Losses stopped being finite.
+        StorageError: The disk refused.
+    """
+    device = torch.device(device)
+    cuda_devices = [device] if device.type == "cuda" else []
+    with (
+        _one_process_at_a_time(output),
+        torch.random.fork_rng(devices=cuda_devices),
+    ):
+        if finished_fingerprint(output / MODEL_FOLDER) != recipe.computation_fingerprint():
+            run = _Run(recipe, output=output, data_root=data_root, device=device)
+            run.go(evaluators=evaluators, progress=progress, catch_signals=catch_signals)
+    return output / MODEL_FOLDER
+
+
+class _Run:
+    """One run of a recipe on this rank."""
+
+    def __init__(
+        self, recipe: Recipe, *, output: Path, data_root: Path, device: torch.device
+    ) -> None:
+        self._recipe = recipe
+        self._output = output
+        self._device = device
+        self._rank = distributed.rank()
+        if distributed.is_main():
+            _claim_folder(output, recipe)
+        distributed.barrier()
+        batch_size_per_gpu = _batch_size_per_gpu(recipe, distributed.world_size())
+
+        torch.manual_seed(derive_seed(recipe.seed, "weights"))
+        tokenizer = load_tokenizer(recipe.tokenizer)
+        if tokenizer.vocab_size != recipe.model.text.vocab_size:
+            raise ConfigError(
+                f"The {recipe.tokenizer.kind} tokenizer has {tokenizer.vocab_size} tokens, and "
+                f"model.text.vocab_size is {recipe.model.text.vocab_size}. Make them equal."
+            )
+        self._method: Method = build_method(
+            recipe.method.name, recipe.method.fields, recipe.model, tokenizer
+        )
+        self._loader = PairLoader(
+            recipe.data,
+            data_root=data_root,
+            tokenizer=tokenizer,
+            image_size=recipe.model.image_size,
+            num_ssl_views=self._method.num_ssl_views,
+            batch_size_per_gpu=batch_size_per_gpu,
+            seed=recipe.seed,
+            rank=self._rank,
+            world_size=distributed.world_size(),
+        )
+        self._augment = DeviceAugment(recipe.data.augment)
+        self._steps_per_epoch = self._loader.steps_per_epoch // recipe.accumulation_steps
+        if self._steps_per_epoch == 0:
+            raise ConfigError(
+                f"An epoch has {self._loader.steps_per_epoch} micro-batches, fewer than "
+                f"accumulation_steps={recipe.accumulation_steps}. Lower global_batch_size."
+            )
+        self._total_steps = _total_steps(recipe, self._steps_per_epoch)
+        self._warmup_steps = _warmup_steps(recipe, self._steps_per_epoch)
+        self._prepare_method()
+        self._store = CheckpointStore(output / CHECKPOINT_FOLDER, keep=recipe.checkpoint.keep)
+        self._step = 0
+        self._num_nonfinite = 0
+        self._nonfinite_in_row = 0
+        self._resume()
+
+    def _prepare_method(self) -> None:
+        """Put the method on the device and, over several, in replicas or shards."""
+        recipe, method = self._recipe, self._method
+        method.to(self._device).train()
+        if recipe.grad_checkpointing:
+            method.model.set_grad_checkpointing(True)
+        no_weight_decay = method.parameters_without_weight_decay()
+        if recipe.compile:
+            for block in transformer_blocks(method):
+                block.compile()
+        self._parallel: Replicas | Shards
+        if recipe.parallel == "fsdp":
+            self._parallel = Shards(method, device=self._device, bf16=recipe.precision == "bf16")
+        else:
+            self._parallel = Replicas(
+                method, device=self._device, accumulates=recipe.accumulation_steps > 1
+            )
+        optimizer = recipe.optimizer
+        self._optimizer = build_optimizer(
+            method,
+            lr=optimizer.lr,
+            weight_decay=optimizer.weight_decay,
+            betas=optimizer.betas,
+            eps=optimizer.eps,
+            no_weight_decay=no_weight_decay,
+        )
+        self._buffers = list(method.buffers())
+        self._buffers_before = [buffer.clone() for buffer in self._buffers]
+
+    def _resume(self) -> None:
+        """Go on from the newest readable checkpoint, if there is one."""
+        checkpoint = self._store.latest()
+        if checkpoint is None:
+            return
+        self._parallel.restore(self._optimizer, checkpoint.method, checkpoint.optimizer)
+        self._step = checkpoint.step
+        self._num_nonfinite = checkpoint.counters.get("num_nonfinite", 0)
+        logger.info("Going on from step %d of %d.", self._step, self._total_steps)
+        if checkpoint.world_size != distributed.world_size():
+            logger.warning(
+                "This run was on %d processes and goes on on %d: masks are drawn differently.",
+                checkpoint.world_size,
+                distributed.world_size(),
+            )
+
+    # The loop.
+
+    def go(
+        self,
+        *,
+        evaluators: Sequence[Evaluator],
+        progress: ProgressCallback | None,
+        catch_signals: bool,
+    ) -> None:
+        """Train to the end, and write the model's folder."""
+        recipe = self._recipe
+        log = _open_log(self._output, self._step, recipe)
+        meter = Meter(self._step, self._total_steps, recipe.global_batch_size)
+        report = Report(self._output, progress)
+        evaluate_every = _evaluate_every(recipe, self._steps_per_epoch) if evaluators else None
+        with log, Interruption(active=catch_signals) as interruption:
+            batches = self._batches()
+            while self._step < self._total_steps:
+                with meter.waiting():
+                    raws = next(batches)
+                readback, lr = self._optimizer_step(raws, stop=interruption.requested)
+                self._step += 1
+                meter.step()
+                last = self._step == self._total_steps
+                state = self._state(readback, meter, lr)
+                if self._step % recipe.log.every_steps == 0 or last:
+                    log.write(self._step, _numbers(state))
+                    meter.restart()
+                report(state, force=last)
+                if self._nonfinite_in_row >= recipe.max_nonfinite_steps:
+                    raise self._nonfinite_error(readback, raws)
+                if evaluate_every and (self._step % evaluate_every == 0 or last):
+                    log.write(self._step, self._evaluate(evaluators))
+                    meter.restart()
+                if last or readback.stop or self._step % self._checkpoint_every == 0:
+                    self._save()
+                if readback.stop and not last:
+                    raise KeyboardInterrupt
+            self._export()
+
+    @property
+    def _checkpoint_every(self) -> int:
+        return self._recipe.checkpoint.every_steps or self._steps_per_epoch
+
+    def _batches(self) -> Iterator[list[RawBatch]]:
+        """The micro-batches of each step, from the current step on, for ever."""
+        accumulation = self._recipe.accumulation_steps
+        epoch, done = divmod(self._step, self._steps_per_epoch)
+        while True:
+            pending: list[RawBatch] = []
+            for raw in self._loader.epoch(epoch, start_step=done * accumulation):
+                pending.append(raw)
+                if len(pending) == accumulation:
+                    yield pending
+                    pending = []
+            epoch, done = epoch + 1, 0
+
+    def _optimizer_step(self, raws: list[RawBatch], *, stop: bool) -> tuple[Readback, float]:
+        """One update of the weights, or none if a loss is not finite."""
+        _copy(self._buffers, to=self._buffers_before)
+        readback = self._forward_backward(raws, stop=stop)
+        optimizer = self._recipe.optimizer
+        lr = learning_rate(
+            self._step,
+            total_steps=self._total_steps,
+            warmup_steps=self._warmup_steps,
+            lr=optimizer.lr,
+            start_lr=optimizer.start_lr,
+            min_lr=min(optimizer.min_lr, optimizer.lr),
+        )
+        set_learning_rate(self._optimizer, lr)
+        finite = readback.wait() and self._clip_gradients()
+        if finite:
+            self._optimizer.step()
+            readback.values = self._method.after_step(
+                step=self._step + 1, total_steps=self._total_steps
+            )
+            self._nonfinite_in_row = 0
+        else:
+            _copy(self._buffers_before, to=self._buffers)
+            self._num_nonfinite += 1
+            self._nonfinite_in_row += 1
+            if self._nonfinite_in_row == 1:
+                logger.warning("Step %d skipped: %s not finite.", self._step, readback.not_finite())
+        self._optimizer.zero_grad(set_to_none=True)
+        return readback, lr
+
+    def _forward_backward(self, raws: list[RawBatch], *, stop: bool) -> Readback:
+        batches = [self._prepare(raw, number) for number, raw in enumerate(_same_length(raws))]
+        if len(batches) == 1:
+            with self._autocast():
+                terms = self._parallel.forward(batches[0])
+            readback = Readback(terms, stop=stop)  # before backward, so that nothing waits for it
+            terms["loss"].backward()
+        else:
+            states = [batch.generator.get_state() for batch in batches]
+
+            def reseed(number: int) -> None:
+                batches[number].generator.set_state(states[number])
+                self._seed_global(number)
+
+            terms = accumulated_backward(
+                self._method, batches, reseed=reseed, autocast=self._autocast
+            )
+            readback = Readback(terms, stop=stop)
+        self._parallel.finish_gradients()
+        return readback
+
+    def _prepare(self, raw: RawBatch, number: int) -> Batch:
+        """Augment a micro-batch on the device, and seed all that this step draws."""
+        seed = derive_seed(self._recipe.seed, "step", self._step, self._rank, number)
+        generator = torch.Generator().manual_seed(seed)
+        batch = self._augment(raw, device=self._device, generator=generator)
+        self._seed_global(number)
+        return batch
+
+    def _seed_global(self, number: int) -> None:
+        """Seed torch's own generators: dropout and stochastic depth draw from them."""
+        torch.manual_seed(derive_seed(self._recipe.seed, "dropout", self._step, self._rank, number))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self._device.type, dtype=torch.bfloat16, enabled=self._recipe.precision == "bf16"
+        )
+
+    def _clip_gradients(self) -> bool:
+        """Clip if the recipe says so; False if the norm is not finite."""
+        largest = self._recipe.optimizer.clip_grad_norm
+        if largest is None:
+            return True
+        norm = torch.nn.utils.clip_grad_norm_(self._method.parameters(), largest)
+        return bool(torch.isfinite(norm))
+
+    # What is told and written.
+
+    def _state(self, readback: Readback, meter: Meter, lr: float) -> TrainProgress:
+        return TrainProgress(
+            step=self._step,
+            total_steps=self._total_steps,
+            epoch=self._step / self._steps_per_epoch,
+            images_per_second=meter.images_per_second,
+            eta_seconds=meter.eta_seconds(self._step),
+            data_wait_fraction=meter.wait_fraction,
+            memory_bytes=_peak_memory(self._device),
+            terms=readback.terms,
+            values={"lr": lr, **readback.values},
+            num_nonfinite_steps=self._num_nonfinite,
+        )
+
+    def _save(self) -> None:
+        """Write a checkpoint, unless the weights are in doubt."""
+        if self._nonfinite_in_row:
+            logger.warning("No checkpoint at step %d: its loss is not finite.", self._step)
+            return
+        if not _all_finite(self._method):
+            logger.warning("No checkpoint at step %d: weights are not finite.", self._step)
+            return
+        checkpoint = self._checkpoint()
+        if distributed.is_main():
+            self._store.save(checkpoint)
+
+    def _checkpoint(self) -> Checkpoint:
+        """The state now; whole on the main process."""
+        method_state, optimizer_state = self._parallel.state(self._optimizer)
+        return Checkpoint(
+            step=self._step,
+            method=method_state,
+            optimizer=optimizer_state,
+            counters={"num_nonfinite": self._num_nonfinite},
+            recipe=self._recipe.model_dump(mode="json"),
+            world_size=distributed.world_size(),
+        )
+
+    def _evaluate(self, evaluators: Sequence[Evaluator]) -> dict[str, float]:
+        """Run the evaluators on the main process, on the student in evaluation mode."""
+        model, _ = self._whole_models()
+        numbers: dict[str, float] = {}
+        if model is not None:
+            model.eval()
+            with torch.no_grad():
+                for evaluator in evaluators:
+                    numbers.update(evaluator(model, self._step))
+            self._method.train()
+        distributed.barrier()
+        return numbers
+
+    def _export(self) -> None:
+        """Write model/ last: its presence says that the run is finished."""
+        student, teacher = self._whole_models()
+        origin = {
+            **provenance(self._device),
+            "step": self._step,
+            "num_nonfinite_steps": self._num_nonfinite,
+        }
+        parts: list[tuple[CustomTextCLIP | None, str, Weights]] = [
+            (teacher, TEACHER_FOLDER, "teacher"),
+            (student, MODEL_FOLDER, "student"),
+        ]
+        for model, folder, weights in parts:
+            if model is not None:
+                write_model_folder(
+                    model,
+                    self._output / folder,
+                    recipe=self._recipe,
+                    weights=weights,
+                    provenance=origin,
+                )
+        distributed.barrier()
+
+    def _whole_models(self) -> tuple[CustomTextCLIP | None, CustomTextCLIP | None]:
+        """Student and teacher with all their weights, on the main process (else None)."""
+        if isinstance(self._parallel, Replicas):
+            if not distributed.is_main():
+                return None, None
+            return self._method.model, self._method.teacher_model()
+        checkpoint = self._checkpoint()
+        if not distributed.is_main():
+            return None, None
+        method = whole_method(checkpoint, self._recipe, where="this run")
+        return method.model, method.teacher_model()
+
+    def _nonfinite_error(self, readback: Readback, raws: list[RawBatch]) -> TrainingError:
+        """Say which term, at which step, from which inputs."""
+        batches = [self._prepare(raw, number) for number, raw in enumerate(_same_length(raws))]
+        inputs = {"images": batches[0].images}
+        with torch.no_grad(), self._autocast():
+            inputs.update(self._method.encode(batches[0])[0])
+        inputs["weights"] = torch.cat(
+            [parameter.detach().flatten().float() for parameter in self._method.parameters()]
+        )
+        paths = self._store.paths()
+        kept = f"The last good checkpoint is {paths[-1]}." if paths else "There is no checkpoint."
+        return TrainingError(
+            f"{readback.not_finite()} not finite for {self._nonfinite_in_row} steps in a row, up "
+            f"to step {self._step - 1}. Ranges at that step: "
+            f"{', '.join(f'{name} {_range(tensor)}' for name, tensor in inputs.items())}. {kept} "
+            "Lower optimizer.lr, set optimizer.clip_grad_norm=1, or precision=fp32."
+        )
+
+
+class _NoLog:
+    """Stands in for `RunLog` on ranks that do not log."""
+
+    def __enter__(self) -> _NoLog:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def write(self, step: int, numbers: object) -> None:
+        """Nothing."""
+
+
+def _open_log(output: Path, start_step: int, recipe: Recipe) -> RunLog | _NoLog:
+    if not distributed.is_main():
+        return _NoLog()
+    return RunLog(
+        output,
+        start_step=start_step,
+        tensorboard=recipe.log.tensorboard,
+        wandb_project=recipe.log.wandb_project,
+        name=recipe.name,
+        recipe=recipe.model_dump(mode="json"),
+    )
+
+
+@contextlib.contextmanager
+def _one_process_at_a_time(output: Path) -> Iterator[None]:
+    """Hold the run's lock on the main process; another run on this folder waits."""
+    with contextlib.ExitStack() as stack:
+        if distributed.is_main():
+            try:
+                stack.enter_context(storage.exclusive(output / "run", timeout=0.2))
+            except StorageError:
+                logger.info("Another process trains in %s; waiting for it.", output)
+                stack.enter_context(storage.exclusive(output / "run"))
+        distributed.barrier()
+        yield
+
+
+def _claim_folder(output: Path, recipe: Recipe) -> None:
+    """Write recipe.yaml, or make sure that the one there is of the same computation.
+
+    Raises:
+        ConfigError: The folder holds another run.
+    """
+    path = output / RECIPE_FILE
+    if path.is_file():
+        there = load_recipe(str(path))
+        if there.computation_fingerprint() != recipe.computation_fingerprint():
+            ours, theirs = recipe.model_dump(mode="json"), there.model_dump(mode="json")
+            keys = [key for key in ours if ours[key] != theirs.get(key) and key != "name"]
+            raise ConfigError(
+                f"{output} holds a run of another recipe; it differs in: {', '.join(keys)}. "
+                "Choose another folder with --output, or remove that one."
+            )
+    storage.write_text(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+
+
+def _batch_size_per_gpu(recipe: Recipe, num_processes: int) -> int:
+    """Samples of a micro-batch on one device.
+
+    Raises:
+        ConfigError: The global batch cannot be divided.
+    """
+    parts = num_processes * recipe.accumulation_steps
+    if recipe.global_batch_size % parts:
+        raise ConfigError(
+            f"global_batch_size={recipe.global_batch_size} cannot be divided over {num_processes} "
+            f"processes x {recipe.accumulation_steps} accumulation steps. Choose a multiple of "
+            f"{parts}."
+        )
+    return recipe.global_batch_size // parts
+
+
+def _total_steps(recipe: Recipe, steps_per_epoch: int) -> int:
+    if recipe.num_pairs is not None:
+        return recipe.num_pairs // recipe.global_batch_size
+    assert recipe.epochs is not None
+    return max(1, round(recipe.epochs * steps_per_epoch))
+
+
+def _warmup_steps(recipe: Recipe, steps_per_epoch: int) -> int:
+    optimizer = recipe.optimizer
+    if optimizer.warmup_steps is not None:
+        return optimizer.warmup_steps
+    return round((optimizer.warmup_epochs or 0.0) * steps_per_epoch)
+
+
+def _evaluate_every(recipe: Recipe, steps_per_epoch: int) -> int | None:
+    every = recipe.evaluation.every_epochs
+    return max(1, round(every * steps_per_epoch)) if every else None
+
+
+def _same_length(raws: list[RawBatch]) -> list[RawBatch]:
+    """Pad the captions of all micro-batches to one length."""
+    length = max(raw.tokens.shape[1] for raw in raws)
+    return [
+        RawBatch(
+            images=raw.images,
+            tokens=torch.nn.functional.pad(
+                raw.tokens, (0, length - raw.tokens.shape[1]), value=PAD_TOKEN_ID
+            ),
+            ssl_images=raw.ssl_images,
+            keys=raw.keys,
+        )
+        for raw in raws
+    ]
+
+
+def _numbers(state: TrainProgress) -> dict[str, float]:
+    """What one line of the log holds."""
+    return {
+        "epoch": state.epoch,
+        **state.terms,
+        **state.values,
+        "images_per_second": state.images_per_second,
+        "data_wait_fraction": state.data_wait_fraction,
+        "memory_gib": state.memory_bytes / 2**30,
+        "num_nonfinite_steps": state.num_nonfinite_steps,
+    }
+
+
+def _copy(values: list[Tensor], *, to: list[Tensor]) -> None:
+    if values:
+        with torch.no_grad():
+            torch._foreach_copy_(to, values)
+
+
+def _all_finite(method: Method) -> bool:
+    """Whether every trained weight is finite."""
+    with torch.no_grad():
+        sums = [parameter.sum() for parameter in method.parameters() if parameter.requires_grad]
+        return bool(torch.stack(sums).isfinite().all())
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _range(tensor: Tensor) -> str:
+    """Smallest and largest finite value, and how many are not finite: `-1.2..3.4`."""
+    finite = tensor.detach().float().flatten()
+    finite = finite[finite.isfinite()]
+    bad = tensor.numel() - len(finite)
+    text = f"{finite.min():.3g}..{finite.max():.3g}" if len(finite) else "none finite"
+    return f"{text} ({bad} of {tensor.numel()} not finite)" if bad else text
