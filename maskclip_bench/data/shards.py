@@ -230,7 +230,7 @@ class TarSource:
                 "text_size": places[:, 3],
             }
         )
-        return Index(table, part_sizes, lost)
+        return Index(table, part_sizes, lost, sources.count_files(self._files))
 
     def _add_shard(self, number: int, file: ShardFile, rows: _Rows, lost: BadSamples) -> str | None:
         """Add the samples of one shard; returns what is wrong with it, or None."""

@@ -177,17 +177,22 @@ def expected_counts(files: Sequence[ShardFile]) -> dict[Path, int]:
     `shards.json` holds `{"shards": {name: count}}`; `sizes.json` (open_clip's) `{name: count}`.
     """
     counts: dict[Path, int] = {}
-    for folder in sorted({file.path.parent for file in files}):
-        for name in ("sizes.json", "shards.json"):
-            try:
-                loaded = json.loads((folder / name).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
-            listed = loaded.get("shards", loaded) if isinstance(loaded, dict) else {}
-            for shard, count in listed.items():
-                if isinstance(count, int):
-                    counts[folder / shard] = count
+    for path in count_files(files):
+        try:
+            loaded = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        listed = loaded.get("shards", loaded) if isinstance(loaded, dict) else {}
+        for shard, count in listed.items():
+            if isinstance(count, int):
+                counts[path.parent / shard] = count
     return counts
+
+
+def count_files(files: Sequence[ShardFile]) -> list[Path]:
+    """Where `expected_counts` looks; the files need not exist."""
+    folders = sorted({file.path.parent for file in files})
+    return [folder / name for folder in folders for name in ("sizes.json", "shards.json")]
 
 
 @dataclass
@@ -198,11 +203,13 @@ class Index:
         table: A row a sample.
         part_sizes: Samples in each part of the path.
         lost: Samples that have no row because their shard is missing or broken.
+        dependencies: Further files it was made from (archives, lists of counts), missing ones too.
     """
 
     table: pa.Table
     part_sizes: list[int]
     lost: BadSamples
+    dependencies: list[Path] = field(default_factory=list)
 
 
 def cached_index(
@@ -214,22 +221,26 @@ def cached_index(
 ) -> Index:
     """`build()`, or what it returned when it last ran for the same files and settings.
 
-    The key covers path, size and time of change of each file. Where the data root cannot be
+    It is made anew when size or time of change of a file differ. Where the data root cannot be
     written, the index stays in memory.
     """
-    key = fingerprint({"format": INDEX_FORMAT, **settings, "files": [_state(f) for f in files]})
+    states = [[file.name, file.part, _state(file.path)] for file in files]
+    key = fingerprint({"format": INDEX_FORMAT, **settings, "files": states})
     folder = data_root / INDEX_FOLDER / key
-    if (folder / "index.json").is_file():
-        return _load_index(folder)
+    index = _load_index(folder)
+    if index is not None:
+        return index
     try:
         with exclusive(folder):
-            if not (folder / "index.json").is_file():
+            index = _load_index(folder)  # another process may have made it meanwhile
+            if index is None:
                 logger.info("Indexing %d files below %s (once)", len(files), data_root)
-                _save_index(build(), folder)
-            return _load_index(folder)
+                index = build()
+                _save_index(index, folder)
+            return _load_index(folder) or index
     except StorageError as error:
         logger.info("The index of the data stays in memory: %s", error)
-        return build()
+        return index or build()
 
 
 class FileReader:
@@ -307,12 +318,13 @@ def _shown(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
-def _state(file: ShardFile) -> list[Any]:
+def _state(path: Path) -> list[int] | None:
+    """Size and time of change of a file, None if there is none."""
     try:
-        status = file.path.stat()
+        status = path.stat()
     except OSError:
-        return [file.name, file.part, None]
-    return [file.name, file.part, status.st_size, status.st_mtime_ns]
+        return None
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _save_index(index: Index, folder: Path) -> None:
@@ -320,12 +332,26 @@ def _save_index(index: Index, folder: Path) -> None:
         table = index.table.combine_chunks()
         with pa.ipc.new_file(str(temporary / "index.arrow"), table.schema) as writer:
             writer.write_table(table)
-        about = {"part_sizes": index.part_sizes, "lost": index.lost.as_dict()}
+        about = {
+            "part_sizes": index.part_sizes,
+            "lost": index.lost.as_dict(),
+            "dependencies": {str(path): _state(path) for path in index.dependencies},
+        }
         (temporary / "index.json").write_text(json.dumps(about), encoding="utf-8")
 
 
-def _load_index(folder: Path) -> Index:
-    about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-    table = pa.ipc.open_file(pa.memory_map(str(folder / "index.arrow"))).read_all()
-    lost = BadSamples({shard: Counter(reasons) for shard, reasons in about["lost"].items()})
-    return Index(table, about["part_sizes"], lost)
+def _load_index(folder: Path) -> Index | None:
+    """The index in `folder`; None if there is none, or it is damaged or out of date."""
+    try:
+        about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        dependencies = {Path(path): state for path, state in about["dependencies"].items()}
+        if any(_state(path) != state for path, state in dependencies.items()):
+            return None
+        table = pa.ipc.open_file(pa.memory_map(str(folder / "index.arrow"))).read_all()
+        lost = BadSamples({shard: Counter(reasons) for shard, reasons in about["lost"].items()})
+        return Index(table, about["part_sizes"], lost, list(dependencies))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+        logger.warning("The index in %s is damaged (%s) and is made anew.", folder, error)
+        return None

@@ -111,12 +111,14 @@ class TableSource:
         tables: list[pa.Table] = []
         part_sizes = [0] * (max(file.part for file in self._files) + 1)
         missing: list[ShardFile] = []
+        archives: set[str] = set()
         for number, file in enumerate(self._files):
             if not file.path.is_file():
                 missing.append(file)
                 continue
             table = self._columns(self._read_table(file, lost), number, file)
             if self._config.archive_field:
+                archives.update(table["archive"].unique().to_pylist())
                 table = self._with_places(table, lost)
             tables.append(table)
             part_sizes[file.part] += len(table)
@@ -130,7 +132,10 @@ class TableSource:
                 f"None of the tables of data.source.path exists: {names}. Put them below the data "
                 "root, or correct the path."
             )
-        return Index(pa.concat_tables(tables, promote_options="permissive"), part_sizes, lost)
+        dependencies = sources.count_files(self._files)
+        dependencies += [self._root / archive for archive in sorted(archives)]
+        table = pa.concat_tables(tables, promote_options="permissive")
+        return Index(table, part_sizes, lost, dependencies)
 
     def _read_table(self, file: ShardFile, lost: BadSamples) -> pa.Table:
         config = self._config

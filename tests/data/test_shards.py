@@ -88,6 +88,18 @@ def test_index__is_cached_and_follows_the_files(shards: Path) -> None:
     assert len(open_tar(shards, pattern)) == 37
 
 
+def test_index__damaged_is_made_anew(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
+    open_tar(shards, "shapes/*.tar")
+    for name in ("index.arrow", "index.json"):
+        (file,) = (shards / INDEX_FOLDER).glob(f"*/{name}")
+        file.write_bytes(b"{damaged")
+        assert len(open_tar(shards, "shapes/*.tar")) == 48
+        assert "is damaged" in caplog.text
+        caplog.clear()
+        assert len(open_tar(shards, "shapes/*.tar")) == 48
+        assert "is damaged" not in caplog.text
+
+
 def test_index__in_memory_where_the_root_is_read_only(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

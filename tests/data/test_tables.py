@@ -185,6 +185,15 @@ def test_yfcc__missing_archive_and_member(yfcc: Path) -> None:
     }
 
 
+def test_yfcc__archive_that_comes_back_is_used(yfcc: Path) -> None:
+    convert_metadata(yfcc / "meta.pkl", yfcc / "yfcc/pairs.parquet")
+    archive = yfcc / "yfcc/images/01/234.zip"
+    archive.rename(archive.with_suffix(".away"))
+    assert len(open_table(yfcc, **YFCC)) == 8
+    archive.with_suffix(".away").rename(archive)
+    assert len(open_table(yfcc, **YFCC)) == 12
+
+
 def test_yfcc__archive_changes_after_indexing(yfcc: Path) -> None:
     convert_metadata(yfcc / "meta.pkl", yfcc / "yfcc/pairs.parquet")
     source = open_table(yfcc, **YFCC)
