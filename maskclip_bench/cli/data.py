@@ -24,11 +24,16 @@ PREPARED = ("demo",)
 @data_app.command("list")
 def list_data(workspace: WorkspaceOption = None) -> None:
     """List the data sets of all tasks: which are on this machine, how to get the others."""
-    from maskclip_bench.tasks.declaration import data_available, load_tasks
+    from maskclip_bench.tasks.declaration import (
+        data_available,
+        dataset_names,
+        load_task_declaration,
+    )
 
     place = Workspace.open(workspace)
     view = Table("data set", "world", "on this machine", "how to get it", box=None)
-    for name, task in load_tasks().items():
+    for name in dataset_names():
+        task = load_task_declaration(name)
         here = data_available(task, place)
         view.add_row(name, task.world, "yes" if here else "no", "" if here else task.obtain)
     output = console()

@@ -48,11 +48,12 @@ def list_backbones(workspace: WorkspaceOption = None) -> None:
 @list_app.command("tasks")
 def list_tasks(workspace: WorkspaceOption = None) -> None:
     """Columns: every data set with the protocols it has."""
-    from maskclip_bench.tasks import data_available, load_tasks
+    from maskclip_bench.tasks import data_available, dataset_names, load_task_declaration
 
     place = Workspace.open(workspace)
     view = _listing("data set", "protocols", "world", "data here")
-    for name, task in load_tasks().items():
+    for name in dataset_names():
+        task = load_task_declaration(name)
         here = "yes" if data_available(task, place) else "no"
         view.add_row(name, ", ".join(task.protocols), task.world, here)
     output = console()

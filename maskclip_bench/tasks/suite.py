@@ -25,6 +25,7 @@ from typing import Protocol as TypingProtocol
 import torch
 from pydantic import Field
 
+from maskclip_bench import storage
 from maskclip_bench.backbones import (
     Backbone,
     BackboneDeclaration,
@@ -32,7 +33,7 @@ from maskclip_bench.backbones import (
     load_backbone,
     load_backbone_declaration,
     missing_weights,
-    weights_fingerprint,
+    weights_folder,
 )
 from maskclip_bench.config import Declaration, load_declaration
 from maskclip_bench.data_files import declarations, find_declaration
@@ -56,7 +57,6 @@ from maskclip_bench.results.records import (
     row_id,
 )
 from maskclip_bench.runtime import DATA_VARIABLE, Workspace, default_num_threads, provenance
-from maskclip_bench.storage import fingerprint
 from maskclip_bench.tasks import (
     PROTOCOLS,
     Protocol,
@@ -163,6 +163,11 @@ class Column:
         """`protocol/dataset`."""
         return f"{self.protocol.name}/{self.declaration.name}"
 
+    @property
+    def on_demo_data(self) -> bool:
+        """Whether its files are part of the demo world, which this package draws."""
+        return Path(self.declaration.reader.root).parts[:1] == ("demo",)
+
 
 @dataclass(frozen=True)
 class PlannedCell:
@@ -248,7 +253,7 @@ def make_plan(
         plan.cells += cells
         if missing is not None and any(cell.recorded is None for cell in cells):
             plan.pretraining.append(row)
-    plan.needs_demo = any(cell.column.declaration.world == "demo" for cell in plan.open_cells)
+    plan.needs_demo = any(cell.column.on_demo_data for cell in plan.open_cells)
     return plan
 
 
@@ -298,7 +303,7 @@ def _available_columns(columns: Iterable[Column], workspace: Workspace, plan: Pl
     missing: dict[str, str] = {}
     for column in columns:
         task = column.declaration
-        reason = None if task.world == "demo" else missing_data(task, workspace)
+        reason = None if column.on_demo_data else missing_data(task, workspace)
         if reason is None:
             available.append(column)
         else:
@@ -310,13 +315,30 @@ def _available_columns(columns: Iterable[Column], workspace: Workspace, plan: Pl
     return available
 
 
+def weights_identity(row: Row, workspace: Workspace) -> str:
+    """What says, without loading them, that a row's weights are still the same.
+
+    For a folder of weights the hash of its files; for a model of a zoo its name there.
+    """
+    declaration = row.declaration
+    identity: list[object] = [declaration.source.model_dump(mode="json"), row.seed]
+    folder = weights_folder(declaration, workspace, row.seed)
+    if folder is not None and folder.is_dir() and not declaration.source.random_init:
+        identity += [
+            storage.sha256_file(path)
+            for path in sorted(folder.iterdir())
+            if path.suffix in (".safetensors", ".bin") or path.name == "open_clip_config.json"
+        ]
+    return storage.fingerprint(identity)
+
+
 def _fingerprints(
     row: Row, column: Column, workspace: Workspace, *, weights: str
 ) -> dict[str, str]:
     """Hashes of all that a cell's number depends on, by part."""
     return {
         "weights": weights,
-        "row": fingerprint([row.seed, row.declaration.preprocess.model_dump(mode="json")]),
+        "preprocess": storage.fingerprint(row.declaration.preprocess.model_dump(mode="json")),
         **column.protocol.task_fingerprints(column.declaration, workspace),
     }
 
@@ -334,7 +356,7 @@ def _recorded(
     if missing_data(column.declaration, workspace) is not None:
         return None
     then = record.fingerprints.get("weights", "")
-    weights = weights_fingerprint(row.declaration, workspace, row.seed) if made else then
+    weights = weights_identity(row, workspace) if made else then
     now = _fingerprints(row, column, workspace, weights=weights)
     return record if record.fingerprints == now else None
 
@@ -536,7 +558,7 @@ class Execution:
         unit, row, column = cell.unit, cell.row, cell.column
         self._listener.started(unit)
         began = time.monotonic()
-        weights = backbone.weights_fingerprint if backbone else "not on this machine"
+        weights = weights_identity(row, self._workspace) if backbone else "not on this machine"
         fingerprints = _fingerprints(row, column, self._workspace, weights=weights)
         identity = Cell(
             backbone=row.name,
@@ -548,6 +570,9 @@ class Execution:
             cell_fingerprint=cell_fingerprint(fingerprints),
         )
         origin = provenance(self._device)
+        if backbone is not None:
+            origin["weights_state"] = backbone.weights_fingerprint
+            origin["transform"] = backbone.transform_id
         outcomes = None
         try:
             if backbone is None:
@@ -608,12 +633,14 @@ SECONDS_PER_PAIR = 1 / 400
 
 
 def _pretraining_unit(row: Row) -> Unit:
-    recipe = load_recipe(row.declaration.source.recipe)
+    name = row.declaration.source.recipe
+    assert name is not None
+    recipe = load_recipe(name)
     cost = METHODS[recipe.method.name].relative_cost
     return Unit(
         key=f"pretrain/{row.name}/{row.seed}",
         label=f"pretraining {row.label}",
-        expected_seconds=recipe.num_pairs * cost * SECONDS_PER_PAIR,
+        expected_seconds=(recipe.num_pairs or 0) * cost * SECONDS_PER_PAIR,
     )
 
 
