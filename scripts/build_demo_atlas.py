@@ -223,7 +223,7 @@ def render_sprite(svg: str) -> Image.Image:
     fill = float((sprite[..., 3] > 127).mean())
     if fill > 0.97:
         raise SystemExit(f"A card-like sprite ({fill:.0%} of its box is filled): choose another.")
-    return Image.fromarray(sprite, "RGBA")
+    return Image.fromarray(sprite)
 
 
 def read_classes() -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ any size. `y` points down. An object stands on its `base`; the lower the base, t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from maskclip_bench.data.demo.atlas import Atlas, ObjectClass, drawing_id
 from maskclip_bench.data.demo.draws import Draws
@@ -182,7 +182,7 @@ def draw_scene(
         objects=(),
     )
     objects = _draw_objects(draws, atlas, style, vendors, place, main)
-    return Scene(**{**place.__dict__, "objects": objects})
+    return replace(place, objects=objects)
 
 
 def _draw_objects(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -140,7 +142,7 @@ def test_masks__removing_an_object_changes_nothing_far_from_it() -> None:
     (scene,) = [s for s in scenes(SEMANTIC, 40) if len(s.objects) == 3][:1]
     size = 96
     whole = draw_scene_with_masks(scene, size=size, seed=0, split="test")
-    without = Scene(**{**scene.__dict__, "objects": scene.objects[:-1]})
+    without = replace(scene, objects=scene.objects[:-1])
     less = draw_scene_with_masks(without, size=size, seed=0, split="test")
     mask = whole.owner == len(scene.objects)
     changed = np.abs(np.asarray(whole.image).astype(int) - np.asarray(less.image)).max(-1) > 0
