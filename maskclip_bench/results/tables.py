@@ -375,7 +375,12 @@ def _check_published_presets(declaration: TableDeclaration, rows: Sequence[Table
         presets = {
             f"{row.name} ({row.cells[index].origin})": row.cells[index].preset for row in rows
         }
-        _check_same("preset", column, {name: p for name, p in presets.items() if p is not None})
+        _check_same(
+            "preset",
+            column,
+            {name: preset for name, preset in presets.items() if preset is not None},
+            remedy="Show the table without published numbers, or measure under their",
+        )
 
 
 def _with_averages(
@@ -552,13 +557,16 @@ def _published_notes(declaration: TableDeclaration, rows: Sequence[TableRow]) ->
     return notes
 
 
-def _check_same(what: str, column: ColumnDeclaration, values: Mapping[str, object]) -> None:
+def _check_same(
+    what: str, column: ColumnDeclaration, values: Mapping[str, object], *, remedy: str = ""
+) -> None:
     distinct = {str(value) for value in values.values()}
     if len(distinct) > 1:
         listing = ", ".join(f"{row}: {value}" for row, value in sorted(values.items()))
+        remedy = remedy or "Delete the records that differ and measure them again under the same"
         raise ConfigError(
             f"The column {_name(column)} would mix more than one {what} ({listing}). "
-            f"Delete the records that differ and measure them again under the same {what}."
+            f"{remedy} {what}."
         )
 
 
