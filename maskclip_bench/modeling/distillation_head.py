@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+BLOCK_SIZE = 4096
+"""Rows whose codeword distributions exist at one time."""
 
 
 class CodewordHead(nn.Module):
@@ -44,4 +50,54 @@ class CodewordHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features [..., D] -> cosine similarities to the codewords [..., K]."""
         bottleneck = F.normalize(self.mlp(features), dim=-1)
-        return bottleneck @ F.normalize(self.codewords, dim=-1).T.to(bottleneck.dtype)
+        return F.linear(bottleneck, F.normalize(self.codewords, dim=-1))
+
+
+class _CodewordCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of two soft assignments; distributions are made and dropped in blocks."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student: Tensor,  # [R, K], similarities
+        teacher: Tensor,  # [R, K], similarities
+        center: Tensor,  # [K]
+        student_temp: float,
+        teacher_temp: float,
+    ) -> Tensor:
+        total = student.new_zeros((), dtype=torch.float32)
+        grad = torch.empty_like(student)
+        for start in range(0, len(student), BLOCK_SIZE):
+            part = slice(start, start + BLOCK_SIZE)
+            target = ((teacher[part].float() - center) / teacher_temp).softmax(dim=-1)
+            log_probability = (student[part].float() / student_temp).log_softmax(dim=-1)
+            total -= torch.dot(target.flatten(), log_probability.flatten())
+            grad[part] = log_probability.exp_().sub_(target)
+        ctx.save_for_backward(grad)
+        ctx.factor = 1 / (student_temp * len(student))
+        return total / len(student)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = ctx.saved_tensors
+        return grad * (grad_loss * ctx.factor).to(grad.dtype), None, None, None, None
+
+
+def codeword_cross_entropy(
+    student: Tensor, teacher: Tensor, center: Tensor, *, student_temp: float, teacher_temp: float
+) -> Tensor:
+    """Mean over patches of -sum_k p_k log q_k: p the teacher's soft assignment, q the student's.
+
+    p = softmax((t - c) / teacher_temp), q = softmax(s / student_temp).
+
+    Args:
+        student: Similarities s to the codewords [..., K].
+        teacher: Similarities t [..., K]; no gradient flows to it.
+        center: c [K], subtracted so that no codeword takes all (DINO, arXiv 2104.14294).
+        student_temp: Softmax temperature.
+        teacher_temp: Likewise; lower, so that targets are sharp.
+    """
+    return _CodewordCrossEntropy.apply(
+        student.flatten(0, -2), teacher.detach().flatten(0, -2), center, student_temp, teacher_temp
+    )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+MaskKind = Literal["random", "block"]
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,31 @@ class PatchMask:
 
     def to(self, device: torch.device) -> PatchMask:
         """The same on another device."""
+        if self.hidden.device == device:
+            return self
         return PatchMask(
-            self.hidden.to(device), self.visible_ids.to(device), self.hidden_ids.to(device)
+            self.hidden.to(device, non_blocking=True),
+            self.visible_ids.to(device, non_blocking=True),
+            self.hidden_ids.to(device, non_blocking=True),
         )
 
 
 def num_hidden(num_patches: int, ratio: float) -> int:
     """Patches that a mask ratio hides: rounded, at least one hidden and one visible."""
     return min(max(round(num_patches * ratio), 1), num_patches - 1)
+
+
+def draw_mask(
+    kind: MaskKind,
+    num_images: int,
+    grid_size: tuple[int, int],
+    ratio: float,
+    generator: torch.Generator,
+) -> PatchMask:
+    """A mask of either kind, on the CPU."""
+    if kind == "block":
+        return block_mask(num_images, grid_size, ratio, generator)
+    return random_mask(num_images, math.prod(grid_size), ratio, generator)
 
 
 def random_mask(
@@ -50,6 +70,23 @@ def random_mask(
     hidden = torch.zeros(num_images, num_patches, dtype=torch.bool)
     chosen = noise.argsort(dim=1)[:, : num_hidden(num_patches, ratio)]
     return PatchMask.from_hidden(hidden.scatter_(1, chosen, True))
+
+
+def coarse_mask(
+    num_images: int,
+    grid_size: tuple[int, int],
+    ratio: float,
+    cell: int,
+    generator: torch.Generator,
+) -> PatchMask:
+    """Hide square cells of `cell` x `cell` patches, each with the same chance (SimMIM).
+
+    The grid is divided into whole cells, which `cell` must allow.
+    """
+    height, width = grid_size[0] // cell, grid_size[1] // cell
+    coarse = random_mask(num_images, height * width, ratio, generator).hidden
+    fine = coarse.view(num_images, height, 1, width, 1).expand(-1, -1, cell, -1, cell)
+    return PatchMask.from_hidden(fine.reshape(num_images, -1))
 
 
 def block_mask(
@@ -94,6 +131,18 @@ def block_mask(
     return PatchMask.from_hidden(torch.stack(masks))
 
 
-def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
-    """Pick tokens [B, N, D] by ids [B, K] -> [B, K, D]."""
-    return tokens.gather(1, ids.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+def choose_words(captions: Tensor, ratio: float, generator: torch.Generator) -> Tensor:
+    """Words to mask, bool [T, L]: never the start, the end or padding.
+
+    Args:
+        captions: Int64 [T, L]; starts with the start token, the end token is the largest id.
+        ratio: Share of the words of each caption, rounded; at least one, if it has any.
+        generator: CPU generator.
+    """
+    end = captions.argmax(dim=1, keepdim=True).cpu()  # [T, 1]
+    position = torch.arange(captions.shape[1])
+    is_word = (position > 0) & (position < end)  # [T, L]
+    noise = torch.rand(captions.shape, generator=generator).masked_fill_(~is_word, 2.0)
+    count = ((end - 1) * ratio).round().clamp_(min=1)
+    rank = noise.argsort(dim=1).argsort(dim=1)
+    return ((rank < count) & is_word).to(captions.device, non_blocking=True)

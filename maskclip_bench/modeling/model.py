@@ -17,8 +17,9 @@ from timm.models import generate_default_cfgs, register_model
 
 from maskclip_bench.config import Declaration
 from maskclip_bench.errors import ConfigError, did_you_mean
+from maskclip_bench.modeling.blocks import allow_packing, allow_partial
 
-DEMO_VIT = "vit_demo_patch8_64"
+DEMO_VIT = "vit_demo_patch8_48"
 
 
 class VisionConfig(Declaration):
@@ -114,6 +115,10 @@ def build_model(config: ModelConfig) -> CustomTextCLIP:
                 f"model.image_size={native}, or choose a trunk of that size."
             )
         model.visual.trunk.set_input_size(img_size=config.image_size)
+    for block in [*getattr(model.visual.trunk, "blocks", [])][-1:]:
+        allow_partial(block)
+    for block in model.text.transformer.resblocks:
+        allow_packing(block)
     return model
 
 
@@ -154,7 +159,7 @@ default_cfgs = generate_default_cfgs(
         f"{DEMO_VIT}.untrained": {
             "url": "",
             "num_classes": 0,
-            "input_size": (3, 64, 64),
+            "input_size": (3, 48, 48),
             "pool_size": None,
             "crop_pct": 1.0,
             "interpolation": "bicubic",
@@ -168,16 +173,16 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def vit_demo_patch8_64(pretrained: bool = False, **kwargs: Any) -> timm_vit.VisionTransformer:
-    """The demo world's ViT: 64 px, patch 8, 4 blocks, 96 wide, 3 heads (0.47 M parameters)."""
-    arguments = {"img_size": 64, "patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3}
+def vit_demo_patch8_48(pretrained: bool = False, **kwargs: Any) -> timm_vit.VisionTransformer:
+    """The demo world's ViT: 48 px, patch 8, 4 blocks, 96 wide, 3 heads (0.47 M parameters)."""
+    arguments = {"img_size": 48, "patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3}
     return timm_vit._create_vision_transformer(
         DEMO_VIT, pretrained=pretrained, **{**arguments, **kwargs}
     )
 
 
 if not timm.is_model(DEMO_VIT):
-    register_model(vit_demo_patch8_64)
+    register_model(vit_demo_patch8_48)
 
 __all__ = [
     "DEMO_VIT",
@@ -186,5 +191,5 @@ __all__ = [
     "VisionConfig",
     "build_model",
     "open_clip_config",
-    "vit_demo_patch8_64",
+    "vit_demo_patch8_48",
 ]

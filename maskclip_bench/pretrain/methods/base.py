@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from open_clip.model import CustomTextCLIP
@@ -12,14 +12,10 @@ from torch import Tensor, nn
 
 from maskclip_bench.config import Declaration
 from maskclip_bench.data.batch import Batch
+from maskclip_bench.errors import ConfigError
 from maskclip_bench.modeling.losses import Gather, contrastive_loss
 from maskclip_bench.modeling.model import ModelConfig, build_model
-from maskclip_bench.modeling.towers import (
-    image_tokens,
-    project_image,
-    project_text,
-    text_hidden,
-)
+from maskclip_bench.modeling.towers import encode_image, encode_text, is_vit
 
 Terms = dict[str, Tensor]
 """Named loss terms, already weighted, each a scalar."""
@@ -78,7 +74,7 @@ class Method(nn.Module, ABC):
             total_steps: Steps of the run.
         """
         self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        return {"logit_scale": float(self.model.logit_scale.exp())}
+        return {"logit_scale": math.exp(float(self.model.logit_scale))}
 
     def teacher_model(self) -> CustomTextCLIP | None:
         """The momentum teacher as a whole model, for export; None if there is none."""
@@ -103,15 +99,12 @@ class ContrastiveMethod(Method):
         super().__init__(model_config)
         self.gather = config.gather
 
-    def encode_pairs(self, batch: Batch) -> tuple[Embeddings, Tensor]:
-        """Image and text embeddings, and the image tokens [B, 1 + N, D] they came from."""
-        tokens = image_tokens(self.model.visual.trunk, batch.images)
-        hidden = text_hidden(self.model.text, batch.tokens)
-        embeddings = {
-            "image_features": project_image(self.model, tokens),
-            "text_features": project_text(self.model, batch.tokens, hidden),
+    def encode_pairs(self, batch: Batch) -> Embeddings:
+        """Embeddings of images and captions, each [B, P]."""
+        return {
+            "image_features": encode_image(self.model, batch.images),
+            "text_features": encode_text(self.model, batch.tokens),
         }
-        return embeddings, tokens
 
     def contrast(self, embeddings: Embeddings) -> Terms:
         """Symmetric InfoNCE, (L_I + L_T) / 2."""
@@ -122,3 +115,42 @@ class ContrastiveMethod(Method):
             gather=self.gather,
         )
         return {"contrastive_loss": (image_to_text + text_to_image) / 2}
+
+
+class ImageOnlyMethod(Method):
+    """Trains the trunk alone; the text tower, the projections and the logit scale stay as they are.
+
+    What it exports is still a whole open_clip model, for the protocols that need only images.
+    """
+
+    uses_text = False
+
+    def __init__(self, model_config: ModelConfig) -> None:
+        super().__init__(model_config)
+        self.model.requires_grad_(False)
+        self.model.visual.trunk.requires_grad_(True)
+
+    def contrast(self, embeddings: Embeddings) -> Terms:
+        """Nothing, unless a method compares samples."""
+        return {}
+
+    @torch.no_grad()
+    def after_step(self, *, step: int, total_steps: int) -> dict[str, float]:
+        """Nothing to do."""
+        return {}
+
+
+def vit_trunk(method: Method) -> Any:
+    """The trunk of the student, for methods that drop or replace patches.
+
+    Raises:
+        ConfigError: It is not a ViT.
+    """
+    trunk = method.model.visual.trunk
+    if not is_vit(trunk):
+        raise ConfigError(
+            f"{type(method).__name__} hides patches, which needs a ViT, and the trunk is a "
+            f"{type(trunk).__name__}. Set model.vision.timm_model to a vit_*, or choose method "
+            "clip, slip or simclr."
+        )
+    return trunk

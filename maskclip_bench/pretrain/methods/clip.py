@@ -18,5 +18,4 @@ class CLIP(ContrastiveMethod):
 
     def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
         """Embeddings of both towers."""
-        embeddings, _ = self.encode_pairs(batch)
-        return embeddings, {}
+        return self.encode_pairs(batch), {}

@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
 
 from maskclip_bench.data.batch import Batch
-from maskclip_bench.modeling.decoders import VisionDecoder
-from maskclip_bench.modeling.masking import gather_tokens, random_mask
+from maskclip_bench.modeling.decoders import (
+    VisionDecoder,
+    decoder_targets,
+    normalized_patches,
+    pixel_patches,
+)
+from maskclip_bench.modeling.masking import random_mask
 from maskclip_bench.modeling.model import ModelConfig
-from maskclip_bench.modeling.towers import image_tokens
+from maskclip_bench.modeling.towers import (
+    embed_patches,
+    encode_text,
+    patches_to_tokens,
+    pooled_patches,
+)
 from maskclip_bench.pretrain.methods.base import (
     ContrastiveConfig,
     ContrastiveMethod,
     Embeddings,
     Terms,
+    vit_trunk,
 )
 
 
@@ -36,6 +46,8 @@ class CLIPMAEConfig(ContrastiveConfig):
     """Width of the decoder; None = the encoder's, as in RILS."""
     decoder_num_heads: int | None = None
     """Heads of the decoder; None = the encoder's."""
+    normalize_pixels: bool = True
+    """Predict patches of mean 0 and variance 1 (MAE: better than plain pixels)."""
 
 
 class CLIPMAE(ContrastiveMethod):
@@ -46,13 +58,12 @@ class CLIPMAE(ContrastiveMethod):
 
     def __init__(self, config: CLIPMAEConfig, model_config: ModelConfig) -> None:
         super().__init__(config, model_config)
-        trunk = self.model.visual.trunk
-        self.mask_ratio = config.mask_ratio
-        self.weight = config.reconstruction_weight
+        self.config = config
+        trunk = vit_trunk(self)
         self.patch_size: int = trunk.patch_embed.patch_size[0]
         self.decoder = VisionDecoder(
             encoder_dim=trunk.embed_dim,
-            num_patches=trunk.patch_embed.num_patches,
+            grid_size=trunk.patch_embed.grid_size,
             embed_dim=config.decoder_dim or trunk.embed_dim,
             depth=config.decoder_depth,
             num_heads=config.decoder_num_heads or trunk.blocks[0].attn.num_heads,
@@ -61,20 +72,21 @@ class CLIPMAE(ContrastiveMethod):
 
     def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
         """Embeddings, and the reconstruction loss on hidden patches."""
-        embeddings, _ = self.encode_pairs(batch)
-        trunk = self.model.visual.trunk
+        trunk = vit_trunk(self)
+        patches = embed_patches(trunk, batch.images)  # [B, N, D], shared by both passes
+        embeddings = {
+            "image_features": F.normalize(
+                self.model.visual.head(pooled_patches(trunk, patches)), dim=-1
+            ),
+            "text_features": encode_text(self.model, batch.tokens),
+        }
         mask = random_mask(
-            len(batch.images), trunk.patch_embed.num_patches, self.mask_ratio, batch.generator
-        ).to(batch.images.device)
-        tokens = image_tokens(trunk, batch.images, mask)  # [B, 1 + V, D]
-        predicted = self.decoder(tokens, mask, num_prefix=trunk.num_prefix_tokens)  # [B, M, 3 p^2]
-        target = gather_tokens(normalized_patches(batch.images, self.patch_size), mask.hidden_ids)
+            len(patches), patches.shape[1], self.config.mask_ratio, batch.generator
+        ).to(patches.device)
+        visible = patches_to_tokens(trunk, patches, mask)  # [B, 1 + V, D]
+        predicted = self.decoder(visible, mask, num_prefix=trunk.num_prefix_tokens)  # [B, M, 3 p^2]
+        target = decoder_targets(pixel_patches(batch.images, self.patch_size), mask)
+        if self.config.normalize_pixels:
+            target = normalized_patches(target)
         loss = F.mse_loss(predicted.float(), target)
-        return embeddings, {"reconstruction_loss": self.weight * loss}
-
-
-def normalized_patches(images: Tensor, patch_size: int) -> Tensor:
-    """Images [B, 3, H, W] -> patches [B, N, 3 p^2], each with mean 0 and variance 1 (MAE)."""
-    patches = F.unfold(images.float(), patch_size, stride=patch_size).transpose(1, 2)
-    mean = patches.mean(dim=-1, keepdim=True)
-    return (patches - mean) / (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+        return embeddings, {"reconstruction_loss": self.config.reconstruction_weight * loss}

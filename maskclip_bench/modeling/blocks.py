@@ -1,0 +1,170 @@
+"""Transformer blocks that compute what is asked for, and nothing else.
+
+They are timm's and open_clip's own blocks with the same weights under the same names; only how
+they run differs. Their results equal the originals' (tests, 1e-5).
+
+- A last block whose class token alone is read needs keys and values of all tokens, but queries,
+  projection and feed-forward part of one token: about a sixth of its arithmetic.
+- A caption's padding goes through no linear layer: its words are kept packed, [K, W] for the K
+  words of all captions, and are laid out as [T, L, W] for the attention itself only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+
+class PartialBlock(Block):
+    """timm's block, which can also return only some of its outputs.
+
+    B images, N tokens, n outputs, D width, H heads.
+    """
+
+    def forward(self, x: Tensor, *args: Any, outputs: slice | None = None, **kwargs: Any) -> Tensor:
+        """[B, N, D] -> [B, N, D], or the tokens of `outputs` alone, [B, n, D]."""
+        if outputs is None:
+            return super().forward(x, *args, **kwargs)
+        attention: Any = self.attn
+        batch, length, width = x.shape
+        heads, head_dim = attention.num_heads, attention.head_dim
+        weight, bias = attention.qkv.weight, attention.qkv.bias
+        query_bias, rest_bias = (None, None) if bias is None else (bias[:width], bias[width:])
+        normed = self.norm1(x)
+        query = F.linear(normed[:, outputs], weight[:width], query_bias)  # [B, n, D]
+        query = attention.q_norm(query.view(batch, -1, heads, head_dim).transpose(1, 2))
+        rest = F.linear(normed, weight[width:], rest_bias).view(batch, length, 2, heads, head_dim)
+        key, value = rest.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, N, D / H]
+        dropout = attention.attn_drop.p if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(
+            query, attention.k_norm(key), value, dropout_p=dropout
+        )
+        mixed = mixed.transpose(1, 2).reshape(batch, -1, width)
+        mixed = attention.proj_drop(attention.proj(mixed))
+        kept = x[:, outputs] + self.drop_path1(self.ls1(mixed))
+        return kept + self.drop_path2(self.ls2(self.mlp(self.norm2(kept))))
+
+
+def allow_partial(block: nn.Module) -> bool:
+    """Make a plain timm block a `PartialBlock`; False if it is of another kind."""
+    if isinstance(block, PartialBlock):
+        return True
+    if type(block) is not Block or type(block.attn) is not Attention:
+        return False
+    attention: Any = block.attn
+    plain = attention.num_heads * attention.head_dim == attention.qkv.in_features
+    extras = (getattr(attention, "gate", None), getattr(attention, "norm", None))
+    if not plain or any(not isinstance(extra, nn.Identity | None) for extra in extras):
+        return False
+    block.__class__ = PartialBlock
+    return True
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """Where the words of padded captions [T, L] lie when packed without padding, [K].
+
+    Attributes:
+        num_texts: T.
+        length: L.
+        slots: Int64 [K], each word's place in the flattened [T * L].
+        positions: Int64 [K], its place in its caption.
+        ends: Int64 [T], the packed place of each caption's end token.
+        is_word: Bool [T, L], True from the start to the end token.
+    """
+
+    num_texts: int
+    length: int
+    slots: Tensor
+    positions: Tensor
+    ends: Tensor
+    is_word: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tensor) -> PackedLayout:
+        """The layout of captions, int64 [T, L]; a caption ends at its largest token id."""
+        num_texts, length = tokens.shape
+        end = tokens.argmax(dim=1)  # [T]
+        is_word = torch.arange(length, device=tokens.device) <= end.unsqueeze(1)
+        slots = is_word.flatten().nonzero().squeeze(1)
+        ends = (end + 1).cumsum(0) - 1
+        return cls(num_texts, length, slots, slots % length, ends, is_word)
+
+    def twice(self) -> PackedLayout:
+        """The layout of the same captions followed by themselves, [2T, L]."""
+        return PackedLayout(
+            num_texts=2 * self.num_texts,
+            length=self.length,
+            slots=torch.cat([self.slots, self.slots + self.num_texts * self.length]),
+            positions=self.positions.repeat(2),
+            ends=torch.cat([self.ends, self.ends + len(self.slots)]),
+            is_word=self.is_word.repeat(2, 1),
+        )
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[T, L, ...] -> [K, ...]."""
+        return padded.flatten(0, 1).index_select(0, self.slots)
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """[K, W] -> [T, L, W], with zeros as padding."""
+        size = self.num_texts * self.length
+        padded = packed.new_zeros(size, packed.shape[1]).index_copy(0, self.slots, packed)
+        return padded.view(self.num_texts, self.length, -1)
+
+
+class PackedCausalBlock(ResidualAttentionBlock):
+    """open_clip's text block, with fused attention and, on packed captions, without padding.
+
+    Called as open_clip does, it is open_clip's. W width, H heads.
+    """
+
+    def forward(self, q_x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Run packed if given a `layout`, else as open_clip's block.
+
+        Args:
+            q_x: [K, W] with a layout; else whatever open_clip passes.
+            *args: open_clip's.
+            **kwargs: open_clip's; or `layout`, and `only_ends=True` to get the end tokens' states
+                alone, [T, W].
+        """
+        layout: PackedLayout | None = kwargs.pop("layout", None)
+        if layout is None:
+            return super().forward(q_x, *args, **kwargs)
+        return self._packed(q_x, layout, only_ends=kwargs.pop("only_ends", False))
+
+    def _packed(self, words: Tensor, layout: PackedLayout, *, only_ends: bool) -> Tensor:
+        width, heads = words.shape[1], self.attn.num_heads
+        weight, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
+        normed = self.ln_1(words)
+        if only_ends:
+            words = words.index_select(0, layout.ends)  # [T, W]
+            query = F.linear(normed.index_select(0, layout.ends), weight[:width], bias[:width])
+            rest = layout.pad(F.linear(normed, weight[width:], bias[width:]))
+            rest = rest.view(layout.num_texts, layout.length, 2, heads, -1)
+            key, value = rest.permute(2, 0, 3, 1, 4).unbind(0)  # each [T, H, L, W / H]
+            query = query.view(layout.num_texts, heads, 1, -1)
+            mask = layout.is_word[:, None, None, :]  # all of a caption's words precede its end
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            mixed = mixed.reshape(layout.num_texts, width)
+        else:
+            qkv = layout.pad(F.linear(normed, weight, bias))
+            qkv = qkv.view(layout.num_texts, layout.length, 3, heads, -1)
+            query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+            mixed = layout.pack(mixed.transpose(1, 2).flatten(2))  # [K, W]
+        words = words + self.ls_1(self.attn.out_proj(mixed))
+        return words + self.ls_2(self.mlp(self.ln_2(words)))
+
+
+def allow_packing(block: nn.Module) -> bool:
+    """Make an open_clip text block a `PackedCausalBlock`; False if it is of another kind."""
+    if type(block) is ResidualAttentionBlock:
+        block.__class__ = PackedCausalBlock
+    return isinstance(block, PackedCausalBlock)

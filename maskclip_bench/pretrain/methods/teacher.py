@@ -1,0 +1,129 @@
+"""Teachers: the momentum copy of a student's trunk, and frozen CLIP models of open_clip's zoo."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskclip_bench.errors import CheckpointError, ConfigError
+
+WEIGHTS_FILE = "open_clip_model.safetensors"
+"""In a folder that open_clip reads as `local-dir:`."""
+
+
+def frozen_copy(module: Any) -> Any:
+    """A copy that no gradient reaches."""
+    return copy.deepcopy(module).requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Teacher = momentum * teacher + (1 - momentum) * student, in one call for all weights."""
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+
+
+def cosine_momentum(start: float, end: float, progress: float) -> float:
+    """Momentum of the teacher after `progress` (0 to 1) of the run (BYOL, Sec. 3.3)."""
+    return end - (end - start) * (math.cos(math.pi * progress) + 1) / 2
+
+
+class FrozenCLIP(nn.Module):
+    """The image tower of an open_clip model, giving the features of patches; never trained.
+
+    B images, N patches, D width of its trunk.
+
+    Args:
+        name: As open_clip knows it (`ViT-B-16`, `hf-hub:...`, `local-dir:FOLDER`).
+        pretrained: Tag of its weights; unused where the name itself says which.
+        mean: Of the normalization that images come with, per channel.
+        std: Likewise.
+
+    Raises:
+        ConfigError: open_clip has no such model or weights.
+    """
+
+    image_mean: Tensor
+    image_std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: str | None,
+        *,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ) -> None:
+        super().__init__()
+        try:
+            model = open_clip.create_model(name, pretrained=pretrained)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ConfigError(
+                f"open_clip cannot make the teacher {name!r} with pretrained={pretrained!r}: "
+                f"{str(error).splitlines()[0]}. See open_clip.list_pretrained()."
+            ) from error
+        self.visual = model.visual
+        self.requires_grad_(False).eval()
+        wanted = open_clip.get_model_preprocess_cfg(model)
+        # x is normalized for the student; (x * std + mean - own_mean) / own_std is for the teacher.
+        own_mean, own_std = torch.tensor(wanted["mean"]), torch.tensor(wanted["std"])
+        scale, shift = torch.tensor(std) / own_std, (torch.tensor(mean) - own_mean) / own_std
+        self.register_buffer("image_mean", shift.view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("image_std", scale.view(1, 3, 1, 1), persistent=False)
+        size = self.visual.image_size
+        self.image_size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
+
+    def train(self, mode: bool = True) -> FrozenCLIP:
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Images as the student sees them, [B, 3, H, W] -> normed patch features [B, N, D]."""
+        images = images * self.image_std + self.image_mean
+        if images.shape[-2:] != self.image_size:
+            images = F.interpolate(
+                images, self.image_size, mode="bicubic", align_corners=False, antialias=True
+            )
+        features = self.visual.forward_intermediates(
+            images,
+            indices=1,
+            intermediates_only=True,
+            normalize_intermediates=True,
+            output_fmt="NLC",
+        )
+        return features["image_intermediates"][-1]
+
+    def shape(self, image_size: int) -> tuple[int, int]:
+        """(N, D) of the features of images of that size."""
+        device = self.image_mean.device
+        features = self(torch.zeros(1, 3, image_size, image_size, device=device))
+        return features.shape[1], features.shape[2]
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Start a model from a folder that a pretraining run wrote (or open_clip's `local-dir:`).
+
+    Raises:
+        CheckpointError: There are no weights in it, or they are of another model.
+    """
+    from safetensors.torch import load_file
+
+    if next(model.parameters()).is_meta:  # only its shape is asked for
+        return
+    file = folder / WEIGHTS_FILE
+    if not file.is_file():
+        raise CheckpointError(
+            f"start_from={folder} holds no {WEIGHTS_FILE}. Give the `model` folder of a finished "
+            "pretraining run."
+        )
+    try:
+        model.load_state_dict(load_file(file))
+    except RuntimeError as error:
+        raise CheckpointError(f"The weights in {file} are of another model: {error}") from error
