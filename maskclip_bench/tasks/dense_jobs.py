@@ -59,7 +59,7 @@ class DenseSettings(Declaration):
 
 
 @dataclass(frozen=True)
-class TestedSplit:
+class SplitResult:
     """What a job found on one split.
 
     Attributes:
@@ -85,7 +85,7 @@ class JobResult:
         config: The config file.
     """
 
-    splits: list[TestedSplit]
+    splits: list[SplitResult]
     report: dict[str, Any]
     config: Path
 
@@ -187,7 +187,7 @@ class DenseProtocol(Protocol):
             report = self._run(context, job, folder)
         return JobResult(
             splits=[
-                TestedSplit(suffix, split, *_read_split(folder, split))
+                SplitResult(suffix, split, *_read_split(folder, split))
                 for suffix, split in splits.items()
             ],
             report=report,
@@ -352,13 +352,13 @@ def _read_split(folder: Path, split: str) -> tuple[dict[str, float], dict[str, N
     return scores, outcomes
 
 
-def sample_names(splits: Sequence[TestedSplit]) -> list[str]:
+def sample_names(splits: Sequence[SplitResult]) -> list[str]:
     """Ids of all tested images, split by split, unique across splits."""
     return [f"{part.split}/{name}" for part in splits for name in part.outcomes["sample_id"]]
 
 
 def spread(
-    splits: Sequence[TestedSplit], values: Mapping[str, NDArray[Any]]
+    splits: Sequence[SplitResult], values: Mapping[str, NDArray[Any]]
 ) -> list[list[int] | None]:
     """One list column: `values` [S, C] of the splits that are keys, None elsewhere."""
     column: list[list[int] | None] = []

@@ -35,7 +35,7 @@ from maskclip_bench.data.dense import count_pixels, read_mask
 from maskclip_bench.data.readers import Dataset, root_of
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.results.measurement import Measurement
-from maskclip_bench.tasks.dense_jobs import TestedSplit
+from maskclip_bench.tasks.dense_jobs import SplitResult
 from maskclip_bench.tasks.prompts import build_zero_shot_classifier, prompt_set, templates_of
 from maskclip_bench.tasks.protocol import Protocol, ProtocolContext
 from maskclip_bench.tasks.segmentation import (
@@ -133,7 +133,7 @@ class PatchProtocol(Protocol):
         dataset = context.dataset("test")
         names, kinds = self._classes(context)
         score, details = self.scorer(context, len(names))
-        tokens = test_tokens(context, dataset, settings.tiles)
+        tokens = tokens_of_images(context, dataset, settings.tiles)
         counts = []
         for index in range(len(dataset)):
             mask = read_mask(dataset.annotations[index], num_classes=len(names))
@@ -143,7 +143,7 @@ class PatchProtocol(Protocol):
                 context.progress("segmenting", index, len(dataset))
         stacked = {key: np.stack([count[key] for count in counts]) for key in counts[0]}
         metrics, lists = segmentation_metrics(stacked, kinds)
-        split = TestedSplit("", dataset.split, {}, {"sample_id": np.array(dataset.sample_ids)})
+        split = SplitResult("", dataset.split, {}, {"sample_id": np.array(dataset.sample_ids)})
         return Measurement(
             metrics=metrics,
             primary_metric="mean_iou",
@@ -315,7 +315,7 @@ def training_bank(context: ProtocolContext, num_classes: int) -> Bank:
     return bank
 
 
-def test_tokens(context: ProtocolContext, dataset: Dataset, tiles: int) -> Callable[[int], Tensor]:
+def tokens_of_images(context: ProtocolContext, dataset: Dataset, tiles: int) -> Callable[[int], Tensor]:
     """Index of a test image -> its tokens [N, D]; encoded once where they fit into memory."""
     key = storage.fingerprint(
         [

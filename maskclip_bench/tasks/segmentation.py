@@ -23,7 +23,7 @@ from maskclip_bench.results.measurement import (
 )
 from maskclip_bench.tasks.dense_jobs import (
     DenseProtocol,
-    TestedSplit,
+    SplitResult,
     check_agreement,
     sample_names,
     spread,
@@ -149,7 +149,7 @@ def class_list(path: Path) -> tuple[list[str] | None, list[str] | None]:
 
 
 def outcome_table(
-    splits: list[TestedSplit],
+    splits: list[SplitResult],
     columns: dict[str, dict[str, tuple[NDArray[Any], NDArray[Any]]]],
 ) -> pd.DataFrame:
     """One row an image; two list columns a metric, None on the images of other splits."""

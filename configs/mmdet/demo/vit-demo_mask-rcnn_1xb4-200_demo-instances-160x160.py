@@ -15,7 +15,7 @@ meta_keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "in
 model = dict(
     data_preprocessor=dict(pad_size_divisor=16, batch_augments=None),
     backbone=dict(
-        timm="vit_demo_patch8_64",
+        timm="vit_demo_patch8_48",
         out_indices=(3,),
         final_norm=True,
         drop_path_rate=0.0,

@@ -24,7 +24,7 @@ model = dict(
     ),
     backbone=dict(
         type="MaskCLIPViT",
-        timm="vit_demo_patch8_64",
+        timm="vit_demo_patch8_48",
         out_indices=(1, 3),
         final_norm=True,
         drop_path_rate=0.0,
