@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import json
 import mmap
+import multiprocessing
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,11 +32,20 @@ from maskclip_bench.data.sources import (
     ShardFile,
 )
 from maskclip_bench.errors import DataError
+from maskclip_bench.runtime import default_num_threads
 
 BLOCK = 512
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"})
 TEXT_FIELDS = ("txt",)
 """`caption_fields` that mean the `.txt` member instead of keys of the `.json` one."""
+
+PLACES = ("image_offset", "image_size", "text_offset", "text_size")
+"""Columns of the index, in bytes from the start of the shard."""
+
+SHARDS_FOR_PROCESSES = 64
+"""From so many shards on, they are indexed by several processes."""
+
+MAX_INDEX_PROCESSES = 16
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd"}
 
@@ -145,12 +158,47 @@ def _pax_records(data: bytes) -> dict[str, str]:
 
 
 @dataclass
-class _Rows:
-    """Columns of the index while it grows."""
+class ShardIndex:
+    """The samples of one shard.
 
-    keys: list[str]
-    shards: list[int]
-    places: list[tuple[int, int, int, int]]
+    Attributes:
+        table: A row a sample: its key, and where its image and its text lie.
+        problem: Why the shard ends too early, or None.
+        incomplete: Samples that lack an image or a text, by reason.
+    """
+
+    table: pa.Table
+    problem: str | None
+    incomplete: Counter[str]
+
+
+def index_shard(path: Path, *, text_suffix: str) -> ShardIndex:
+    """Find the samples of a tar that have an image and a file ending in `text_suffix`.
+
+    Raises:
+        DataError: The tar is compressed.
+    """
+    try:
+        scan = scan_tar(path)
+    except OSError:
+        scan = TarScan([], sources.MISSING_SHARD)
+    keys: list[str] = []
+    places: list[tuple[int, int, int, int]] = []
+    incomplete: Counter[str] = Counter()
+    groups = list(_samples(scan.members))
+    for position, (key, members) in enumerate(groups):
+        image = next((m for suffix, m in members.items() if suffix in IMAGE_SUFFIXES), None)
+        text = members.get(text_suffix)
+        if image is not None and text is not None:
+            keys.append(key.encode("utf-8", "replace").decode("utf-8"))
+            places.append((image.offset, image.size, text.offset, text.size))
+        elif not (scan.problem and position == len(groups) - 1):  # cut off: counted with the rest
+            incomplete[sources.NO_IMAGE if image is None else sources.NO_CAPTION] += 1
+    columns = np.array(places, dtype=np.int64).reshape(-1, len(PLACES)).T  # [4, N]
+    table = pa.table(
+        {"key": pa.array(keys, pa.large_string()), **dict(zip(PLACES, columns, strict=True))}
+    )
+    return ShardIndex(table, scan.problem, incomplete)
 
 
 class TarSource:
@@ -166,8 +214,7 @@ class TarSource:
         self.lost = index.lost
         self._keys = index.table["key"].combine_chunks()
         self._shard_numbers = index.table["shard"].to_numpy()  # [N]
-        columns = ("image_offset", "image_size", "text_offset", "text_size")
-        self._places = [index.table[name].to_numpy() for name in columns]  # each [N]
+        self._places = [index.table[name].to_numpy() for name in PLACES]  # each [N]
 
     def __len__(self) -> int:
         return len(self._shard_numbers)
@@ -207,49 +254,35 @@ class TarSource:
             raise BadSampleError(sources.BROKEN_CAPTION, str(error)) from None
 
     def _build(self) -> Index:
-        rows = _Rows([], [], [])
         lost = BadSamples()
         part_sizes = [0] * (max(file.part for file in self._files) + 1)
         broken: list[tuple[ShardFile, str, int]] = []
-        for number, file in enumerate(self._files):
-            before = len(rows.keys)
-            problem = self._add_shard(number, file, rows, lost)
-            found = len(rows.keys) - before
+        tables: list[pa.Table] = []
+        for number, (file, shard) in enumerate(zip(self._files, self._index_all(), strict=True)):
+            found = len(shard.table)
+            numbers = pa.array(np.full(found, number, dtype=np.int32))
+            tables.append(shard.table.append_column("shard", numbers))
             part_sizes[file.part] += found
-            if problem:
-                broken.append((file, problem, found))
-        self._estimate_losses(broken, len(rows.keys), lost)
-        places = np.array(rows.places, dtype=np.int64).reshape(-1, 4)  # [N, 4]
-        table = pa.table(
-            {
-                "key": pa.array(rows.keys, pa.large_string()),
-                "shard": pa.array(rows.shards, pa.int32()),
-                "image_offset": places[:, 0],
-                "image_size": places[:, 1],
-                "text_offset": places[:, 2],
-                "text_size": places[:, 3],
-            }
-        )
-        return Index(table, part_sizes, lost, sources.count_files(self._files))
+            for reason, count in shard.incomplete.items():
+                lost.add(file.name, reason, count)
+            if shard.problem:
+                broken.append((file, shard.problem, found))
+        self._estimate_losses(broken, sum(part_sizes), lost)
+        dependencies = sources.count_files(self._files)
+        return Index(pa.concat_tables(tables), part_sizes, lost, dependencies)
 
-    def _add_shard(self, number: int, file: ShardFile, rows: _Rows, lost: BadSamples) -> str | None:
-        """Add the samples of one shard; returns what is wrong with it, or None."""
-        try:
-            scan = scan_tar(file.path)
-        except OSError:
-            return sources.MISSING_SHARD
-        suffix = "txt" if self._fields == TEXT_FIELDS else "json"
-        groups = list(_samples(scan.members))
-        for position, (key, members) in enumerate(groups):
-            image = next((m for s, m in members.items() if s in IMAGE_SUFFIXES), None)
-            text = members.get(suffix)
-            if image is not None and text is not None:
-                rows.keys.append(key.encode("utf-8", "replace").decode("utf-8"))
-                rows.shards.append(number)
-                rows.places.append((image.offset, image.size, text.offset, text.size))
-            elif not (scan.problem and position == len(groups) - 1):  # cut off, counted below
-                lost.add(file.name, sources.NO_IMAGE if image is None else sources.NO_CAPTION)
-        return scan.problem
+    def _index_all(self) -> Iterator[ShardIndex]:
+        """Index every shard, in order; many of them in several processes."""
+        index = partial(index_shard, text_suffix="txt" if self._fields == TEXT_FIELDS else "json")
+        paths = [file.path for file in self._files]
+        num_processes = min(default_num_threads(), MAX_INDEX_PROCESSES)
+        if len(paths) < SHARDS_FOR_PROCESSES or num_processes == 1:
+            yield from map(index, paths)
+            return
+        # Spawned, not forked: torch's threads may already run here.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(num_processes, mp_context=context) as pool:
+            yield from pool.map(index, paths, chunksize=4)
 
     def _estimate_losses(
         self, broken: list[tuple[ShardFile, str, int]], num_found: int, lost: BadSamples

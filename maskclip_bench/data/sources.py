@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import braceexpand
 import pyarrow as pa
 
-from maskclip_bench.errors import DataError, StorageError
+from maskclip_bench.errors import ConfigError, DataError, StorageError
 from maskclip_bench.storage import atomic_folder, exclusive, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -151,11 +151,19 @@ def list_files(path: str, *, data_root: Path) -> list[ShardFile]:
     Files written out (not by a glob) are listed even if they do not exist.
 
     Raises:
+        ConfigError: Braces do not match.
         DataError: A glob matches nothing.
     """
     files: list[ShardFile] = []
     for part, pattern in enumerate(path.split("::")):
-        for name in braceexpand.braceexpand(pattern, escape=False):
+        try:
+            names = list(braceexpand.braceexpand(pattern, escape=False))
+        except braceexpand.UnbalancedBracesError:
+            raise ConfigError(
+                f"data.source.path has braces that do not match: {pattern!r}. Write ranges as "
+                "{00000..00331} and lists as {a,b}."
+            ) from None
+        for name in names:
             if not GLOB_CHARACTERS.intersection(name):
                 files.append(ShardFile(data_root / name, name, part))
                 continue

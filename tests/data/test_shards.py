@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import webdataset
 
+from maskclip_bench.data import shards as shards_module
 from maskclip_bench.data import sources
 from maskclip_bench.data.config import SourceConfig
 from maskclip_bench.data.pairs import PairLoader, open_source
 from maskclip_bench.data.shapes import draw_shapes, jpeg_bytes
 from maskclip_bench.data.shards import scan_tar
 from maskclip_bench.data.sources import INDEX_FOLDER, BadSampleError, Source
-from maskclip_bench.errors import DataError
+from maskclip_bench.errors import ConfigError, DataError
 
 MakeLoader = Callable[..., PairLoader]
 
@@ -88,6 +89,16 @@ def test_index__is_cached_and_follows_the_files(shards: Path) -> None:
     assert len(open_tar(shards, pattern)) == 37
 
 
+@pytest.mark.slow
+def test_index__by_several_processes(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = open_tar(shards, "shapes/*.tar")
+    monkeypatch.setattr(shards_module, "SHARDS_FOR_PROCESSES", 2)
+    monkeypatch.setattr(shards_module, "default_num_threads", lambda: 2)
+    together = open_tar(shards, "{shapes,shapes}/shapes-000000.tar::shapes/shapes-000001.tar")
+    assert list(together.part_sizes) == [24, 12]
+    assert [together.read(index) for index in range(12)] == [alone.read(i) for i in range(12)]
+
+
 def test_index__damaged_is_made_anew(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
     open_tar(shards, "shapes/*.tar")
     for name in ("index.arrow", "index.json"):
@@ -155,6 +166,11 @@ def test_compressed_tar__says_what_to_do(tmp_path: Path) -> None:
 def test_no_match__says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"No file matches 'x/\*\.tar'"):
         open_tar(tmp_path, "x/*.tar")
+
+
+def test_unbalanced_braces__say_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"braces that do not match: 'a-\{0\.\.3\.tar'"):
+        open_tar(tmp_path, "a-{0..3.tar")
 
 
 def test_incomplete_samples__counted(tmp_path: Path) -> None:
