@@ -66,6 +66,7 @@ def run_suite(
     from maskclip_bench.tasks.suite import Execution, make_plan
 
     began = time.monotonic()
+    target = resolve_device(device)
     place = Workspace.open(workspace)
     chosen = _suite(suite, backbone, task)
     made_plan = make_plan(chosen, place, seeds=_seeds(seeds))
@@ -77,7 +78,6 @@ def run_suite(
     )
     failed = []
     if num_open:
-        target = resolve_device(device)
         with RunDisplay(messages) as display:
             execution = Execution(
                 made_plan,

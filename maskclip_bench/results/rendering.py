@@ -128,8 +128,10 @@ def to_csv(table: Table) -> str:
 def write_table(table: Table, folder: Path, name: str) -> list[Path]:
     """Write `<name>.md`, `<name>.csv` and `<name>.png` into `folder`, each atomically.
 
+    A file that would not change is left alone, so that running a suite again changes nothing.
+
     Returns:
-        The files written.
+        The files of the table.
 
     Raises:
         StorageError: The disk refused.
@@ -137,11 +139,18 @@ def write_table(table: Table, folder: Path, name: str) -> list[Path]:
     from maskclip_bench.results.picture import to_png
 
     markdown, values, picture = (folder / f"{name}.{suffix}" for suffix in ("md", "csv", "png"))
-    storage.write_text(markdown, to_markdown(table))
-    storage.write_text(values, to_csv(table))
-    with storage.atomic_file(picture) as temporary:
-        to_png(table, temporary)
+    texts = {markdown: to_markdown(table), values: to_csv(table)}
+    changed = [path for path, text in texts.items() if not _holds(path, text)]
+    if changed or not picture.exists():
+        with storage.atomic_file(picture) as temporary:
+            to_png(table, temporary)
+    for path in changed:
+        storage.write_text(path, texts[path])
     return [markdown, values, picture]
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text(encoding="utf-8") == text
 
 
 def cell_number(cell: TableCell, column: ColumnDeclaration) -> str:
