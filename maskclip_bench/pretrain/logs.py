@@ -43,12 +43,12 @@ class RunLog:
         """
         self._path = folder / LOG_FILE
         _drop_lines_after(self._path, start_step)
+        self._wandb = _start_wandb(wandb_project, folder, name, recipe) if wandb_project else None
+        self._tensorboard = _start_tensorboard(folder, start_step) if tensorboard else None
         try:
             self._file = self._path.open("a", encoding="utf-8")
         except OSError as error:
             raise storage_error(error, self._path) from error
-        self._wandb = _start_wandb(wandb_project, folder, name, recipe) if wandb_project else None
-        self._tensorboard = _start_tensorboard(folder, start_step) if tensorboard else None
 
     def __enter__(self) -> RunLog:
         return self

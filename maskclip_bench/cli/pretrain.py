@@ -1,0 +1,211 @@
+"""`maskclip-bench pretrain` and `export`: from a recipe to a model folder, and on from there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from maskclip_bench.cli.options import DeviceOption, WorkspaceOption, console
+from maskclip_bench.errors import ConfigError
+from maskclip_bench.runtime import Workspace
+
+if TYPE_CHECKING:
+    from maskclip_bench.pretrain.progress import TrainProgress
+    from maskclip_bench.pretrain.recipe import Recipe
+
+LAUNCHERS = ("here", "slurm")
+
+
+def pretrain(
+    recipe: Annotated[
+        str,
+        typer.Argument(help="A recipe, or its YAML file; see: maskclip-bench list recipes"),
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value over the recipe: seed=1 optimizer.lr=1e-3")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The run's folder.",
+            show_default="pretrain/RECIPE/seedN in the workspace",
+        ),
+    ] = None,
+    workspace: WorkspaceOption = None,
+    device: DeviceOption = "auto",
+    launcher: Annotated[
+        str, typer.Option("--launcher", help="here (this process, or torchrun's), or slurm.")
+    ] = "here",
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slurm",
+            help="For --launcher slurm, key=value of submitit: nodes=2, slurm_partition=gpu...",
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")] = False,
+) -> None:
+    """Pretrain by a recipe. Interrupt it at any time: the same command goes on.
+
+    For example:
+
+        maskclip-bench pretrain demo/maskclip seed=1
+
+        torchrun --nproc-per-node 8 -m maskclip_bench pretrain maskclip_vit-b-16_yfcc15m
+
+        maskclip-bench pretrain clip_vit-b-16_cc3m --launcher slurm --slurm slurm_partition=gpu
+    """
+    from maskclip_bench.pretrain.recipe import load_recipe
+
+    if launcher not in LAUNCHERS:
+        raise ConfigError(f"No launcher {launcher!r}. Choose one of: {', '.join(LAUNCHERS)}.")
+    if slurm and launcher != "slurm":
+        raise ConfigError("--slurm goes with --launcher slurm.")
+    loaded = load_recipe(recipe, overrides or [])
+    place = Workspace.open(workspace)
+    folder = output or place.pretraining(loaded.name, loaded.seed)
+    if loaded.world == "demo":
+        _prepare_demo(place, quiet=quiet)
+    if launcher == "slurm":
+        _submit(loaded, folder, place, device, slurm or [])
+    else:
+        _train_here(loaded, folder, place, device, quiet=quiet)
+
+
+def export(
+    source: Annotated[
+        Path,
+        typer.Argument(help="A checkpoint (checkpoints/step_*.pt), or the folder of a run."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
+    to: Annotated[
+        str, typer.Option("--to", help="open_clip, timm (the trunk), or hf (for the hub).")
+    ] = "open_clip",
+    weights: Annotated[
+        str, typer.Option("--weights", help="student, or teacher (the momentum teacher).")
+    ] = "student",
+) -> None:
+    """Turn a checkpoint into a folder that open_clip, timm or the Hugging Face hub takes.
+
+    For example:
+
+        maskclip-bench export workspace/pretrain/demo/maskclip/seed0 --to hf -o maskclip-demo
+    """
+    from maskclip_bench.pretrain.export import export_checkpoint
+
+    folder = export_checkpoint(
+        source,
+        output,
+        target=to,  # type: ignore[arg-type]  # checked there
+        weights=weights,  # type: ignore[arg-type]
+    )
+    console().print(f"Wrote {folder}")
+
+
+def _prepare_demo(place: Workspace, *, quiet: bool) -> None:
+    if quiet:
+        from maskclip_bench.data.demo import prepare_demo
+
+        prepare_demo(place.data)
+    else:
+        from maskclip_bench.cli.data import prepare_with_bar
+
+        prepare_with_bar(place)
+
+
+def _train_here(
+    recipe: Recipe, folder: Path, place: Workspace, device: str, *, quiet: bool
+) -> None:
+    from maskclip_bench.pretrain.launch import launch_here, local_rank_speaks
+
+    shown = local_rank_speaks() and not quiet
+    messages = Console(stderr=True, highlight=False)
+    with _Display(messages, recipe, active=shown and messages.is_terminal) as display:
+        model = launch_here(
+            recipe,
+            output=folder,
+            data_root=place.data,
+            device=device,
+            progress=display.update if shown else None,
+        )
+    if local_rank_speaks():
+        console().print(f"The model is in {model}")
+
+
+def _submit(
+    recipe: Recipe, folder: Path, place: Workspace, device: str, options: list[str]
+) -> None:
+    from maskclip_bench.pretrain.launch import submit_to_slurm
+
+    job = submit_to_slurm(
+        recipe, output=folder, data_root=place.data, device=device, options=options
+    )
+    console().print(
+        f"Submitted job {job.job_id}. The run is in {folder}, its output in {folder / 'slurm'}."
+    )
+
+
+class _Display:
+    """A bar with speed, waiting, losses; without a terminal, a line now and then."""
+
+    LINE_EVERY_FRACTION = 0.05
+
+    def __init__(self, messages: Console, recipe: Recipe, *, active: bool) -> None:
+        self._messages = messages
+        self._active = active
+        self._line_at = 0.0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=messages,
+            disable=not active,
+        )
+        self._task = self._progress.add_task(recipe.name or "pretraining", total=None, note="")
+
+    def __enter__(self) -> _Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def update(self, state: TrainProgress) -> None:
+        """Show a state."""
+        note = describe(state)
+        self._progress.update(self._task, completed=state.step, total=state.total_steps, note=note)
+        fraction = state.step / state.total_steps
+        if not self._active and (fraction >= self._line_at or fraction == 1.0):
+            self._line_at = fraction + self.LINE_EVERY_FRACTION
+            self._messages.print(f"step {state.step}/{state.total_steps}  {note}")
+
+
+def describe(state: TrainProgress) -> str:
+    """A state in one line."""
+    parts = [
+        f"{_duration(state.eta_seconds)} left",
+        f"{state.images_per_second:,.0f} images/s",
+        f"data wait {100 * state.data_wait_fraction:.0f} %",
+        *(f"{name.removesuffix('_loss')} {value:.3f}" for name, value in state.terms.items()),
+    ]
+    for name, form in (("logit_scale", "scale {:.1f}"), ("ema_momentum", "ema {:.4f}")):
+        if name in state.values:
+            parts.append(form.format(state.values[name]))
+    parts.append(f"{state.memory_bytes / 2**30:.1f} GiB")
+    if state.num_nonfinite_steps:
+        parts.append(f"{state.num_nonfinite_steps} steps skipped")
+    return "  ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

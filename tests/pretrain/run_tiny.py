@@ -1,0 +1,110 @@
+"""A tiny recipe, and a script that trains it: in a process to be killed, or in one of several.
+
+    python run_tiny.py DATA_ROOT '[{"output": ..., "method": "clip", ...}]'
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import timm
+import timm.models.vision_transformer as timm_vit
+import torch
+from timm.models import generate_default_cfgs, register_model
+
+from maskclip_bench import distributed
+from maskclip_bench.config import merge, validate
+from maskclip_bench.data.tokenizer import TokenizerConfig, load_tokenizer
+from maskclip_bench.pretrain.launch import launch_here
+from maskclip_bench.pretrain.recipe import Recipe
+
+TINY_VIT = "vit_engine_patch8_32"
+NUM_SAMPLES = 72
+
+METHOD_FIELDS: dict[str, dict[str, Any]] = {
+    "clip": {},
+    "slip": {"ssl_hidden_dim": 16, "ssl_output_dim": 8},
+    "clip_mae": {},
+    "maskclip": {
+        "num_codewords": 16,
+        "codeword_hidden_dim": 16,
+        "codeword_dim": 8,
+        "text_decoder_depth": 1,
+        "ema_momentum": 0.9,
+    },
+}
+
+
+def _register() -> None:
+    """The tests' ViT: 2 blocks, 32 wide, 32 px."""
+    default_cfgs = generate_default_cfgs(
+        {f"{TINY_VIT}.test": {"input_size": (3, 32, 32), "num_classes": 0, "pool_size": None}}
+    )
+
+    def vit_engine_patch8_32(pretrained: bool = False, **kwargs: Any) -> torch.nn.Module:
+        sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+        return timm_vit._create_vision_transformer(
+            TINY_VIT, pretrained=pretrained, **{**sizes, **kwargs}
+        )
+
+    vit_engine_patch8_32.__module__ = __name__
+    sys.modules[__name__].__dict__["default_cfgs"] = default_cfgs
+    register_model(vit_engine_patch8_32)
+
+
+if not timm.is_model(TINY_VIT):
+    _register()
+
+
+def tiny_values(method: str = "clip", **changes: Any) -> dict[str, Any]:
+    """Plain values of a recipe that trains in a second."""
+    tokenizer = {"kind": "demo", "context_length": 24}
+    vocab_size = load_tokenizer(TokenizerConfig(**tokenizer)).vocab_size
+    values: dict[str, Any] = {
+        "name": f"tiny_{method}",
+        "world": "demo",
+        "method": {"name": method, **METHOD_FIELDS[method]},
+        "model": {
+            "proj_dim": 16,
+            "image_size": 32,
+            "vision": {"timm_model": TINY_VIT},
+            "text": {
+                "context_length": 24,
+                "vocab_size": vocab_size,
+                "width": 32,
+                "num_heads": 2,
+                "depth": 2,
+            },
+        },
+        "tokenizer": tokenizer,
+        "data": {"source": {"path": "shapes/shapes-*.tar"}},
+        "optimizer": {"lr": 1e-3, "warmup_steps": 2},
+        "global_batch_size": 16,
+        "num_pairs": 16 * 6,
+        "precision": "fp32",
+        "checkpoint": {"every_steps": 2, "keep": 2},
+        "log": {"every_steps": 1, "tensorboard": False},
+    }
+    return merge(values, changes)
+
+
+def tiny_recipe(method: str = "clip", **changes: Any) -> Recipe:
+    return validate(tiny_values(method, **changes), Recipe, where="tiny recipe")
+
+
+def main(data_root: str, jobs: list[dict[str, Any]]) -> None:
+    with distributed.process_group(torch.device("cpu")):
+        for job in jobs:
+            output = Path(job.pop("output"))
+            launch_here(
+                tiny_recipe(**job), output=output, data_root=Path(data_root), device="cpu"
+            )
+            if distributed.rank() == 1:  # its weights, to be compared with rank 0's
+                (output / "rank1.done").touch()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], json.loads(sys.argv[2]))

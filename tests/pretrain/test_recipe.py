@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from maskclip_bench.config import merge, validate
+from maskclip_bench.errors import ConfigError, UnknownNameError
+from maskclip_bench.pretrain.recipe import Recipe, load_recipe, recipe_names
+
+
+@pytest.fixture
+def check(tiny: ModuleType) -> Callable[..., Recipe]:
+    """Validate the tiny recipe with changes."""
+
+    def validated(**changes: Any) -> Recipe:
+        return validate(merge(tiny.tiny_values(), changes), Recipe, where="r.yaml")
+
+    return validated
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeed": 1}, r"unknown key 'seeed'. Did you mean 'seed'\?"),
+        ({"optimizer": {"lrr": 1}}, r"unknown key 'optimizer.lrr'. Did you mean 'lr'\?"),
+        ({"method": {"name": "clipp"}}, r"No method 'clipp'. Did you mean 'clip'\?"),
+        ({"method": {"name": "clip", "mask_ratio": 0.5}}, "unknown key 'mask_ratio'"),
+        ({"epochs": 2.0}, "give one of epochs and num_pairs"),
+        ({"num_pairs": None}, "give one of epochs and num_pairs"),
+        ({"accumulation_steps": 3}, "16 is not a multiple of accumulation_steps 3"),
+        ({"num_pairs": 8}, "num_pairs 8 is less than one batch of 16"),
+        ({"tokenizer": {"context_length": 77}}, "tokenizer.context_length 77 differs"),
+        ({"optimizer": {"warmup_epochs": 1}}, "warmup_steps and warmup_epochs are both given"),
+        ({"optimizer": {"min_lr": 1.0}}, "min_lr 1.0 is larger than lr 0.001"),
+        ({"precision": "fp16"}, "'precision': Input should be 'fp32' or 'bf16'"),
+        ({"global_batch_size": 0}, "greater than 0"),
+    ],
+)
+def test_recipe__refused(check: Callable[..., Recipe], changes: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check(**changes)
+
+
+def test_recipe__length(check: Callable[..., Recipe]) -> None:
+    assert check(num_pairs=64000).length == "64,000"
+    assert check(num_pairs=None, epochs=25).length == "25 epochs"
+
+
+def test_recipe__method_fields(tiny: ModuleType) -> None:
+    recipe = tiny.tiny_recipe("maskclip")
+    assert recipe.method.name == "maskclip"
+    assert recipe.method.fields == tiny.METHOD_FIELDS["maskclip"]
+    assert recipe.model_dump(mode="json")["method"]["num_codewords"] == 16
+
+
+def test_fingerprint__only_what_decides_the_numbers(check: Callable[..., Recipe]) -> None:
+    same = check().computation_fingerprint()
+    for changes in (
+        {"log": {"every_steps": 7}},
+        {"checkpoint": {"keep": 9}},
+        {"data": {"num_workers": 2}},
+        {"name": "other"},
+    ):
+        assert check(**changes).computation_fingerprint() == same
+    for changes in ({"seed": 1}, {"optimizer": {"lr": 2e-3}}, {"data": {"augment": {"flip": 0.5}}}):
+        assert check(**changes).computation_fingerprint() != same
+
+
+def test_load_recipe__name_and_overrides() -> None:
+    recipe = load_recipe("demo/clip", ["seed=3", "optimizer.lr=2e-3"])
+    assert (recipe.name, recipe.seed, recipe.optimizer.lr) == ("demo/clip", 3, 2e-3)
+    assert load_recipe("configs/pretrain/demo/clip.yaml").name == "demo/clip"
+    assert "demo/maskclip" in recipe_names()
+    assert "demo/_base" not in recipe_names()
+
+
+def test_load_recipe__a_file_elsewhere(tiny: ModuleType, tmp_path: Path) -> None:
+    values = tiny.tiny_values()
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
+    assert load_recipe(str(tmp_path / "mine.yaml")).name == "tiny_clip"
+    del values["name"]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
+    assert load_recipe(str(tmp_path / "mine.yaml")).name == "mine"
+
+
+def test_load_recipe__unknown() -> None:
+    with pytest.raises(UnknownNameError, match=r"No recipe 'demo/clp'. Did you mean 'demo/clip'"):
+        load_recipe("demo/clp")
