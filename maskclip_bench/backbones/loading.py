@@ -373,6 +373,7 @@ def _load_random_recipe(
     declaration: BackboneDeclaration, workspace: Workspace, seed: int
 ) -> _Loaded:
     """The architecture of a recipe with fresh weights."""
+    from maskclip_bench.data.config import AugmentConfig
     from maskclip_bench.data.tokenizer import TokenizerConfig, load_tokenizer
     from maskclip_bench.modeling.model import ModelConfig, build_model
 
@@ -386,13 +387,16 @@ def _load_random_recipe(
     tokenizer = load_tokenizer(
         validate(values.get("tokenizer", {}), TokenizerConfig, where=f"{path}: tokenizer")
     )
+    augment = validate(
+        values.get("data", {}).get("augment", {}), AugmentConfig, where=f"{path}: data.augment"
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "random_init", recipe))
         model = build_model(config)
     return _Loaded(
         model=model,
         encoder=OpenClipEncoder(model, tokenizer),
-        preprocess={"image_size": config.image_size},
+        preprocess={"image_size": config.image_size, "mean": augment.mean, "std": augment.std},
         identity=config.model_dump(mode="json"),
         has_text=True,
     )

@@ -605,7 +605,7 @@ def _ade20k(reader: ReaderDeclaration, split: str, root: Path, what: str) -> Dat
             f"{what}: {len(absent)} of {len(names)} images in {folder} have no mask, e.g. "
             f"{absent[0]}. Unpack the annotations again."
         )
-    class_names = []
+    class_names: list[str] = []
     if reader.classes:
         _, class_names = read_class_list(root / reader.classes, field=reader.class_field)
     return Dataset(

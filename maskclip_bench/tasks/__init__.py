@@ -13,6 +13,7 @@ from maskclip_bench.tasks.declaration import (
     task_names,
 )
 from maskclip_bench.tasks.detection import Detection
+from maskclip_bench.tasks.few_shot import FewShot
 from maskclip_bench.tasks.knn import KNN
 from maskclip_bench.tasks.linear_probe import LinearProbe
 from maskclip_bench.tasks.patch_segmentation import (
@@ -35,6 +36,7 @@ PROTOCOLS: dict[str, Protocol] = {
         ZeroShotClassification(),
         LinearProbe(),
         KNN(),
+        FewShot(),
         Retrieval(),
         KnnSegmentation(),
         LinearSegmentation(),

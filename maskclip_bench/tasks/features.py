@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -72,7 +71,6 @@ class FeatureStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._lock = threading.Lock()
 
     def images(
         self, backbone: Backbone, dataset: Dataset, *, progress: Progress = no_progress
@@ -141,8 +139,8 @@ class FeatureStore:
         found = _read(path)
         if found is not None:
             return found
-        with self._lock, storage.exclusive(path):
-            found = _read(path)  # another process may have made it meanwhile
+        with storage.exclusive(path):
+            found = _read(path)  # another process or thread may have made it meanwhile
             if found is None:
                 found = {name: value.contiguous() for name, value in make().items()}
                 _write(path, found, {"what": note, **identity})

@@ -231,11 +231,12 @@ def fit_probe(
     Returns:
         The probe, and its C.
     """
-    c = preset.grid[0]
+    c, start = preset.grid[0], None
     if preset.search != "none":
         solver = LogisticRegression(features[~held_out], labels[~held_out], num_classes)
         c = _search(solver, features[held_out], labels[held_out], preset, progress)
-    solver = LogisticRegression(features, labels, num_classes)
+        start = solver.fit(c, exact=False)
+    solver = LogisticRegression(features, labels, num_classes, start=start)
     progress("fitting the probe", 0, 1)
     probe = solver.fit(c)
     progress("fitting the probe", 1, 1)
