@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from maskclip_bench import distributed
 
@@ -178,3 +179,81 @@ def per_caption_cross_entropy(
     losses = F.cross_entropy(logits.float(), words, reduction="none")  # [C]
     counts = torch.bincount(text_of, minlength=num_captions).to(losses.dtype)
     return (losses / counts.index_select(0, text_of)).sum() / num_captions
+
+
+MAX_TOKEN_PAIRS = 2**26
+"""Token similarities that late interaction holds at a time."""
+
+
+def late_interaction_loss(
+    image_tokens: Tensor,
+    text_tokens: Tensor,
+    is_word: Tensor,
+    scale: Tensor,
+    *,
+    gather: Gather = "exact",
+    max_token_pairs: int = MAX_TOKEN_PAIRS,
+) -> tuple[Tensor, Tensor]:
+    """FILIP's contrastive loss (arXiv 2111.07783, Eq. 3 to 5): (image to text, text to image).
+
+    Args:
+        image_tokens: [B, N, P], L2-normalised.
+        text_tokens: [B, L, P], L2-normalised; L may differ between ranks.
+        is_word: [B, L], 1 for words and 0 for padding.
+        scale: exp(logit_scale).
+        gather: How the tokens of other processes take part.
+        max_token_pairs: Similarities held at a time; the backward pass computes them again.
+    """
+    with_gradient = gather == "exact"
+    text_tokens, is_word = _equally_long(text_tokens, is_word)
+    all_images = distributed.gather(image_tokens, with_gradient=with_gradient)  # [G, N, P]
+    all_texts = distributed.gather(text_tokens, with_gradient=with_gradient)  # [G, L, P]
+    all_words = distributed.gather(is_word, with_gradient=False)  # [G, L]
+    batch, num_tokens, _ = image_tokens.shape
+    targets = torch.arange(batch, device=scale.device) + batch * distributed.rank()
+    pairs_of_row = len(all_images) * num_tokens * text_tokens.shape[1]
+    block_size = max(1, max_token_pairs // pairs_of_row)
+    every = image_tokens.new_ones(batch, num_tokens)
+    all_every = image_tokens.new_ones(len(all_images), num_tokens)
+    losses = []
+    for rows, weight, columns, valid in (
+        (image_tokens, every, all_texts, all_words),
+        (text_tokens, is_word, all_images, all_every),
+    ):
+        weight = weight / weight.sum(dim=1, keepdim=True)
+        total = scale.new_zeros(())
+        for start in range(0, batch, block_size):
+            part = slice(start, start + block_size)
+            arguments = (rows[part], weight[part], columns, valid, scale, targets[part])
+            if block_size < batch:
+                total = total + checkpoint(_late_rows, *arguments, use_reentrant=False)
+            else:
+                total = total + _late_rows(*arguments)
+        losses.append(total / batch)
+    return losses[0], losses[1]
+
+
+def _late_rows(
+    rows: Tensor,  # [b, Q, P]
+    weight: Tensor,  # [b, Q], each row sums to 1
+    columns: Tensor,  # [G, R, P]
+    valid: Tensor,  # [G, R]
+    scale: Tensor,
+    targets: Tensor,  # [b]
+) -> Tensor:
+    """Summed cross-entropy of b rows against all G columns."""
+    with torch.autocast(rows.device.type, enabled=False):
+        pairs = rows.flatten(0, 1) @ columns.flatten(0, 1).T  # [b Q, G R]
+        pairs = pairs.view(*rows.shape[:2], *columns.shape[:2])
+        best = pairs.masked_fill(valid == 0, float("-inf")).amax(dim=-1)  # [b, Q, G]
+        scores = (weight.unsqueeze(-1) * best).sum(dim=1)  # [b, G]
+        return F.cross_entropy(scale * scores, targets, reduction="sum")
+
+
+def _equally_long(text_tokens: Tensor, is_word: Tensor) -> tuple[Tensor, Tensor]:
+    """Pad to the longest caption of all ranks."""
+    length = torch.tensor([text_tokens.shape[1]], device=text_tokens.device)
+    missing = int(distributed.gather(length, with_gradient=False).max() - length)
+    if not missing:
+        return text_tokens, is_word
+    return F.pad(text_tokens, (0, 0, 0, missing)), F.pad(is_word, (0, missing))

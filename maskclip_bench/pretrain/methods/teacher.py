@@ -61,8 +61,11 @@ class FrozenCLIP(nn.Module):
         std: tuple[float, float, float],
     ) -> None:
         super().__init__()
+        device = torch.get_default_device()  # meta, where only shapes are asked for
         try:
-            model = open_clip.create_model(name, pretrained=pretrained)
+            model = open_clip.create_model(
+                name, pretrained=None if device.type == "meta" else pretrained, device=device
+            )
         except (RuntimeError, ValueError, OSError) as error:
             raise ConfigError(
                 f"open_clip cannot make the teacher {name!r} with pretrained={pretrained!r}: "

@@ -1,0 +1,79 @@
+"""FILIP (arXiv 2111.07783): token-wise late interaction between image and caption.
+
+The similarity of an image to a caption is the mean over its tokens of each one's best match among
+the caption's words, and the other way round for a caption to an image. Tokens are projected into
+the joint space by the projections of the towers. FILIP's own reduction of the exchanged tokens to
+the quarter with the largest similarity is left out: it saves communication only.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from pydantic import Field
+
+from maskclip_bench.data.batch import Batch
+from maskclip_bench.modeling.blocks import PackedLayout
+from maskclip_bench.modeling.losses import late_interaction_loss
+from maskclip_bench.modeling.model import ModelConfig
+from maskclip_bench.modeling.towers import embed_words, image_tokens, text_hidden
+from maskclip_bench.pretrain.methods.base import (
+    ContrastiveConfig,
+    ContrastiveMethod,
+    Embeddings,
+    Terms,
+    vit_trunk,
+)
+
+
+class FILIPConfig(ContrastiveConfig):
+    """Fields of FILIP."""
+
+    global_weight: float = Field(default=1.0, ge=0)
+    """Weight of CLIP's loss on class and end token. FILIP has none (0) and compares tokens at test
+    time too; the protocols here compare one embedding an image, which this trains."""
+
+
+class FILIP(ContrastiveMethod):
+    """One image pass, one text pass; every token of both is compared."""
+
+    Config = FILIPConfig
+    relative_cost = 1.6
+
+    def __init__(self, config: FILIPConfig, model_config: ModelConfig) -> None:
+        super().__init__(config, model_config)
+        self.config = config
+        vit_trunk(self)
+
+    def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
+        """Tokens in the joint space: images' [B, 1 + N, P], captions' [B, L, P] and which are."""
+        trunk = vit_trunk(self)
+        tokens = image_tokens(trunk, batch.images)  # [B, 1 + N, D]
+        layout = PackedLayout.of(batch.tokens)
+        words = embed_words(self.model.text, layout.pack(batch.tokens), layout)
+        hidden = text_hidden(self.model.text, words, layout) @ self.model.text.text_projection
+        hidden = F.normalize(hidden.float(), dim=-1)  # [K, P]
+        embeddings = {
+            "image_tokens": F.normalize(self.model.visual.head(tokens).float(), dim=-1),
+            "text_tokens": layout.pad(hidden),
+            "is_word": layout.is_word.float(),
+        }
+        if self.config.global_weight:
+            pooled = self.model.visual.head(trunk.forward_head(tokens))
+            embeddings["image_features"] = F.normalize(pooled, dim=-1)
+            embeddings["text_features"] = hidden.index_select(0, layout.ends)
+        return embeddings, {}
+
+    def contrast(self, embeddings: Embeddings) -> Terms:
+        """Late interaction in both directions, and CLIP's loss if asked for."""
+        image_to_text, text_to_image = late_interaction_loss(
+            embeddings["image_tokens"],
+            embeddings["text_tokens"],
+            embeddings["is_word"],
+            self.model.logit_scale.exp(),
+            gather=self.gather,
+        )
+        terms = {"late_interaction_loss": (image_to_text + text_to_image) / 2}
+        if self.config.global_weight:
+            loss = super().contrast(embeddings)["contrastive_loss"]
+            terms["contrastive_loss"] = self.config.global_weight * loss
+        return terms

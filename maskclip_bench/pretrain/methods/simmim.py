@@ -1,0 +1,67 @@
+"""SimMIM (arXiv 2111.09886): hidden patches become a mask token, one layer predicts the pixels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from maskclip_bench.config import Declaration
+from maskclip_bench.data.batch import Batch
+from maskclip_bench.errors import ConfigError
+from maskclip_bench.modeling.decoders import pixel_patches
+from maskclip_bench.modeling.masking import coarse_mask
+from maskclip_bench.modeling.model import ModelConfig
+from maskclip_bench.modeling.towers import (
+    embed_patches,
+    patch_tokens,
+    patches_to_tokens,
+    take_tokens,
+)
+from maskclip_bench.pretrain.methods.base import Embeddings, ImageOnlyMethod, Terms, vit_trunk
+
+
+class SimMIMConfig(Declaration):
+    """Fields of SimMIM; defaults are its paper's for ViT-B/16."""
+
+    mask_ratio: float = Field(default=0.6, gt=0, lt=1)
+    """Share of the image hidden (SimMIM: 0.6)."""
+    mask_patch_size: int = Field(default=32, ge=1)
+    """Side in pixels of the squares that are hidden (SimMIM: 32)."""
+
+
+class SimMIM(ImageOnlyMethod):
+    """One image pass over all patches, the hidden ones replaced."""
+
+    Config = SimMIMConfig
+    relative_cost = 0.9
+
+    def __init__(self, config: SimMIMConfig, model_config: ModelConfig) -> None:
+        super().__init__(model_config)
+        self.config = config
+        trunk = vit_trunk(self)
+        self.patch_size: int = trunk.patch_embed.patch_size[0]
+        self.grid_size: tuple[int, int] = trunk.patch_embed.grid_size
+        self.cell, rest = divmod(config.mask_patch_size, self.patch_size)
+        if not self.cell or rest or any(side % self.cell for side in self.grid_size):
+            raise ConfigError(
+                f"mask_patch_size {config.mask_patch_size} must be a multiple of the patch size "
+                f"{self.patch_size}, and divide the image of {model_config.image_size} px. "
+                f"{self.patch_size} always does."
+            )
+        self.mask_token = nn.Parameter(torch.zeros(trunk.embed_dim))
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        self.head = nn.Linear(trunk.embed_dim, 3 * self.patch_size**2)
+
+    def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
+        """Mean absolute error of the pixels of hidden patches."""
+        trunk = vit_trunk(self)
+        mask = coarse_mask(
+            len(batch.images), self.grid_size, self.config.mask_ratio, self.cell, batch.generator
+        ).to(batch.images.device)
+        patches = embed_patches(trunk, batch.images, replace=(mask.hidden, self.mask_token))
+        tokens = patch_tokens(trunk, patches_to_tokens(trunk, patches))  # [B, N, D]
+        predicted = self.head(take_tokens(tokens, mask.hidden_ids))  # [B, M, 3 p^2]
+        target = take_tokens(pixel_patches(batch.images, self.patch_size), mask.hidden_ids)
+        return {}, {"reconstruction_loss": F.l1_loss(predicted.float(), target)}
