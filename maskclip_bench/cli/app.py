@@ -13,7 +13,6 @@ import warnings
 from types import FrameType
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
@@ -26,6 +25,9 @@ from maskclip_bench.cli.pretrain import export, pretrain
 from maskclip_bench.cli.run import plan, run_suite
 from maskclip_bench.errors import EXIT_INTERRUPTED, MaskCLIPBenchError
 from maskclip_bench.jobs import end_with_parent
+
+USAGE_ERROR = typer.BadParameter.__mro__[2]
+"""click's `ClickException`; recent versions of typer bring a click of their own."""
 
 EPILOG = """
 Exit codes: 0 all done; 1 a cell failed or a run stopped with an error; 2 the command is wrong
@@ -68,9 +70,7 @@ def common(
 
 app.command("run")(run_suite)
 app.command("plan")(plan)
-app.command(
-    "pretrain", context_settings={"ignore_unknown_options": False, "allow_extra_args": False}
-)(pretrain)
+app.command("pretrain")(pretrain)
 app.command("export")(export)
 app.add_typer(list_app, name="list")
 app.add_typer(data_app, name="data")
@@ -108,11 +108,11 @@ def run(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code: Any = app(args=arguments, standalone_mode=False)
-    except click.exceptions.Abort:
+    except typer.Abort:
         code = EXIT_INTERRUPTED
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+    except USAGE_ERROR as error:
+        error.show()  # type: ignore[attr-defined]
+        code = error.exit_code  # type: ignore[attr-defined]
     except MaskCLIPBenchError as error:
         errors.print(f"[bold red]error:[/] {_escape(str(error))}")
         code = error.exit_code

@@ -31,18 +31,14 @@ def list_backbones(workspace: WorkspaceOption = None) -> None:
     from maskclip_bench.data_files import declarations
 
     place = Workspace.open(workspace)
-    view = _listing("backbone", "name in tables", "world", "weights here", "how to get them")
+    view = _listing("backbone", "name in tables", "world", "weights here")
     for name in declarations("backbones"):
         declaration = load_backbone_declaration(name)
-        here = weights_available(declaration, place, 0)
-        view.add_row(
-            name,
-            declaration.display_name,
-            declaration.world,
-            "yes" if here else "no",
-            "" if here else declaration.obtain,
-        )
-    console().print(view)
+        here = "yes" if weights_available(declaration, place, 0) else "no"
+        view.add_row(name, declaration.display_name, declaration.world, here)
+    output = console()
+    output.print(view)
+    output.print("\nHow to get what is not here: maskclip-bench plan --suite all")
 
 
 @list_app.command("tasks")
