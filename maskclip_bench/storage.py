@@ -26,7 +26,7 @@ from maskclip_bench.errors import StorageError, storage_error
 TEMPORARY_SUFFIX = ".tmp"
 
 DISK_REFUSALS = frozenset(
-    {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EDQUOT}
+    {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EDQUOT, errno.ENOTDIR}
 )
 """What the disk says when it will not take a write; any other `OSError` is a bug and passes."""
 

@@ -15,8 +15,8 @@ from maskclip_bench.data.demo import DemoSizes, prepare_demo
 
 SIZES = DemoSizes(
     pretrain=96, objects_train=3, objects_val=1, objects_val_ood=1, objects_tune=1,
-    captions_test=6, captions_val=2, scenes_training=2, scenes_validation=1, scenes_validation_ood=1,
-    instances_train=2, instances_val=1, instances_val_ood=1,
+    captions_test=6, captions_val=2, scenes_training=2, scenes_validation=1,
+    scenes_validation_ood=1, instances_train=2, instances_val=1, instances_val_ood=1,
 )  # fmt: skip
 
 RECIPE = """
@@ -32,6 +32,12 @@ BACKBONE = """
 display_name: {title}
 world: demo
 source: {{recipe: {recipe}}}
+"""
+
+UNTRAINED = """
+display_name: untrained
+world: demo
+source: {recipe: tiny/clip, random_init: true}
 """
 
 TASK = """
@@ -129,6 +135,7 @@ def tiny_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
         files[f"backbones/tiny_{method}.yaml"] = BACKBONE.format(
             title=title, recipe=f"tiny/{method}"
         )
+    files["backbones/tiny_untrained.yaml"] = UNTRAINED
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
@@ -163,6 +170,7 @@ class Outcome:
 @pytest.fixture
 def in_process(
     tmp_path: Path,
+    tiny_data: Path,
     tiny_catalogue: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -175,6 +183,7 @@ def in_process(
     from maskclip_bench import cli
 
     monkeypatch.setenv("MASKCLIP_BENCH_CATALOGUE", str(tiny_catalogue))
+    monkeypatch.setenv("MASKCLIP_BENCH_DATA", str(tiny_data))
     monkeypatch.setenv("MASKCLIP_BENCH_WORKSPACE", str(tmp_path / "workspace"))
     monkeypatch.setenv("COLUMNS", "200")
 

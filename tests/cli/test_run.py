@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import time
 from pathlib import Path
@@ -91,6 +93,65 @@ def test_bad_names__one_message_and_exit_code_2(
     assert result.code == code
     assert message in result.errors
     assert "Traceback" not in result.errors
+
+
+CELL = ("run", "-b", "tiny_untrained", "-t", "knn/tiny_objects")
+
+
+def test_no_space__one_message_exit_code_4_and_nothing_damaged(
+    in_process: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("maskclip_bench.storage.fsync_path", full)
+        result = in_process(*CELL)
+    assert result.code == 4
+    assert "No space left on the device" in result.errors
+    assert not list((tmp_path / "workspace").rglob("*.json"))
+    assert in_process(*CELL).code == 0
+
+
+def test_workspace_that_cannot_be_written__exit_code_4(in_process: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = in_process(*CELL, "--workspace", str(tmp_path / "file" / "below"))
+    assert result.code == 4
+    assert "--workspace" in result.errors
+
+
+def test_damaged_record__names_the_file_and_the_remedy(in_process: Any, tmp_path: Path) -> None:
+    assert in_process(*CELL).code == 0
+    record = tmp_path / "workspace/records/tiny_untrained/knn__tiny_objects.json"
+    record.write_text(record.read_text()[:100])
+    result = in_process(*CELL)
+    assert result.code == 3
+    assert str(record) in result.errors.replace("\n", "")
+    assert "Delete the file" in result.errors
+
+
+def test_unknown_key_in_a_declaration__suggests_the_right_one(
+    in_process: Any, tmp_path: Path, tiny_catalogue: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine/backbones").mkdir(parents=True)
+    (tmp_path / "mine/backbones/typo.yaml").write_text(
+        "display_nam: Typo\nworld: demo\nsource: {timm: test_vit}\n"
+    )
+    catalogue = f"{tiny_catalogue}{os.pathsep}{tmp_path / 'mine'}"
+    monkeypatch.setenv("MASKCLIP_BENCH_CATALOGUE", catalogue)
+    result = in_process("run", "-b", "typo", "-t", "knn/tiny_objects")
+    assert result.code == 2
+    assert "Did you mean 'display_name'?" in result.errors
+
+
+def test_plan__says_what_is_recorded_and_what_is_not(in_process: Any) -> None:
+    arguments = ("plan", "-b", "tiny_untrained", "-b", "tiny_clip", "-t", "*/tiny_objects")
+    before = in_process(*arguments)
+    assert before.code == 0
+    assert "to measure" in before.output
+    assert "tiny/clip" in before.output
+    assert in_process(*CELL).code == 0
+    assert "recorded" in in_process(*arguments).output
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
