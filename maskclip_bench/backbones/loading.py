@@ -417,7 +417,12 @@ def _load_open_clip(declaration: BackboneDeclaration, workspace: Workspace, seed
     try:
         with torch.random.fork_rng(devices=[]), _quiet():
             torch.manual_seed(derive_seed(seed, "random_init", name))
-            model = open_clip.create_model(name, pretrained=source.pretrained, device="cpu")
+            model = open_clip.create_model(
+                name,
+                pretrained=source.pretrained,
+                device="cpu",
+                force_quick_gelu=_trained_with_quick_gelu(name, source.pretrained),
+            )
     except (RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(
             f"open_clip: no {name!r} with pretrained {source.pretrained!r} here: {_short(error)}. "
@@ -433,6 +438,14 @@ def _load_open_clip(declaration: BackboneDeclaration, workspace: Workspace, seed
         identity=["open_clip", name, quick_gelu],
         has_text=True,
     )
+
+
+def _trained_with_quick_gelu(name: str, pretrained: str | None) -> bool:
+    """Whether weights need OpenAI's GELU; open_clip only warns when the architecture lacks it."""
+    import open_clip.pretrained
+
+    config = open_clip.pretrained.get_pretrained_cfg(name, pretrained or "")
+    return bool(config.get("quick_gelu", False))
 
 
 def _uses_quick_gelu(model: nn.Module) -> bool:
