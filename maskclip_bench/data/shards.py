@@ -42,6 +42,9 @@ TEXT_FIELDS = ("txt",)
 PLACES = ("image_offset", "image_size", "text_offset", "text_size")
 """Columns of the index, in bytes from the start of the shard."""
 
+READ_TOGETHER = 4096
+"""Largest gap in bytes between an image and the text behind it that is read along."""
+
 SHARDS_FOR_PROCESSES = 64
 """From so many shards on, they are indexed by several processes."""
 
@@ -230,12 +233,14 @@ class TarSource:
             BadSampleError: The shard is gone or its caption file is no JSON of the right kind.
         """
         path = self._files[self._shard_numbers[index]].path
-        image_offset, image_size, text_offset, text_size = (
-            int(column[index]) for column in self._places
-        )
+        image_at, image_size, text_at, text_size = (column.item(index) for column in self._places)
         try:
-            image = self._reader.read(path, image_offset, image_size)
-            text = self._reader.read(path, text_offset, text_size)
+            if 0 <= text_at - (image_at + image_size) <= READ_TOGETHER:  # one read is cheaper
+                data = self._reader.read(path, image_at, text_at + text_size - image_at)
+                image, text = data[:image_size], data[text_at - image_at :]
+            else:
+                image = self._reader.read(path, image_at, image_size)
+                text = self._reader.read(path, text_at, text_size)
         except OSError as error:
             raise BadSampleError(sources.MISSING_SHARD, str(error)) from None
         return RawPair(self._keys[index].as_py(), image, self._captions(text))

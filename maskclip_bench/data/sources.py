@@ -158,7 +158,7 @@ def list_files(path: str, *, data_root: Path) -> list[ShardFile]:
     for part, pattern in enumerate(path.split("::")):
         try:
             names = list(braceexpand.braceexpand(pattern, escape=False))
-        except braceexpand.UnbalancedBracesError:
+        except ValueError:  # braceexpand.UnbalancedBracesError
             raise ConfigError(
                 f"data.source.path has braces that do not match: {pattern!r}. Write ranges as "
                 "{00000..00331} and lists as {a,b}."
@@ -252,11 +252,13 @@ def cached_index(
 
 
 class FileReader:
-    """Reads ranges of bytes; keeps the last files open, anew in every process."""
+    """Reads ranges of bytes; keeps the last files open.
+
+    Reads name their position, so a forked process can share the open files of its parent.
+    """
 
     def __init__(self) -> None:
         self._descriptors: OrderedDict[Path, int] = OrderedDict()
-        self._process = os.getpid()
 
     def read(self, path: Path, offset: int, size: int) -> bytes:
         """`size` bytes of `path` from `offset`; fewer at its end.
@@ -264,9 +266,6 @@ class FileReader:
         Raises:
             OSError: The file cannot be opened or read.
         """
-        if self._process != os.getpid():  # descriptors of a forked parent are left to it
-            self._descriptors = OrderedDict()
-            self._process = os.getpid()
         descriptor = self._descriptors.get(path)
         if descriptor is None:
             descriptor = os.open(path, os.O_RDONLY)
@@ -278,11 +277,9 @@ class FileReader:
         return os.pread(descriptor, size, offset)
 
     def close(self) -> None:
-        """Close all files of this process."""
-        if self._process == os.getpid():
-            for descriptor in self._descriptors.values():
-                os.close(descriptor)
-        self._descriptors.clear()
+        """Close all files."""
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
 
     def __del__(self) -> None:
         self.close()
@@ -292,7 +289,6 @@ class FileReader:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._descriptors = OrderedDict()
-        self._process = os.getpid()
 
 
 def inflate(data: bytes, *, size: int) -> bytes:

@@ -210,6 +210,15 @@ def test_empty_caption__counted(tmp_path: Path, make_loader: MakeLoader) -> None
         next(loader.epoch(0))
 
 
+@pytest.mark.parametrize("order", [("json", "jpg", "mask"), ("jpg", "mask", "json")])
+def test_members__in_any_order(tmp_path: Path, order: tuple[str, ...]) -> None:
+    parts = {**sample(0), "000.mask": b"x" * 10_000}
+    write_tar(tmp_path / "a.tar", {f"000.{suffix}": parts[f"000.{suffix}"] for suffix in order})
+    pair = open_tar(tmp_path).read(0)
+    assert pair.image == parts["000.jpg"]
+    assert pair.captions == [json.loads(parts["000.json"])["captions"]]
+
+
 def test_several_fields__kept_apart(tmp_path: Path) -> None:
     about = json.dumps({"title": "t", "description": None}).encode()
     write_tar(tmp_path / "a.tar", {**sample(0), "000.json": about})
