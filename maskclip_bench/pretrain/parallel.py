@@ -123,11 +123,15 @@ class Shards:
         average_gradients(self._whole)
 
     def state(self, optimizer: torch.optim.Optimizer) -> tuple[State, State]:
-        """State of method and optimizer, gathered whole on the main process."""
+        """State of method and optimizer, gathered whole on the main process.
+
+        It reads like that of `Replicas`: a run may go on in either way.
+        """
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return get_state_dict(self.method, optimizer, options=options)
+        method_state, optimizer_state = get_state_dict(self.method, optimizer, options=options)
+        return method_state, _numbered(optimizer_state) if distributed.is_main() else {}
 
     def restore(
         self, optimizer: torch.optim.Optimizer, method_state: State, optimizer_state: State
@@ -139,9 +143,37 @@ class Shards:
             self.method,
             optimizer,
             model_state_dict=method_state,
-            optim_state_dict=optimizer_state,
+            optim_state_dict=_named(optimizer_state, optimizer, self.method),
             options=StateDictOptions(full_state_dict=True),
         )
+
+
+def _numbered(state: State) -> State:
+    """An optimizer's state by names of parameters -> by their numbers, as torch's own is."""
+    numbers: dict[str, int] = {}
+    groups = []
+    for group in state["param_groups"]:
+        for name in group["params"]:
+            numbers[name] = len(numbers)
+        groups.append({**group, "params": [numbers[name] for name in group["params"]]})
+    return {
+        "state": {numbers[name]: values for name, values in state["state"].items()},
+        "param_groups": groups,
+    }
+
+
+def _named(state: State, optimizer: torch.optim.Optimizer, module: nn.Module) -> State:
+    """The reverse of `_numbered`, with the names that the module has for the parameters."""
+    name_of = {id(parameter): name for name, parameter in module.named_parameters()}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    names = [name_of[id(parameter)] for parameter in parameters]
+    return {
+        "state": {names[number]: values for number, values in state["state"].items()},
+        "param_groups": [
+            {**group, "params": [names[number] for number in group["params"]]}
+            for group in state["param_groups"]
+        ],
+    }
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

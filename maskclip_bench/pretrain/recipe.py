@@ -217,10 +217,10 @@ class Recipe(Declaration):
         return f"{self.num_pairs:,}" if self.num_pairs else f"{self.epochs:g} epochs"
 
     def computation_fingerprint(self) -> str:
-        """Hash of what decides the numbers: without logs, checkpoints, workers, names."""
-        values = self.model_dump(
-            mode="json", exclude={"name", "description", "checkpoint", "log", "evaluation"}
-        )
+        """Hash of what decides the numbers: without logs, checkpoints, and how it is executed."""
+        executed = {"parallel", "compile", "grad_checkpointing"}
+        told = {"name", "description", "checkpoint", "log", "evaluation"}
+        values = self.model_dump(mode="json", exclude=executed | told)
         for key in ("num_workers", "prefetch_batches"):
             values["data"].pop(key, None)
         return fingerprint(values)

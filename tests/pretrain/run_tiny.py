@@ -1,12 +1,15 @@
 """A tiny recipe, and a script that trains it: in a process to be killed, or in one of several.
 
-    python run_tiny.py DATA_ROOT '[{"output": ..., "method": "clip", ...}]'
+python run_tiny.py DATA_ROOT '[{"output": ..., "method": "clip", ...}]'
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,9 @@ from timm.models import generate_default_cfgs, register_model
 from maskclip_bench import distributed
 from maskclip_bench.config import merge, validate
 from maskclip_bench.data.tokenizer import TokenizerConfig, load_tokenizer
+from maskclip_bench.pretrain import trainer
 from maskclip_bench.pretrain.launch import launch_here
+from maskclip_bench.pretrain.methods import build_method
 from maskclip_bench.pretrain.recipe import Recipe
 
 TINY_VIT = "vit_engine_patch8_32"
@@ -99,11 +104,46 @@ def main(data_root: str, jobs: list[dict[str, Any]]) -> None:
     with distributed.process_group(torch.device("cpu")):
         for job in jobs:
             output = Path(job.pop("output"))
-            launch_here(
-                tiny_recipe(**job), output=output, data_root=Path(data_root), device="cpu"
-            )
-            if distributed.rank() == 1:  # its weights, to be compared with rank 0's
-                (output / "rank1.done").touch()
+            if stop_after := job.pop("stop_after", 0):
+                with _stopping_after(stop_after), contextlib.suppress(KeyboardInterrupt):
+                    launch_here(tiny_recipe(**job), output=output, data_root=Path(data_root))
+            methods: list[torch.nn.Module] = []
+            _remember_methods(methods)
+            launch_here(tiny_recipe(**job), output=output, data_root=Path(data_root), device="cpu")
+            sums = {name: _sum(tensor) for name, tensor in methods[0].state_dict().items()}
+            (output / f"weights_{distributed.rank()}.json").write_text(json.dumps(sums))
+
+
+@contextlib.contextmanager
+def _stopping_after(step: int) -> Iterator[None]:
+    """Ask one rank only to stop; all of them do, after the same step."""
+    told = trainer.Report.__call__
+
+    def ask(report: Any, state: Any, *, force: bool) -> None:
+        told(report, state, force=force)
+        if state.step == step - 1 and distributed.rank() == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    trainer.Report.__call__ = ask  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        trainer.Report.__call__ = told  # type: ignore[method-assign]
+
+
+def _remember_methods(methods: list[torch.nn.Module]) -> None:
+    """Keep the next method that a trainer builds, to look at it when it is trained."""
+
+    def build(*args: Any, **kwargs: Any) -> Any:
+        methods.append(build_method(*args, **kwargs))
+        return methods[-1]
+
+    trainer.build_method = build
+
+
+def _sum(tensor: torch.Tensor) -> str:
+    whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole.double().sum().item().hex()
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def test_latest__none_readable(tmp_path: Path) -> None:
 
 
 def test_load__missing(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="No checkpoint .*step_1.pt. Give a file"):
+    with pytest.raises(CheckpointError, match=r"No checkpoint .*step_1.pt. Give a file"):
         load_checkpoint(tmp_path / "step_1.pt")
 
 

@@ -65,6 +65,8 @@ def test_fingerprint__only_what_decides_the_numbers(check: Callable[..., Recipe]
         {"checkpoint": {"keep": 9}},
         {"data": {"num_workers": 2}},
         {"name": "other"},
+        {"parallel": "fsdp"},
+        {"grad_checkpointing": True},
     ):
         assert check(**changes).computation_fingerprint() == same
     for changes in ({"seed": 1}, {"optimizer": {"lr": 2e-3}}, {"data": {"augment": {"flip": 0.5}}}):

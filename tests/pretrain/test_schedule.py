@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -17,7 +18,7 @@ def rates(total: int, warmup: int, **kwargs: float) -> list[float]:
 def test_learning_rate__warms_up_then_falls() -> None:
     found = rates(10, 4, start_lr=0.2, min_lr=0.1)
     assert found[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert all(later < earlier for earlier, later in zip(found[4:], found[5:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(found[4:]))
     assert found[7] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2)))
 
 

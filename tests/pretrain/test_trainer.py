@@ -34,9 +34,7 @@ def losses(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("method", ["clip", "slip", "clip_mae", "maskclip"])
-def test_train__whole_run(
-    tiny: ModuleType, tmp_path: Path, data_root: Path, method: str
-) -> None:
+def test_train__whole_run(tiny: ModuleType, tmp_path: Path, data_root: Path, method: str) -> None:
     recipe = tiny.tiny_recipe(method)
     states: list[TrainProgress] = []
     model = train(recipe, output=tmp_path, data_root=data_root, progress=states.append)
@@ -274,7 +272,7 @@ def test_train__evaluators(tiny: ModuleType, tmp_path: Path, data_root: Path) ->
     train(recipe, output=tmp_path / "a", data_root=data_root, evaluators=[evaluator])
     train(tiny.tiny_recipe(), output=tmp_path / "b", data_root=data_root)
     assert seen == [(2, False), (4, False), (6, False)]
-    assert [line for line in read_log(tmp_path / "a") if "top1_accuracy" in line][0] == {
+    assert next(line for line in read_log(tmp_path / "a") if "top1_accuracy" in line) == {
         "step": 2,
         "top1_accuracy": 0.25,
     }
@@ -282,11 +280,11 @@ def test_train__evaluators(tiny: ModuleType, tmp_path: Path, data_root: Path) ->
     assert trained == losses(tmp_path / "b")
 
 
-def test_train__folder_of_another_recipe(
-    tiny: ModuleType, tmp_path: Path, data_root: Path
-) -> None:
+def test_train__folder_of_another_recipe(tiny: ModuleType, tmp_path: Path, data_root: Path) -> None:
     train(tiny.tiny_recipe(num_pairs=16), output=tmp_path, data_root=data_root)
-    with pytest.raises(ConfigError, match=r"another recipe; it differs in: num_pairs, seed. Choose"):
+    with pytest.raises(
+        ConfigError, match=r"another recipe; it differs in: num_pairs, seed. Choose"
+    ):
         train(tiny.tiny_recipe(num_pairs=32, seed=1), output=tmp_path, data_root=data_root)
 
 

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from maskclip_bench.cli import pretrain as cli
+from maskclip_bench.cli.app import run
+from maskclip_bench.pretrain.progress import TrainProgress
+
+
+@pytest.fixture
+def command(
+    tiny: ModuleType, tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """Run the command line in this process -> its exit code."""
+    monkeypatch.setenv("MASKCLIP_BENCH_DATA", str(data_root))
+    monkeypatch.setattr(cli, "_prepare_demo", lambda place, quiet: None)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny.tiny_values("maskclip")))
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: str) -> int:
+        with pytest.raises(SystemExit) as exit_:
+            run([str(argument) for argument in arguments])
+        signal.signal(signal.SIGTERM, before)
+        return int(exit_.value.code or 0)
+
+    return call
+
+
+def test_pretrain_then_export(
+    command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--device", "cpu", "--workspace", tmp_path / "w")
+    assert command("pretrain", tmp_path / "tiny.yaml", "num_pairs=32", "seed=4", *options) == 0
+    folder = tmp_path / "w" / "pretrain" / "tiny_maskclip" / "seed4"
+    captured = capsys.readouterr()
+    assert f"The model is in {folder / 'model'}" in captured.out.replace("\n", "")
+    assert "step 2/2" in captured.err
+    assert (
+        command("export", folder, "-o", tmp_path / "out", "--to", "hf", "--weights", "teacher") == 0
+    )
+    assert (tmp_path / "out" / "README.md").is_file()
+
+
+def test_pretrain__quiet_says_nothing_on_the_way(
+    command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("num_pairs=16", "--output", tmp_path / "run", "--device", "cpu", "--quiet")
+    assert command("pretrain", tmp_path / "tiny.yaml", *arguments) == 0
+    assert "step" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("pretrain", "demo/clp"), 2, "No recipe 'demo/clp'. Did you mean 'demo/clip'?"),
+        (("pretrain", "demo/clip", "sed=1"), 2, "unknown key 'sed'. Did you mean 'seed'?"),
+        (("pretrain", "demo/clip", "--launcher", "k8s"), 2, "Choose one of: here, slurm"),
+        (("pretrain", "demo/clip", "--slurm", "nodes=2"), 2, "goes with --launcher slurm"),
+        (("export", "nowhere.pt", "-o", "x"), 3, "No checkpoint nowhere.pt"),
+        (("pretrain", "demo/clip", "--device", "abacus"), 2, "'abacus' is not a device"),
+    ],
+)
+def test_bad_command__one_message(
+    command: Any,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    code: int,
+    message: str,
+) -> None:
+    assert command(*arguments) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_pretrain__interrupted(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from maskclip_bench.pretrain import trainer
+
+    told = trainer.Report.__call__
+
+    def interrupt(report: Any, state: TrainProgress, *, force: bool) -> None:
+        told(report, state, force=force)
+        if state.step == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    arguments = (
+        "pretrain",
+        tmp_path / "tiny.yaml",
+        "--output",
+        tmp_path / "run",
+        "--device",
+        "cpu",
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Report, "__call__", interrupt)
+        assert command(*arguments) == 130
+    assert "The same command goes on" in capsys.readouterr().err
+    assert command(*arguments) == 0
+
+
+def test_describe() -> None:
+    state = TrainProgress(
+        step=3,
+        total_steps=10,
+        images_per_second=1234.4,
+        eta_seconds=3725,
+        data_wait_fraction=0.123,
+        memory_bytes=3 * 2**30,
+        terms={"loss": 2.5, "mlm_loss": 0.25},
+        values={"lr": 1e-3, "logit_scale": 14.3, "ema_momentum": 0.996},
+        num_nonfinite_steps=1,
+    )
+    assert cli.describe(state) == (
+        "1:02:05 left  1,234 images/s  data wait 12 %  loss 2.500  mlm 0.250  "
+        "scale 14.3  ema 0.9960  3.0 GiB  1 steps skipped"
+    )
