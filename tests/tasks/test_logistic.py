@@ -10,7 +10,9 @@ from maskclip_bench.tasks.logistic import LogisticRegression
 from maskclip_bench.tasks.protocol import no_progress
 
 
-def clouds(num_samples: int = 240, width: int = 6, num_classes: int = 4) -> tuple[torch.Tensor, ...]:
+def clouds(
+    num_samples: int = 240, width: int = 6, num_classes: int = 4
+) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(num_samples) % num_classes
     centres = torch.randn(num_classes, width, generator=generator)

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import (
+    CenterCrop,
+    Compose,
+    InterpolationMode,
+    Normalize,
+    Resize,
+    ToTensor,
+)
+
+from maskclip_bench.backbones.declaration import Preprocess
+from maskclip_bench.backbones.transform import (
+    Transform,
+    from_huggingface,
+    from_open_clip,
+    from_timm,
+    make_transform,
+)
+from maskclip_bench.errors import ConfigError
+
+
+def photo(width: int, height: int) -> Image.Image:
+    generator = np.random.default_rng(width * height)
+    return Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 31), (31, 50), (33, 32), (20, 90), (32, 32)])
+@pytest.mark.parametrize(("resize_to", "filter_name"), [(32, "bicubic"), (37, "bilinear")])
+def test_transform__equals_torchvisions(
+    size: tuple[int, int], resize_to: int, filter_name: str
+) -> None:
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    mode = InterpolationMode.BICUBIC if filter_name == "bicubic" else InterpolationMode.BILINEAR
+    oracle = Compose([Resize(resize_to, mode), CenterCrop(32), ToTensor(), Normalize(mean, std)])
+    ours = Transform(32, resize_to, interpolation=filter_name, mean=mean, std=std)  # type: ignore[arg-type]
+    image = photo(*size)
+    pixels = ours(image)
+    assert pixels.dtype == torch.uint8
+    torch.testing.assert_close(ours.normalize(pixels[None])[0], oracle(image), atol=1e-5, rtol=1e-5)
+
+
+def test_transform__squash_keeps_everything() -> None:
+    image = photo(60, 30)
+    found = Transform(32, 32, resize_mode="squash")(image)
+    expected = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC))
+    assert np.array_equal(found.permute(1, 2, 0).numpy(), expected)
+
+
+def test_normalize__floats_pass() -> None:
+    images = torch.randn(2, 3, 4, 4)
+    assert Transform(4, 4).normalize(images) is images
+
+
+def test_transform_id__follows_every_field() -> None:
+    base = Transform(32, 32)
+    others = [
+        Transform(32, 36),
+        Transform(32, 32, resize_mode="squash"),
+        Transform(32, 32, interpolation="bilinear"),
+        Transform(32, 32, mean=(0.5, 0.5, 0.5)),
+    ]
+    assert len({base.transform_id, *(other.transform_id for other in others)}) == 5
+    assert base.transform_id == Transform(32, 32).transform_id
+
+
+def test_make_transform__override_and_its_ratio() -> None:
+    own = {"image_size": 224, "resize_to": 256, "mean": [0, 0, 0], "std": [1, 1, 1]}
+    assert make_transform(own, Preprocess()).resize_to == 256
+    small = make_transform(own, Preprocess(image_size=112, interpolation="bilinear"))
+    assert (small.image_size, small.resize_to, small.interpolation) == (112, 128, "bilinear")
+    assert make_transform({"image_size": 224}, Preprocess()).resize_to == 224
+
+
+def test_make_transform__problems() -> None:
+    with pytest.raises(ConfigError, match="does not say its image size"):
+        make_transform({}, Preprocess())
+    with pytest.raises(ConfigError, match="resize_to is 100, smaller than the image_size 224"):
+        make_transform({"image_size": 224}, Preprocess(resize_to=100))
+
+
+def test_from_libraries() -> None:
+    open_clip = {
+        "size": (224, 224), "mode": "RGB", "mean": (0.5,) * 3, "std": (0.5,) * 3,
+        "interpolation": "bicubic", "resize_mode": "squash", "fill_color": 0,
+    }  # fmt: skip
+    assert from_open_clip(open_clip)["image_size"] == 224
+    assert from_open_clip(open_clip)["resize_mode"] == "squash"
+    timm = {
+        "input_size": (3, 224, 224), "crop_pct": 0.875, "interpolation": "bicubic",
+        "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_mode": "center",
+    }  # fmt: skip
+    assert from_timm(timm)["resize_to"] == 256
+    clip = {
+        "size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224},
+        "do_center_crop": True, "resample": 3, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+    }  # fmt: skip
+    found = from_huggingface(clip)
+    assert (found["image_size"], found["resize_to"], found["resize_mode"]) == (224, 256, "shortest")
+    siglip = {"size": {"height": 384, "width": 384}, "resample": 2, "do_center_crop": None}
+    found = from_huggingface(siglip)
+    assert (found["image_size"], found["resize_mode"], found["interpolation"]) == (
+        384, "squash", "bilinear",
+    )  # fmt: skip
