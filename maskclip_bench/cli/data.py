@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from maskclip_bench.cli.options import WorkspaceOption, console
@@ -72,10 +81,39 @@ def show(
     console().print(f"Wrote {target}")
 
 
+@data_app.command("convert")
+def convert(
+    name: Annotated[str, typer.Argument(help="What to convert: yfcc15m.")],
+    metadata: Annotated[Path, typer.Argument(help="SLIP's metadata pickle, yfcc15m.pkl.")],
+    output: Annotated[Path, typer.Argument(help="The Parquet table to write.")],
+    images: Annotated[
+        str, typer.Option("--images", help="Folder of the zip archives below images_root.")
+    ] = "images",
+) -> None:
+    """Turn SLIP's YFCC15M metadata into a Parquet table that recipes read.
+
+    The pickle is never trusted: only tuples, lists, numbers and strings come out of it.
+    """
+    from maskclip_bench.data.yfcc import convert_metadata
+
+    if name != "yfcc15m":
+        raise unknown_name("conversion", name, ["yfcc15m"], remedy="See --help.")
+    with _bars() as report:
+        rows = convert_metadata(metadata, output, images=images, progress=report)
+    console().print(f"Wrote {rows:,} rows to {output}")
+
+
 def prepare_with_bar(workspace: Workspace) -> Path:
     """Make the demo world with a progress bar on stderr; returns its folder."""
     from maskclip_bench.data.demo import prepare_demo
 
+    with _bars() as report:
+        return prepare_demo(workspace.data, progress=report)
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on stderr for each stage that is reported."""
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -84,14 +122,14 @@ def prepare_with_bar(workspace: Workspace) -> Path:
         console=Console(stderr=True),
         transient=True,
     ) as progress:
-        bars = {}
+        bars: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in bars:
                 bars[stage] = progress.add_task(stage, total=total)
             progress.update(bars[stage], completed=done, total=total)
 
-        return prepare_demo(workspace.data, progress=report)
+        yield report
 
 
 def _check(name: str) -> None:
