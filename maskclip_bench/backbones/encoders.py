@@ -132,7 +132,8 @@ class TimmEncoder:
 class HuggingFaceEncoder:
     """A model of transformers: CLIP-like (`get_image_features`), or an image encoder alone.
 
-    The backbone features of a model without pooled output are its class token.
+    The backbone features of an image encoder alone are its class token: its pooler, where it has
+    one, is often not in the weights and then random.
     """
 
     def __init__(self, model: nn.Module, tokenize: TokenizeToMapping | None) -> None:
@@ -146,11 +147,10 @@ class HuggingFaceEncoder:
         model: Any = self.model
         tower = getattr(model, "vision_model", model)
         output = tower(pixel_values=images)
-        pooled = getattr(output, "pooler_output", None)
-        if pooled is None:
-            pooled = output.last_hidden_state[:, 0]
         if not self.has_text:
-            return {"backbone": pooled}
+            hidden = output.last_hidden_state
+            return {"backbone": hidden[:, 0] if hidden.ndim == 3 else hidden.mean(dim=(2, 3))}
+        pooled = output.pooler_output
         project = getattr(model, "visual_projection", nn.Identity())
         return {"backbone": pooled, "joint": F.normalize(project(pooled).float(), dim=-1)}
 
