@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +16,13 @@ from maskclip_bench.errors import ConfigError
 from maskclip_bench.runtime import Workspace
 
 if TYPE_CHECKING:
+    import torch
+    from open_clip.model import CustomTextCLIP
+
     from maskclip_bench.pretrain.progress import TrainProgress
     from maskclip_bench.pretrain.recipe import Recipe
+    from maskclip_bench.pretrain.trainer import Evaluator
+    from maskclip_bench.tasks import Protocol, TaskDeclaration
 
 LAUNCHERS = ("here", "slurm")
 
@@ -125,6 +132,7 @@ def _train_here(
     from maskclip_bench.pretrain.launch import launch_here, local_rank_speaks
 
     shown = local_rank_speaks() and not quiet
+    evaluators = evaluators_of(recipe, place, device)
     messages = Console(stderr=True, highlight=False)
     with _Display(messages, recipe, active=shown and messages.is_terminal) as display:
         model = launch_here(
@@ -132,10 +140,88 @@ def _train_here(
             output=folder,
             data_root=place.data,
             device=device,
+            evaluators=evaluators,
             progress=display.update if shown else None,
         )
     if local_rank_speaks():
         console().print(f"The model is in {model}")
+
+
+def evaluators_of(recipe: Recipe, place: Workspace, device: str) -> list[Evaluator]:
+    """What the trainer runs every `recipe.evaluation.every_epochs`: one evaluator for each task.
+
+    Each writes the student as a folder and measures it as any other backbone; nothing is kept but
+    the numbers.
+
+    Raises:
+        UnknownNameError: There is no such task.
+        DataError: Its data are not on this machine.
+    """
+    if not recipe.evaluation.tasks:
+        return []
+    from maskclip_bench.errors import DataError
+    from maskclip_bench.pretrain.launch import rank_device
+    from maskclip_bench.tasks import get_protocol, load_task, missing_data
+
+    evaluators: list[Evaluator] = []
+    for name in recipe.evaluation.tasks:
+        protocol, task = load_task(name)
+        if missing := missing_data(task, place):
+            raise DataError(f"evaluation.tasks: {name} cannot run here: {missing}")
+        evaluators.append(
+            partial(
+                _evaluate, recipe, place, rank_device(device), name, get_protocol(protocol), task
+            )
+        )
+    return evaluators
+
+
+def _evaluate(
+    recipe: Recipe,
+    place: Workspace,
+    device: torch.device,
+    name: str,
+    protocol: Protocol,
+    task: TaskDeclaration,
+    model: CustomTextCLIP,
+    step: int,
+) -> dict[str, float]:
+    """Measure the student on a task -> its metrics, as `protocol/data set/metric`."""
+    from maskclip_bench.backbones import BackboneDeclaration, load_backbone
+    from maskclip_bench.config import validate
+    from maskclip_bench.pretrain.export import write_model_folder
+    from maskclip_bench.tasks import ProtocolContext
+    from maskclip_bench.tasks.features import FeatureStore
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = write_model_folder(
+            model,
+            Path(temporary) / "model",
+            recipe=recipe,
+            weights="student",
+            provenance={"step": step},
+        )
+        row = validate(
+            {
+                "name": "student",
+                "display_name": recipe.name,
+                "world": recipe.world,
+                "source": {"open_clip_folder": str(folder)},
+            },
+            BackboneDeclaration,
+            where="the student",
+        )
+        measurement = protocol.run(
+            ProtocolContext(
+                task=task,
+                settings=protocol.settings_of(task),
+                backbone=load_backbone(row, workspace=place, device=device),
+                features=FeatureStore(Path(temporary) / "features"),
+                workspace=place,
+                device=device,
+            )
+        )
+    return {f"{name}/{metric}": found.value for metric, found in measurement.metrics.items()}
 
 
 def _submit(

@@ -123,6 +123,16 @@ class EvaluationSection(Declaration):
     every_epochs: Annotated[float, Field(gt=0.0)] | None = None
     """Epochs between two evaluations; by default there is none."""
 
+    tasks: tuple[str, ...] = ()
+    """What to evaluate then, as protocol/data set (`zero_shot_classification/imagenet`). For the
+    log only: checkpoints are never chosen by it."""
+
+    @model_validator(mode="after")
+    def _when_and_what(self) -> EvaluationSection:
+        if self.tasks and self.every_epochs is None:
+            raise ValueError("tasks are given without every_epochs; say when to evaluate")
+        return self
+
 
 class Recipe(Declaration):
     """A method with its model, data and schedule: what `maskclip-bench pretrain` runs."""

@@ -378,9 +378,8 @@ class _Run:
         numbers: dict[str, float] = {}
         if model is not None:
             model.eval()
-            with torch.no_grad():
-                for evaluator in evaluators:
-                    numbers.update(evaluator(model, self._step))
+            for evaluator in evaluators:
+                numbers.update(evaluator(model, self._step))
             self._method.train()
         distributed.barrier()
         return numbers

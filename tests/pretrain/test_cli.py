@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,8 @@ import yaml
 
 from maskclip_bench.cli import pretrain as cli
 from maskclip_bench.cli.app import run
+from maskclip_bench.data.shapes import draw_shapes, write_shape_shards
+from maskclip_bench.pretrain.logs import read_log
 from maskclip_bench.pretrain.progress import TrainProgress
 
 
@@ -104,6 +107,46 @@ def test_pretrain__interrupted(
         assert command(*arguments) == 130
     assert "The same command goes on" in capsys.readouterr().err
     assert command(*arguments) == 0
+
+
+CAPTIONS_TASK = {
+    "display_name": "Shapes",
+    "world": "demo",
+    "reader": {"kind": "karpathy", "root": "captions", "file": "dataset.json"},
+    "splits": {"test": "test"},
+    "protocols": {"retrieval": {}},
+    "obtain": "draw it",
+}
+
+
+def test_pretrain__evaluates_on_tasks(
+    command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    evaluation = "evaluation={every_epochs: 0.5, tasks: [retrieval/tiny_shapes]}"
+    arguments = ("pretrain", tmp_path / "tiny.yaml", "num_pairs=48", evaluation)
+    options = ("--output", tmp_path / "run", "--device", "cpu", "--quiet")
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "tiny_shapes.yaml").write_text(yaml.safe_dump(CAPTIONS_TASK))
+    monkeypatch.setenv("MASKCLIP_BENCH_CATALOGUE", str(tmp_path))
+    monkeypatch.setenv("MASKCLIP_BENCH_DATA", str(tmp_path / "data"))
+    assert command(*arguments, *options) == 3
+    assert "retrieval/tiny_shapes cannot run here" in capsys.readouterr().err
+
+    images = tmp_path / "data" / "captions" / "images"
+    images.mkdir(parents=True)
+    entries = []
+    for index in range(4):
+        image, captions = draw_shapes(index, size=40)
+        image.save(images / f"{index}.png")
+        sentences = [{"raw": f"{caption} {index}"} for caption in captions]
+        entries.append({"filename": f"{index}.png", "split": "test", "sentences": sentences})
+    (images.parent / "dataset.json").write_text(json.dumps({"images": entries}))
+    write_shape_shards(tmp_path / "data" / "shapes", num_samples=72, num_shards=2, size=36)
+    assert command(*arguments, *options) == 0
+    key = "retrieval/tiny_shapes/image_to_text_recall@1"
+    found = {line["step"]: line[key] for line in read_log(tmp_path / "run") if key in line}
+    assert found.keys() == {2, 3}  # an epoch has four steps
+    assert all(0 <= value <= 1 for value in found.values())
 
 
 def test_describe() -> None:

@@ -54,9 +54,7 @@ def test_log__wandb_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", fail)
-    with pytest.raises(
-        MissingDependencyError, match=r"pip install wandb, or set log.wandb_project"
-    ):
+    with pytest.raises(MissingDependencyError, match=r"pip install wandb, or set log.wandb"):
         RunLog(tmp_path, start_step=0, tensorboard=False, wandb_project="p")
 
 

@@ -37,6 +37,7 @@ def check(tiny: ModuleType) -> Callable[..., Recipe]:
         ({"tokenizer": {"context_length": 77}}, "tokenizer.context_length 77 differs"),
         ({"optimizer": {"warmup_epochs": 1}}, "warmup_steps and warmup_epochs are both given"),
         ({"optimizer": {"min_lr": 1.0}}, "min_lr 1.0 is larger than lr 0.001"),
+        ({"evaluation": {"tasks": ["knn/x"]}}, "tasks are given without every_epochs"),
         ({"precision": "fp16"}, "'precision': Input should be 'fp32' or 'bf16'"),
         ({"global_batch_size": 0}, "greater than 0"),
     ],
