@@ -98,7 +98,7 @@ def build_model(config: ModelConfig) -> CustomTextCLIP:
     """Build the model with fresh weights.
 
     Raises:
-        ConfigError: timm has no such trunk, or the trunk does not take images of that size.
+        ConfigError: timm has no such trunk, or it takes images of one size, and not of that.
     """
     name = config.vision.timm_model
     if not timm.is_model(name):
@@ -108,13 +108,12 @@ def build_model(config: ModelConfig) -> CustomTextCLIP:
     values.pop("custom_text")
     model = CustomTextCLIP(**values, init_logit_scale=math.log(1 / 0.07))
     native = model.visual.trunk.default_cfg["input_size"][-1]
-    if config.image_size != native:
-        if not hasattr(model.visual.trunk, "set_input_size"):
-            raise ConfigError(
-                f"{name} takes images of {native} px, not {config.image_size}. Set "
-                f"model.image_size={native}, or choose a trunk of that size."
-            )
-        model.visual.trunk.set_input_size(img_size=config.image_size)
+    if config.image_size != native and hasattr(model.visual.trunk, "set_input_size"):
+        # open_clip makes a trunk at its own size, so a checkpoint of another would not load in it.
+        raise ConfigError(
+            f"{name} takes images of {native} px, not {config.image_size}. Set "
+            f"model.image_size={native}, or choose a trunk of that size."
+        )
     for block in [*getattr(model.visual.trunk, "blocks", [])][-1:]:
         allow_partial(block)
     for block in model.text.transformer.resblocks:

@@ -74,7 +74,7 @@ class Method(nn.Module, ABC):
             total_steps: Steps of the run.
         """
         self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        return {"logit_scale": math.exp(float(self.model.logit_scale))}
+        return {"logit_scale": math.exp(float(self.model.logit_scale.detach()))}
 
     def teacher_model(self) -> CustomTextCLIP | None:
         """The momentum teacher as a whole model, for export; None if there is none."""

@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from tiny_methods import MODEL, VOCABULARY, batch, build, step
+
+from maskclip_bench.data.config import IMAGENET_MEAN, IMAGENET_STD
+from maskclip_bench.errors import CheckpointError, ConfigError
+from maskclip_bench.modeling import VisionConfig
+from maskclip_bench.modeling.blocks import PackedLayout
+from maskclip_bench.modeling.masking import choose_words, random_mask
+from maskclip_bench.modeling.towers import embed_words, image_tokens, text_hidden
+from maskclip_bench.pretrain.methods import build_method
+from maskclip_bench.pretrain.methods.maskclip import MaskCLIP, MaskCLIPConfig
+from maskclip_bench.pretrain.methods.teacher import FrozenCLIP, cosine_momentum
+
+
+def maskclip(folder: Path = Path(), **changes: Any) -> MaskCLIP:
+    method = build("maskclip", folder, **changes)
+    assert isinstance(method, MaskCLIP)
+    return method
+
+
+def test_maskclip__losses_equal_a_plain_transcription() -> None:
+    method = maskclip(text_replacement="mask", num_codewords=12)
+    method.center.normal_()
+    whole = batch()
+    terms = method(whole)
+    generator = torch.Generator().manual_seed(0)
+    model, trunk = method.model, method.model.visual.trunk
+
+    images = model.encode_image(whole.images, normalize=True)
+    padded = F.pad(whole.tokens, (0, 16 - whole.tokens.shape[1]))
+    texts = model.encode_text(padded, normalize=True)
+    logits, targets = model.logit_scale.exp() * images @ texts.T, torch.arange(8)
+    contrastive = F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)
+    torch.testing.assert_close(terms["contrastive_loss"], contrastive)
+
+    mask = random_mask(8, 36, 0.75, generator)
+    visible = image_tokens(trunk, whole.images, mask)
+    student = method.quantizer(method.vision_decoder(visible, mask, num_prefix=1))
+    features = method.teacher_trunk.forward_features(whole.images)[:, 1:]
+    teacher = method.teacher_quantizer(features[mask.hidden].view(8, 27, 96))
+    codes = ((teacher - method.center) / 0.04).softmax(-1)
+    distillation = -(codes * (student / 0.1).log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(terms["distillation_loss"], 0.05 * distillation)
+
+    chosen = choose_words(whole.tokens, 0.2, generator)
+    layout = PackedLayout.of(whole.tokens)
+    embedded = model.text.token_embedding(whole.tokens)
+    embedded[chosen] = method.text_mask_token
+    embedded = layout.pack(embedded + model.text.positional_embedding[: whole.tokens.shape[1]])
+    hidden = method.text_decoder(text_hidden(model.text, embedded, layout), layout)
+    words = hidden @ model.text.token_embedding.weight.T + method.vocabulary_bias
+    places = layout.pack(chosen)
+    losses = F.cross_entropy(words[places], layout.pack(whole.tokens)[places], reduction="none")
+    mlm = torch.stack([part.mean() for part in losses.split(chosen.sum(1).tolist())]).mean()
+    torch.testing.assert_close(terms["mlm_loss"], 0.05 * mlm)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target": "pixels"},
+        {"target": "features"},
+        {"target": "features", "loss": "mse"},
+        {"target": "ema_features", "loss": "mse"},
+        {"loss_on": "all"},
+        {"loss_on": "all", "target": "pixels"},
+        {"loss_on": "all", "target": "features"},
+        {"mask_kind": "block", "mask_ratio": 0.5},
+        {"decoder_depth": 3, "decoder_dim": 24, "decoder_num_heads": 2},
+        {"decoder_positions": "learned"},
+        {"text_decoder_depth": 0},
+        {"text_decoder_depth": 3},
+        {"vocabulary_head": "own"},
+        {"text_replacement": "mask"},
+        {"codeword_depth": 1},
+    ],
+    ids=str,
+)
+def test_maskclip__ablations_train(changes: dict[str, Any]) -> None:
+    method = maskclip(**changes)
+    losses, gradients = step(method, batch())
+    assert losses.keys() == {"contrastive_loss", "distillation_loss", "mlm_loss", "loss"}
+    trained = {name for name, p in method.named_parameters() if p.requires_grad}
+    assert gradients.keys() == trained
+    assert not any("teacher" in name for name in trained)
+    logged = method.after_step(step=1, total_steps=10)
+    has_teacher = changes.get("target", "ema_features") == "ema_features"
+    assert ("ema_momentum" in logged) == has_teacher
+    assert (method.teacher_model() is not None) == has_teacher
+
+
+def test_maskclip__branches_off() -> None:
+    without_image = maskclip(distillation_weight=0)
+    terms = without_image(batch())
+    assert terms.keys() == {"contrastive_loss", "mlm_loss", "loss"}
+    assert without_image.teacher_model() is None
+    assert not any("vision_decoder" in name for name in without_image.state_dict())
+    without_text = maskclip(mlm_weight=0)
+    terms = without_text(batch())
+    assert terms.keys() == {"contrastive_loss", "distillation_loss", "loss"}
+    assert not any("text_decoder" in name for name in without_text.state_dict())
+    neither = maskclip(distillation_weight=0, mlm_weight=0, contrastive_weight=1)
+    plain = build("clip", Path())
+    neither.model.load_state_dict(plain.model.state_dict())
+    torch.testing.assert_close(neither(batch())["loss"], plain(batch())["loss"])
+
+
+def test_maskclip__no_gradient_reaches_the_teacher() -> None:
+    method = maskclip()
+    step(method, batch())
+    for part in (method.teacher_trunk, method.teacher_quantizer):
+        assert part is not None
+        assert all(not p.requires_grad and p.grad is None for p in part.parameters())
+
+
+def test_maskclip__own_features_are_targets_without_gradient() -> None:
+    """With target: features, the whole image's patch tokens get no gradient of the loss."""
+    method = maskclip(target="features", loss="mse", mlm_weight=0)
+    whole = batch()
+    embeddings, terms = method.encode(whole)
+    (gradient,) = torch.autograd.grad(
+        terms["distillation_loss"], method.model.visual.head.proj.weight, allow_unused=True
+    )
+    assert gradient is None
+    assert embeddings["image_features"].requires_grad
+
+
+def test_maskclip__teacher_is_the_moving_average() -> None:
+    method = maskclip(ema_momentum=0.9, ema_momentum_end=0.95)
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-2)
+    names = ["blocks.1.mlp.fc1.weight", "cls_token", "pos_embed"]
+    expected = {n: method.teacher_trunk.get_parameter(n).clone() for n in names}
+    codewords = method.teacher_quantizer.codewords.clone()
+    for number in range(1, 4):
+        step(method, batch(seed=number))
+        optimizer.step()
+        optimizer.zero_grad()
+        logged = method.after_step(step=number, total_steps=3)
+        momentum = cosine_momentum(0.9, 0.95, number / 3)
+        assert logged["ema_momentum"] == momentum
+        for name in names:
+            student = method.model.visual.trunk.get_parameter(name).detach()
+            expected[name] = momentum * expected[name] + (1 - momentum) * student
+        student = method.quantizer.codewords.detach()
+        codewords = momentum * codewords + (1 - momentum) * student
+    for name in names:
+        torch.testing.assert_close(method.teacher_trunk.get_parameter(name), expected[name])
+    torch.testing.assert_close(method.teacher_quantizer.codewords, codewords)
+
+
+def test_cosine_momentum() -> None:
+    assert cosine_momentum(0.996, 1.0, 0.0) == pytest.approx(0.996)
+    assert cosine_momentum(0.996, 1.0, 0.5) == pytest.approx(0.998)
+    assert cosine_momentum(0.996, 1.0, 1.0) == pytest.approx(1.0)
+
+
+def test_maskclip__teacher_stays_in_evaluation_mode() -> None:
+    vision = VisionConfig(timm_model=MODEL.vision.timm_model, drop_path_rate=0.5)
+    method = build_method(
+        "maskclip", {"num_codewords": 4}, MODEL.model_copy(update={"vision": vision})
+    )
+    method.train()
+    assert isinstance(method, MaskCLIP)
+    assert method.model.visual.trunk.training
+    assert not any(module.training for module in method.teacher_trunk.modules())
+
+
+def test_maskclip__centre_follows_the_teacher() -> None:
+    method = maskclip(center_momentum=0.75)
+    method(batch())
+    mean = method.center_sum / method.center_count
+    assert method.center.abs().sum() == 0
+    method.after_step(step=1, total_steps=10)
+    torch.testing.assert_close(method.center, 0.25 * mean)
+    assert method.center_sum.abs().sum() == 0
+    method.eval()(batch())
+    assert method.center_count == 0
+
+
+def test_maskclip__teacher_model_is_a_whole_model() -> None:
+    method = maskclip()
+    with torch.no_grad():
+        for parameter in method.teacher_trunk.parameters():
+            parameter.add_(0.1)
+    teacher = method.teacher_model()
+    assert teacher is not None
+    images = batch().images
+    expected = method.teacher_trunk(images)
+    torch.testing.assert_close(teacher.visual.trunk.eval()(images), expected)
+    assert torch.equal(teacher.text.text_projection, method.model.text.text_projection)
+    assert teacher.state_dict().keys() == method.model.state_dict().keys()
+
+
+def test_maskclip__bert_replacement() -> None:
+    """Of the chosen words about 80 % become the mask, 10 % another word, 10 % stay."""
+    method = maskclip()
+    whole = batch(400)
+    layout = PackedLayout.of(whole.tokens)
+    words = layout.pack(whole.tokens)
+    embedded = embed_words(method.model.text, words, layout)
+    chosen = choose_words(whole.tokens, 0.9, torch.Generator().manual_seed(0))
+    chosen_ids = layout.pack(chosen).nonzero().squeeze(1)
+    masked = method._mask_words(whole, words, embedded, layout, chosen_ids)
+    same = (masked == embedded).all(1)
+    assert same[~layout.pack(chosen)].all()
+    positions = method.model.text.positional_embedding[layout.positions]
+    tokens = (masked - positions)[chosen_ids]
+    is_mask = torch.isclose(tokens, method.text_mask_token, atol=1e-5).all(1).float()
+    assert is_mask.mean() == pytest.approx(0.8, abs=0.03)
+    assert same[chosen_ids].float().mean() == pytest.approx(0.1, abs=0.03)
+    vocabulary = method.model.text.token_embedding.weight
+    nearest = torch.cdist(tokens[is_mask == 0], vocabulary).argmin(1)
+    assert nearest.max() < VOCABULARY - 2  # never start or end
+
+
+def test_maskclip__frozen_teacher(clip_folder: Path) -> None:
+    method = maskclip(teacher="open_clip", teacher_model=f"local-dir:{clip_folder}")
+    before = {n: p.clone() for n, p in method.frozen_teacher.named_parameters()}
+    _, gradients = step(method, batch())
+    assert not any("teacher" in name for name in gradients)
+    assert "ema_momentum" not in method.after_step(step=1, total_steps=2)
+    for name, parameter in method.frozen_teacher.named_parameters():
+        assert torch.equal(parameter, before[name])
+    assert method.teacher_model() is None
+
+
+def test_frozen_clip__sees_its_own_normalization(clip_folder: Path) -> None:
+    teacher = FrozenCLIP(
+        f"local-dir:{clip_folder}", None, mean=IMAGENET_MEAN, std=IMAGENET_STD
+    ).train()
+    assert not teacher.training
+    model = open_clip.create_model(f"local-dir:{clip_folder}").eval()
+    pixels = torch.rand(2, 3, 48, 48)
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    own_mean, own_std = (torch.tensor(x).view(3, 1, 1) for x in ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4)))
+    expected = model.visual.trunk.forward_features((pixels - own_mean) / own_std)[:, 1:]
+    torch.testing.assert_close(teacher((pixels - mean) / std), expected, rtol=1e-4, atol=1e-5)
+    assert teacher((torch.rand(1, 3, 96, 96) - mean) / std).shape == (1, 36, 96)
+    assert teacher.shape(48) == (36, 96)
+
+
+def test_frozen_clip__unknown_model() -> None:
+    with pytest.raises(ConfigError, match=r"open_clip cannot make the teacher 'ViT-Z'"):
+        FrozenCLIP("ViT-Z", None, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
+
+@pytest.mark.parametrize("name", ["maskclip", "mvp"])
+def test_frozen_teacher__of_another_grid(name: str, clip_folder: Path) -> None:
+    fields: dict[str, Any] = {"teacher_model": f"local-dir:{clip_folder}"}
+    if name == "maskclip":
+        fields["teacher"] = "open_clip"
+    else:
+        fields["teacher_pretrained"] = None
+    vision = VisionConfig(timm_model="vit_tiny_patch16_224")
+    model = MODEL.model_copy(update={"vision": vision, "image_size": 224})
+    with pytest.raises(ConfigError, match=r"divides an image into 36 patches, (and )?the student"):
+        build_method(name, fields, model)
+
+
+def test_maskclip__two_stages_start_from_clip(clip_folder: Path) -> None:
+    method = maskclip(stages="two_stage", start_from=clip_folder)
+    state = load_file(clip_folder / "open_clip_model.safetensors")
+    for name, value in method.model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    for name, value in method.teacher_trunk.state_dict().items():
+        assert torch.equal(value, state[f"visual.trunk.{name}"]), name
+
+
+def test_maskclip__start_is_missing_or_other(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"holds no open_clip_model.safetensors. Give the"):
+        maskclip(stages="two_stage", start_from=tmp_path)
+    save_file({"logit_scale": torch.zeros(())}, tmp_path / "open_clip_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"are of another model"):
+        maskclip(stages="two_stage", start_from=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"stages": "two_stage"}, "stages: two_stage and start_from"),
+        ({"start_from": "x"}, "stages: two_stage and start_from"),
+        ({"teacher": "open_clip"}, "teacher: open_clip and teacher_model"),
+        ({"teacher_model": "ViT-B-16"}, "teacher: open_clip and teacher_model"),
+        (
+            {"teacher": "open_clip", "teacher_model": "ViT-B-16", "target": "pixels"},
+            "target pixels uses no teacher",
+        ),
+    ],
+    ids=str,
+)
+def test_maskclip_config__fields_that_do_not_fit(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MaskCLIPConfig.model_validate(fields)
+
+
+def test_maskclip_config__defaults_are_the_papers() -> None:
+    config = MaskCLIPConfig()
+    assert (config.distillation_weight, config.mlm_weight) == (0.05, 0.05)
+    assert (config.mask_ratio, config.text_mask_ratio) == (0.75, 0.2)
+    assert (config.decoder_depth, config.text_decoder_depth) == (1, 4)
+    assert (config.target, config.loss) == ("ema_features", "cross_entropy")
+
+
+def test_simmim__cells_must_fit() -> None:
+    for size in (12, 4, 32):
+        with pytest.raises(ConfigError, match=rf"mask_patch_size {size} must be a multiple of"):
+            build_method("simmim", {"mask_patch_size": size}, MODEL)
+
+
+def test_mvp__cosine_of_features(clip_folder: Path) -> None:
+    method = build("mvp", clip_folder, loss="cosine")
+    losses, _ = step(method, batch())
+    assert 0 < losses["code_loss"] < 2
+    assert method.after_step(step=1, total_steps=2) == {}
+
+
+def test_filip__without_clips_own_loss(clip_folder: Path) -> None:
+    method = build("filip", clip_folder, global_weight=0)
+    assert method(batch()).keys() == {"late_interaction_loss", "loss"}
