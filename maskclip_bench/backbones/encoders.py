@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 import torch.nn.functional as F
+from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from maskclip_bench.errors import ConfigError
@@ -50,6 +52,7 @@ class OpenClipEncoder:
     def __init__(self, model: nn.Module, tokenize: Tokenize) -> None:
         self.model = model
         self.tokenize = tokenize
+        self._trimmable = _trimmable_text_tower(model)
         visual: Any = model.visual
         if hasattr(visual, "trunk") and hasattr(visual, "head"):
             self._pooled_and_projected = self._timm_tower
@@ -80,11 +83,19 @@ class OpenClipEncoder:
         raise no_patch_tokens(visual)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> [T, P], L2-normalised."""
+        """Texts -> [T, P], L2-normalised; captions are not padded beyond the longest of them."""
         model: Any = self.model
         device = next(model.parameters()).device
         tokens = self.tokenize(texts).to(device)
-        return F.normalize(model.encode_text(tokens).float(), dim=-1)
+        if self._trimmable is None:
+            return F.normalize(model.encode_text(tokens).float(), dim=-1)
+        end = tokens.argmax(dim=-1)  # the end token is the largest id
+        tower: Any = self._trimmable
+        length = int(end.max()) + 1
+        hidden = tower.token_embedding(tokens[:, :length]) + tower.positional_embedding[:length]
+        hidden = tower.transformer(hidden, attn_mask=tower.attn_mask[:length, :length])
+        pooled = tower.ln_final(hidden)[torch.arange(len(tokens), device=device), end]  # [T, W]
+        return F.normalize((pooled @ tower.text_projection).float(), dim=-1)
 
     def _timm_tower(self, images: Tensor) -> tuple[Tensor, Tensor]:
         visual: Any = self.model.visual
@@ -228,6 +239,22 @@ class PythonEncoder:
         if not self.has_text:
             raise no_text_tower(type(self.encoder).__name__)
         return F.normalize(self.encoder.encode_text(list(texts)).float(), dim=-1)
+
+
+def _trimmable_text_tower(model: nn.Module) -> nn.Module | None:
+    """The text tower if it is open_clip's causal one, in which padding changes nothing."""
+    tower: Any = getattr(model, "text", model)
+    blocks = getattr(getattr(tower, "transformer", None), "resblocks", ())
+    pool_type = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
+    causal = (
+        len(blocks) > 0
+        and all(type(block) is ResidualAttentionBlock for block in blocks)
+        and pool_type == "argmax"
+        and getattr(tower, "attn_mask", None) is not None
+        and getattr(tower, "cls_emb", None) is None
+        and isinstance(getattr(tower, "text_projection", None), Tensor)
+    )
+    return tower if causal else None
 
 
 def timm_patch_tokens(trunk: Any, images: Tensor) -> Tensor:

@@ -18,7 +18,11 @@ from maskclip_bench.backbones import (
     missing_weights,
     weights_available,
 )
-from maskclip_bench.backbones.encoders import AFTER_PROJECTION, BEFORE_PROJECTION
+from maskclip_bench.backbones.encoders import (
+    AFTER_PROJECTION,
+    BEFORE_PROJECTION,
+    OpenClipEncoder,
+)
 from maskclip_bench.backbones.loading import _trained_with_quick_gelu, state_fingerprint
 from maskclip_bench.config import validate
 from maskclip_bench.errors import CheckpointError, ConfigError, MissingDependencyError
@@ -55,6 +59,19 @@ def test_recipe_row__equals_open_clip(workspace: Workspace, folder: Path) -> Non
     assert not backbone.model.training
     side = backbone.image_size // 8
     assert backbone.patch_tokens(pixels).shape == (1, side * side, 96)
+
+
+def test_texts__trimmed_only_where_that_changes_nothing(
+    workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = load_backbone(declare(source={"recipe": "demo/clip"}), workspace=workspace)
+    long = ["a car " * 40, "a car"]  # cut to the context, and keeps its end
+    trimmed = backbone.encode_text(long)
+    backbone.model.text.pool_type = "last"
+    other = OpenClipEncoder(backbone.model, backbone.encoder.tokenize)  # type: ignore[attr-defined]
+    assert other._trimmable is None
+    backbone.model.text.pool_type = "argmax"
+    torch.testing.assert_close(trimmed, other.encode_text(long), atol=1e-5, rtol=1e-4)
 
 
 def test_one_pass_gives_both_feature_points(workspace: Workspace, folder: Path) -> None:
@@ -193,7 +210,10 @@ def test_open_clip__vit_of_its_own(workspace: Workspace, tiny_zoo: None) -> None
     torch.testing.assert_close(outputs["joint"], expected)
     assert backbone.feature_point == BEFORE_PROJECTION
     assert backbone.patch_tokens(images).shape == (2, 4, 64)
-    assert backbone.encode_text(TEXTS).shape == (2, 16)
+    tokens = open_clip.SimpleTokenizer(context_length=77)(TEXTS)
+    with torch.no_grad():
+        expected = backbone.model.encode_text(tokens, normalize=True)
+    torch.testing.assert_close(backbone.encode_text(TEXTS), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_open_clip__resnet_has_only_its_embedding(workspace: Workspace, tiny_zoo: None) -> None:
