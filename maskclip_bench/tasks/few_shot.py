@@ -20,6 +20,7 @@ from maskclip_bench.config import Declaration
 from maskclip_bench.errors import DataError
 from maskclip_bench.results.measurement import Measurement, Metric
 from maskclip_bench.runtime import derive_seed
+from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.metrics import Floats, Integers, label_ranks, top_k_hits
 from maskclip_bench.tasks.protocol import Protocol, ProtocolContext
 
@@ -45,6 +46,11 @@ class FewShot(Protocol):
     name = "few_shot"
     display_name = "Few-shot"
     settings_model: ClassVar[type[Declaration]] = Settings
+    expected_seconds = 1.0
+
+    def preset_version(self, task: TaskDeclaration) -> int:
+        """Version of the preset."""
+        return PRESET_VERSION
 
     def run(self, context: ProtocolContext) -> Measurement:
         """Fit on draws from train, score on test.

@@ -12,6 +12,7 @@ from torch import Tensor
 from maskclip_bench.config import Declaration
 from maskclip_bench.results.measurement import Measurement, Metric
 from maskclip_bench.tasks.classification import ClassificationMetric, classification_result
+from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.metrics import label_ranks, top_k_hits
 from maskclip_bench.tasks.protocol import Protocol, ProtocolContext
 
@@ -20,8 +21,8 @@ NUM_NEIGHBORS = (10, 20, 100, 200)
 PRIMARY_NUM_NEIGHBORS = 20
 """The one DINO publishes."""
 TEMPERATURE = 0.07
-BLOCK = 1024
-"""Test images at a time."""
+BLOCK_ELEMENTS = 1 << 27
+"""Similarities in memory at a time: half a gigabyte."""
 
 
 class Settings(Declaration):
@@ -56,7 +57,7 @@ def vote(
         k -> [N, C].
     """
     scores: dict[int, list[Tensor]] = {k: [] for k in num_neighbors}
-    for part in test.split(BLOCK):
+    for part in test.split(max(1, BLOCK_ELEMENTS // len(bank))):
         similarity, index = (part @ bank.T).topk(max(num_neighbors), dim=1)  # [B, K]
         weights = (similarity / temperature).exp()
         votes = labels[index]  # [B, K]
@@ -72,6 +73,11 @@ class KNN(Protocol):
     name = "knn"
     display_name = "kNN"
     settings_model: ClassVar[type[Declaration]] = Settings
+    expected_seconds = 1.0
+
+    def preset_version(self, task: TaskDeclaration) -> int:
+        """Version of the preset."""
+        return PRESET_VERSION
 
     def run(self, context: ProtocolContext) -> Measurement:
         """Classify the test split by the train split.

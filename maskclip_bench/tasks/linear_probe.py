@@ -76,6 +76,7 @@ class LinearProbe(Protocol):
     name = "linear_probe"
     display_name = "Linear probe"
     settings_model: ClassVar[type[Declaration]] = Settings
+    expected_seconds = 8.0
 
     def preset_version(self, task: TaskDeclaration) -> int:
         """Version of the preset."""

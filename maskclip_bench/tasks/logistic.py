@@ -92,13 +92,22 @@ class LogisticRegression:
         self._max_iterations = max_iterations
         self._tolerance = tolerance
         self._labels = labels
-        double = features.double()
-        self._mean = double.mean(dim=0)  # [D]
-        covariance = (double.T @ double) / num_samples - torch.outer(self._mean, self._mean)
-        variance, self._axes = torch.linalg.eigh(covariance)  # [D], [D, D]
+        self._mean = features.mean(dim=0, dtype=torch.float64)  # [D]
+        covariance = torch.zeros(width, width, dtype=torch.float64, device=features.device)
+        for part in features.split(BLOCK):
+            centred = part.double() - self._mean
+            covariance += centred.T @ centred
+        variance, self._axes = torch.linalg.eigh(covariance / num_samples)  # [D], [D, D]
         self._variance = variance.clamp_min(0)
-        rotated = (double - self._mean) @ self._axes  # [N, D]
-        self._rotated = {dtype: rotated.to(dtype) for dtype in {torch.float32, self._exact_dtype}}
+        self._rotated = {
+            dtype: torch.cat(
+                [
+                    ((part.double() - self._mean) @ self._axes).to(dtype)
+                    for part in features.split(BLOCK)
+                ]
+            )
+            for dtype in {torch.float32, self._exact_dtype}
+        }  # [N, D] each
         self._start = start
         self._solutions: dict[float, tuple[Tensor, Tensor]] = {}
 

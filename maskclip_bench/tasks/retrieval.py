@@ -54,6 +54,11 @@ class Retrieval(Protocol):
     display_name = "Retrieval"
     settings_model: ClassVar[type[Declaration]] = Settings
     needs_text = True
+    expected_seconds = 4.0
+
+    def preset_version(self, task: TaskDeclaration) -> int:
+        """Version of the preset."""
+        return PRESET_VERSION
 
     def data_fingerprint(self, task: TaskDeclaration, workspace: Workspace) -> str:
         """Only the test split is looked at."""

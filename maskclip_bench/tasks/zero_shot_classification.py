@@ -43,6 +43,7 @@ class ZeroShotClassification(Protocol):
     display_name = "Zero-shot"
     settings_model: ClassVar[type[Declaration]] = Settings
     needs_text = True
+    expected_seconds = 3.0
 
     def preset_version(self, task: TaskDeclaration) -> int:
         """Version of the prompt set."""

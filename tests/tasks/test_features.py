@@ -76,6 +76,7 @@ def test_images__parts_are_kept_when_interrupted(
     assert len(found.backbone) == 24
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_images__workers_give_the_same(
     store: FeatureStore, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
