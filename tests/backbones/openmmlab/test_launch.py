@@ -1,0 +1,270 @@
+"""The wheels' scripts, plain and through the launcher: what is checked first, and both routes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from maskclip_bench.backbones.openmmlab import launch as launching
+from maskclip_bench.backbones.openmmlab.job import main as job_main
+from maskclip_bench.data_files import shipped_root
+from maskclip_bench.errors import ConfigError, DataError, MissingDependencyError, UnknownNameError
+
+SEGMENTATION = shipped_root() / (
+    "configs/mmseg/demo/vit-demo_upernet_1xb8-300_demo-scenes-128x128.py"
+)
+DETECTION = shipped_root() / (
+    "configs/mmdet/demo/vit-demo_mask-rcnn_1xb4-200_demo-instances-160x160.py"
+)
+TOY_CLASSES = {
+    "mmseg": ["model.decode_head.num_classes=3"],
+    "mmdet": ["model.roi_head.bbox_head.num_classes=2", "model.roi_head.mask_head.num_classes=2"],
+}
+
+
+def options(toolbox: str, iterations: int) -> list[str]:
+    """`--cfg-options` that make a demo config train a few iterations on the toy data."""
+    number = 3 if toolbox == "mmseg" else 2
+    loaders = ("train_dataloader", "val_dataloader", "test_dataloader")
+    return [
+        "--cfg-options",
+        f"train_cfg.max_iters={iterations}",
+        f"train_cfg.val_interval={iterations}",
+        "default_hooks.checkpoint.interval=5",
+        *TOY_CLASSES[toolbox],
+        *(f"{loader}.dataset.num_classes={number}" for loader in loaders),
+    ]
+
+
+def test_script__lies_in_the_wheel() -> None:
+    pytest.importorskip("mmseg")
+    path = launching.script("mmseg", "train")
+    assert path.is_file() and path.parts[-3:] == (".mim", "tools", "train.py")
+
+
+def test_script__unknown() -> None:
+    with pytest.raises(UnknownNameError, match=r"No toolbox 'mmsegg'\. Did you mean 'mmseg'"):
+        launching.script("mmsegg", "train")
+    with pytest.raises(UnknownNameError, match=r"No action 'trial'\. Did you mean 'train'"):
+        launching.script("mmseg", "trial")
+
+
+def test_script__toolbox_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match="mmdet is not installed: pip install"):
+        launching.script("mmdet", "train")
+
+    class Source:
+        submodule_search_locations = (str(tmp_path),)
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: Source)
+    with pytest.raises(MissingDependencyError, match=r"carries no train\.py"):
+        launching.script("mmdet", "train")
+
+
+def test_launch__no_config() -> None:
+    pytest.importorskip("mmseg")
+    with pytest.raises(ConfigError, match=r"No config nowhere\.py\. `maskclip-bench path"):
+        launching.launch("mmseg", "train", "nowhere.py")
+
+
+@pytest.fixture
+def data(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    return lambda root: monkeypatch.setenv("MASKCLIP_BENCH_DATA", str(root))
+
+
+def test_check__segmentation(scenes: Path, data: Callable[[Path], None]) -> None:
+    data(scenes.parents[1])
+    lines = launching.check_config_data(str(SEGMENTATION), actions=["train", "test"])
+    assert sorted(lines) == [
+        "test_dataloader: 4 images",
+        "train_dataloader: 8 images",
+        "val_dataloader: 4 images",
+    ]
+    next((scenes / "annotations" / "validation").iterdir()).unlink()
+    with pytest.raises(DataError, match=r"1 of 4 images in .* have no mask"):
+        launching.check_config_data(str(SEGMENTATION), actions=["test"])
+
+
+def test_check__real_ade20k_layout(
+    tmp_path: Path, scenes: Path, data: Callable[[Path], None]
+) -> None:
+    config = next((shipped_root() / "configs/mmseg").glob("maskclip_vit-b-16_upernet*.py"))
+    data(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"No folder .*ADEChallengeData2016/images/"):
+        launching.launch("mmseg", "train", str(config))
+    (tmp_path / "elsewhere").mkdir()
+    scenes.rename(tmp_path / "elsewhere" / "ADEChallengeData2016")
+    assert launching.check_config_data(str(config), actions=["test"]) == [
+        "test_dataloader: 4 images"
+    ]
+
+
+def test_check__detection(instances: Path, data: Callable[[Path], None]) -> None:
+    data(instances.parents[1])
+    assert launching.check_config_data(str(DETECTION), actions=["test"]) == [
+        "test_dataloader: 4 images"
+    ]
+    (instances / "val" / "000.jpg").unlink()
+    with pytest.raises(DataError, match=r"names 1 of 4 images .*, e\.g\. 000\.jpg"):
+        launching.check_config_data(str(DETECTION), actions=["test"])
+
+
+def test_check__follows_cfg_options(instances: Path, data: Callable[[Path], None]) -> None:
+    data(instances.parents[1])
+    arguments = ["--cfg-options", "test_dataloader.dataset.ann_file=annotations/absent.json"]
+    with pytest.raises(DataError, match=r"No annotation file .*absent\.json"):
+        launching.check_config_data(str(DETECTION), actions=["test"], arguments=arguments)
+
+
+def test_main__exit_codes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, data: Callable[[Path], None]
+) -> None:
+    assert launching.main(["mmseg"]) == 2
+    data(tmp_path)
+    assert launching.main(["mmseg", "train", str(SEGMENTATION)]) == 3
+    assert "error: No folder" in capsys.readouterr().err
+    assert job_main([str(tmp_path / "absent.json")]) == 3
+    assert job_main([]) == 2
+
+
+def test_cpu_group__options_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    wrapper = [
+        "model_wrapper_cfg.type=MMDistributedDataParallel",
+        "model_wrapper_cfg.device_ids=None",
+    ]
+    given = ["--launcher", "pytorch"]
+    assert launching._prepare_cpu_group(given) == [*given, "--cfg-options", *wrapper]
+    given = ["--launcher", "pytorch", "--cfg-options", "a=1"]
+    assert launching._prepare_cpu_group(given) == [*given[:3], *wrapper, "a=1"]
+
+
+def run(arguments: list[str], data_root: Path, *, launcher: list[str] | None = None) -> str:
+    environment = {
+        **os.environ,
+        "MASKCLIP_BENCH_DATA": str(data_root),
+        "PYTHONPATH": str(shipped_root()),
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "OMP_NUM_THREADS": "1",
+    }
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", *(launcher or []), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=280,
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+def last_scores(work_dir: Path, key: str) -> float:
+    """The value of `key` in the newest log that has it."""
+    values = []
+    for file in sorted(work_dir.glob("*/vis_data/scalars.json")):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        values += [row[key] for row in rows if key in row]
+    for file in sorted(work_dir.glob("*/*.json")):
+        content = json.loads(file.read_text().splitlines()[0])
+        values += [content[key]] if key in content else []
+    return float(values[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("toolbox", "config", "key"),
+    [("mmseg", SEGMENTATION, "mIoU"), ("mmdet", DETECTION, "coco/bbox_mAP")],
+)
+def test_routes__train_resume_test(
+    toolbox: str, config: Path, key: str, tmp_path: Path, scenes: Path, instances: Path
+) -> None:
+    """Plain script, then our launcher on from its checkpoint, then a test of that."""
+    pytest.importorskip(toolbox)
+    root, work_dir = scenes.parents[1], tmp_path / "work"
+    plain = str(launching.script(toolbox, "train"))
+    where = ["--work-dir", str(work_dir)]
+    output = run([plain, str(config), *where, *options(toolbox, 5)], root)
+    assert "mmcv operators: torchvision stand-in" in output
+    launcher = ["-m", "maskclip_bench", "mm", toolbox]
+    output = run([*launcher, "train", str(config), *where, "--resume", *options(toolbox, 8)], root)
+    assert re.search(r"resumed (from )?epoch: \d+, iter: 5", output)
+    trained = last_scores(work_dir, key)
+    checkpoint = str(work_dir / "iter_8.pth")
+    test = ["test", str(config), checkpoint, *where, *options(toolbox, 8)]
+    run([*launcher, *test], root)
+    assert last_scores(work_dir, key) == pytest.approx(trained, abs=1e-3)
+    if toolbox == "mmseg":  # the plain test script of mmdet imports mmcv.ops before the config
+        run([str(launching.script(toolbox, "test")), *test[1:]], root)
+        assert last_scores(work_dir, key) == pytest.approx(trained, abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("toolbox", "config"), [("mmseg", SEGMENTATION), ("mmdet", DETECTION)])
+def test_ddp__two_gloo_processes(
+    toolbox: str, config: Path, tmp_path: Path, scenes: Path, instances: Path
+) -> None:
+    pytest.importorskip(toolbox)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    output = run(
+        [
+            "maskclip_bench.backbones.openmmlab.launch",
+            toolbox,
+            "train",
+            str(config),
+            "--work-dir",
+            str(tmp_path / "work"),
+            "--launcher",
+            "pytorch",
+            *options(toolbox, 3),
+        ],
+        scenes.parents[1],
+        launcher=torchrun,
+    )
+    report = json.loads((tmp_path / "work" / "run_report.json").read_text())
+    assert report["world_size"] == 2
+    assert "Saving checkpoint at 3 iterations" in output
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # what the toolboxes say while they are imported
+def test_configs__all_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every shipped config makes a model, on fresh weights of its architecture."""
+    pytest.importorskip("mmdet")
+    import mmdet.models
+    import mmseg.models
+    import timm
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+
+    from maskclip_bench.backbones.openmmlab import vit
+
+    assert mmdet.models and mmseg.models
+
+    def fresh(**source: object) -> object:
+        if source["open_clip_model"] and "convnext" in str(source["open_clip_model"]):
+            return timm.create_model("convnext_base")
+        size = "large" if "vit-l" in str(source["backbone"]) + name else "base"
+        return timm.create_model(f"vit_{size}_patch16_224")
+
+    monkeypatch.setattr(vit, "load_trunk", fresh)
+    configs = sorted(shipped_root().glob("configs/mm*/*.py"))
+    assert len(configs) > 30
+    for path in configs:
+        name = path.name
+        config = Config.fromfile(str(path))
+        init_default_scope(config.default_scope)
+        import torch
+
+        with torch.device("meta"):
+            model = MODELS.build(config.model)
+        assert model.backbone is not None
