@@ -220,15 +220,17 @@ def test_few_shot__leave_one_out_equals_leaving_one_out() -> None:
         weight = torch.linalg.solve(gram, centred.T @ (y - y.mean(0)))
         return weight, y.mean(0) - x.mean(0) @ weight
 
-    errors = []
-    for penalty in few_shot.PENALTIES:
-        error = 0.0
+    variance = float((features - features.mean(0)).pow(2).sum())
+    accuracy = []
+    for relative in few_shot.PENALTIES:
+        hits = 0
         for out in range(12):
             keep = torch.arange(12) != out
-            weight, bias = ridge(features[keep], targets[keep], penalty)
-            error += float((features[out] @ weight + bias - targets[out]).pow(2).sum())
-        errors.append(error)
-    best = few_shot.PENALTIES[int(np.argmin(errors))]
+            weight, bias = ridge(features[keep], targets[keep], relative * variance)
+            hits += int((features[out] @ weight + bias).argmax() == labels[out])
+        accuracy.append(hits)
+    assert len(set(accuracy)) > 1
+    best = few_shot.PENALTIES[int(np.argmax(accuracy))] * variance
     weight, bias = fit_ridge(features.float(), labels, num_classes=3)
     expected_weight, expected_bias = ridge(features.float().double(), targets, best)
     torch.testing.assert_close(weight, expected_weight)
