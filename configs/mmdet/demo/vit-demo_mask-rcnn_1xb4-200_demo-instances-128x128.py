@@ -10,7 +10,7 @@ data_root = "{{$MASKCLIP_BENCH_DATA:workspace/data}}/demo/instances/"
 num_classes = 21
 width = 32
 max_iters = 200
-size = (160, 160)
+size = (128, 128)  # of images of 160 px; objects are then about as large as in pretraining
 meta_keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "instances")
 model = dict(
     data_preprocessor=dict(pad_size_divisor=16, batch_augments=None),
@@ -121,9 +121,9 @@ test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=5e-3, betas=(0.9, 0.999), weight_decay=0.05),
     constructor="BackboneLayerDecay",
-    paramwise_cfg=dict(decay_rate=0.65),
+    paramwise_cfg=dict(decay_rate=0.4),
     clip_grad=dict(max_norm=10.0),
 )
 param_scheduler = [

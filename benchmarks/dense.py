@@ -1,0 +1,181 @@
+"""Where the time of a dense training iteration goes, and what the backbone adapter costs.
+
+    python benchmarks/dense.py                      # UperNet on ViT-B/16 at 512 px, two images
+    python benchmarks/dense.py --image-size 128 --batch-size 8 --iterations 5
+    python benchmarks/dense.py --device cuda --batch-size 2 --iterations 20
+
+Weights are random and the images are noise written to disk: times do not depend on them. The
+"adapter" lines compare `MaskCLIPViT` with the bare timm trunk that it wraps (patch embedding, all
+blocks, final norm), in the same process, by turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+warnings.filterwarnings("ignore")
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "configs/mmseg/mae_vit-b-16_upernet_8xb2-amp-160k_ade20k-512x512.py"
+PARTS = ("data", "backbone", "neck and heads", "backward", "optimizer")
+
+
+def write_data(root: Path, size: int, count: int) -> None:
+    """ADE20K's layout, with noise."""
+    generator = np.random.default_rng(0)
+    for folder in ("images", "annotations"):
+        (root / folder / "training").mkdir(parents=True)
+    for index in range(count):
+        pixels = generator.integers(0, 255, (size, size, 3), dtype=np.uint8)
+        labels = generator.integers(0, 151, (size, size), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "images/training" / f"{index}.jpg")
+        Image.fromarray(labels).save(root / "annotations/training" / f"{index}.png")
+
+
+class Clock:
+    """Seconds by part; waits for the device before it reads the time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, list[float]] = {}
+
+    def __call__(self, part: str, work: Callable[[], Any]) -> Any:
+        """Do `work` and add its seconds to `part`; returns what it returns."""
+        started = self._now()
+        result = work()
+        self.seconds.setdefault(part, []).append(self._now() - started)
+        return result
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def split_iteration(arguments: argparse.Namespace, device: torch.device) -> dict[str, float]:
+    """Median seconds of each part of an iteration of the shipped UperNet config."""
+    import mmseg.datasets
+    import mmseg.models
+    from mmengine.config import Config
+    from mmengine.dataset import pseudo_collate
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.registry import DATASETS, MODELS, init_default_scope
+
+    assert mmseg.models and mmseg.datasets
+    config = Config.fromfile(str(CONFIG))
+    init_default_scope(config.default_scope)
+    size = arguments.image_size
+    config.model.backbone.pretrained = False
+    config.model.data_preprocessor.size = (size, size)
+    config.crop_size = (size, size)
+    dataset_config = config.train_dataloader.dataset
+    for step in dataset_config.pipeline:
+        if step.type == "RandomCrop":
+            step.crop_size = (size, size)
+        if step.type == "RandomResize":
+            step.scale = (4 * size, size)
+    with tempfile.TemporaryDirectory() as folder:
+        write_data(Path(folder), size, arguments.batch_size)
+        dataset_config.data_root = folder
+        dataset = DATASETS.build(dataset_config)
+        dataset.full_init()
+        model = revert_sync_batchnorm(MODELS.build(config.model)).to(device).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+        features: dict[str, Any] = {}
+        model.backbone.register_forward_hook(lambda *given: features.update(maps=given[2]))
+        clock = Clock(device)
+
+        def load() -> dict[str, Any]:
+            batch = pseudo_collate([dataset[index] for index in range(arguments.batch_size)])
+            return model.data_preprocessor(batch, True)
+
+        def heads(batch: dict[str, Any]) -> torch.Tensor:
+            """Everything after the backbone: its maps are put in place of a second pass."""
+            forward = model.backbone.forward
+            model.backbone.forward = lambda images: features["maps"]
+            try:
+                losses = model.loss(batch["inputs"], batch["data_samples"])
+            finally:
+                model.backbone.forward = forward
+            return model.parse_losses(losses)[0]
+
+        def update() -> None:
+            optimizer.step()
+            optimizer.zero_grad()
+
+        for _ in range(arguments.iterations + arguments.warmup):
+            batch = clock("data", load)
+            with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
+                clock("backbone", lambda batch=batch: model.backbone(batch["inputs"]))
+                loss = clock("neck and heads", lambda batch=batch: heads(batch))
+            clock("backward", loss.backward)
+            clock("optimizer", update)
+    return {
+        part: statistics.median(seconds[arguments.warmup :])
+        for part, seconds in clock.seconds.items()
+    }
+
+
+def adapter_cost(arguments: argparse.Namespace, device: torch.device) -> tuple[float, float]:
+    """Median seconds of forward and backward: bare timm trunk, and `MaskCLIPViT` around it."""
+    import timm
+
+    from maskclip_bench.backbones.openmmlab.vit import MaskCLIPViT
+
+    size = arguments.image_size
+    options = {"img_size": size, "num_classes": 0}
+    bare = timm.create_model("vit_base_patch16_224", **options).to(device).train()
+    adapter = MaskCLIPViT(timm="vit_base_patch16_224", model_args=options).to(device).train()
+    images = torch.randn(arguments.batch_size, 3, size, size, device=device)
+    clock = Clock(device)
+    for _ in range(arguments.iterations + arguments.warmup + 2):
+        for name, work in (
+            ("bare", lambda: bare.forward_features(images)),
+            ("adapter", lambda: adapter(images)[0]),
+        ):
+            with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
+                clock(name, lambda work=work: work().float().mean().backward())
+    first = arguments.warmup + 1
+    bare_seconds, adapter_seconds = clock.seconds["bare"][first:], clock.seconds["adapter"][first:]
+    return min(bare_seconds), min(adapter_seconds)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--image-size", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--iterations", type=int, default=1)
+    parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="autocast in bfloat16")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+
+    parts = split_iteration(arguments, device)
+    total = sum(parts.values())
+    print(
+        f"UperNet, ViT-B/16, {arguments.image_size} px, batch {arguments.batch_size}, {device}, "
+        f"{torch.get_num_threads()} threads, {'bf16' if arguments.bf16 else 'fp32'}"
+    )
+    for part in PARTS:
+        print(f"  {part:<16}{parts[part]:8.3f} s  {100 * parts[part] / total:5.1f} %")
+    print(f"  {'iteration':<16}{total:8.3f} s")
+    bare, adapter = adapter_cost(arguments, device)
+    print(f"trunk, forward and backward: timm {bare:.3f} s, MaskCLIPViT {adapter:.3f} s")
+    print(f"the adapter adds {100 * (adapter / bare - 1):+.1f} %")
+
+
+if __name__ == "__main__":
+    main()
