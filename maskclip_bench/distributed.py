@@ -10,11 +10,12 @@ import contextlib
 import os
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_functional
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def is_distributed() -> bool:
@@ -77,7 +78,7 @@ def gather(tensor: Tensor, *, with_gradient: bool) -> Tensor:
     if not is_distributed():
         return tensor
     if with_gradient:
-        return torch.cat(dist_functional.all_gather(tensor.contiguous()))
+        return _GatherWithGradient.apply(tensor)
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(parts, tensor.detach().contiguous())
     parts[rank()] = tensor
@@ -100,3 +101,25 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     result = tensor.detach().clone()
     dist.all_reduce(result)
     return result
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """Concatenation over ranks; the gradient of each part is summed over the ranks that used it."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        whole = tensor.new_empty(world_size() * len(tensor), *tensor.shape[1:])
+        dist.all_gather(list(whole.chunk(world_size())), tensor.contiguous())
+        return whole
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.contiguous()
+        if dist.get_backend() == "nccl":
+            own = grad.new_empty(len(grad) // world_size(), *grad.shape[1:])
+            dist.reduce_scatter_tensor(own, grad)
+            return own
+        summed = grad.clone()
+        dist.all_reduce(summed)
+        return summed.chunk(world_size())[rank()]

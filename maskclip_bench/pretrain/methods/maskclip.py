@@ -108,7 +108,8 @@ class MaskCLIPConfig(ContrastiveConfig):
     image_std: Triple = IMAGENET_STD
     """The recipe's `data.augment.std`."""
     ema_momentum: float = Field(default=0.996, ge=0, le=1)
-    """Start of the teacher's cosine schedule, per step; unknown, A-CLIP's and DetailCLIP's."""
+    """Start of the cosine schedule by which the teacher and its copy of the quantizer follow the
+    student, per step; unknown, A-CLIP's and DetailCLIP's."""
     ema_momentum_end: float = Field(default=1.0, ge=0, le=1)
     """Its end; unknown, A-CLIP's and DetailCLIP's."""
 
@@ -266,8 +267,7 @@ class MaskCLIP(ContrastiveMethod):
             self.register_buffer("center", torch.zeros(config.num_codewords))
             self.register_buffer("center_sum", torch.zeros(config.num_codewords), persistent=False)
             self.register_buffer("center_count", torch.zeros(()), persistent=False)
-            if self.teacher_trunk is not None:
-                self.teacher_quantizer = frozen_copy(self.quantizer)
+            self.teacher_quantizer = frozen_copy(self.quantizer)
 
     def _distill(self, batch: Batch, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Embedded patches [B, N, D] -> pooled whole image [B, D], distillation loss."""
@@ -317,7 +317,8 @@ class MaskCLIP(ContrastiveMethod):
                 F.layer_norm(predicted.float(), width), F.layer_norm(target.float(), width)
             )
         with torch.no_grad():
-            teacher = (self.teacher_quantizer or self.quantizer)(target)  # [B, M, codewords]
+            assert self.teacher_quantizer is not None
+            teacher = self.teacher_quantizer(target)  # [B, M, codewords]
             if self.training:
                 self.center_sum += teacher.flatten(0, -2).mean(0, dtype=torch.float32)
                 self.center_count += 1
@@ -400,13 +401,14 @@ class MaskCLIP(ContrastiveMethod):
             self.center.lerp_(mean, 1 - self.config.center_momentum)
             self.center_sum.zero_()
             self.center_count.zero_()
+        momentum = cosine_momentum(
+            self.config.ema_momentum, self.config.ema_momentum_end, step / total_steps
+        )
+        if self.quantizer is not None and self.teacher_quantizer is not None:
+            follow(self.teacher_quantizer, self.quantizer, momentum)
+            values["ema_momentum"] = momentum
         if self.teacher_trunk is not None:
-            momentum = cosine_momentum(
-                self.config.ema_momentum, self.config.ema_momentum_end, step / total_steps
-            )
             follow(self.teacher_trunk, self.model.visual.trunk, momentum)
-            if self.teacher_quantizer is not None and self.quantizer is not None:
-                follow(self.teacher_quantizer, self.quantizer, momentum)
             values["ema_momentum"] = momentum
         return values
 

@@ -33,7 +33,7 @@ from maskclip_bench.modeling.towers import (
     take_tokens,
 )
 from maskclip_bench.pretrain.methods.base import Embeddings, ImageOnlyMethod, Terms, vit_trunk
-from maskclip_bench.pretrain.methods.teacher import FrozenCLIP
+from maskclip_bench.pretrain.methods.teacher import FrozenCLIP, follow, frozen_copy
 
 Triple = tuple[float, float, float]
 
@@ -67,6 +67,8 @@ class MVPConfig(Declaration):
     """Teacher's softmax temperature (iBOT)."""
     center_momentum: float = Field(default=0.9, ge=0, lt=1)
     """Of the centre subtracted from the teacher's logits (iBOT)."""
+    quantizer_momentum: float = Field(default=0.996, ge=0, le=1)
+    """By which the quantizer of the targets follows the trained one, per step (iBOT's start)."""
 
 
 class MVP(ImageOnlyMethod):
@@ -108,6 +110,7 @@ class MVP(ImageOnlyMethod):
                 bottleneck_dim=config.codeword_dim,
                 num_codewords=config.num_codewords,
             )
+            self.teacher_quantizer: CodewordHead = frozen_copy(self.quantizer)
             self.register_buffer("center", torch.zeros(config.num_codewords))
             self.register_buffer("center_sum", torch.zeros(config.num_codewords), persistent=False)
             self.register_buffer("center_count", torch.zeros(()), persistent=False)
@@ -132,7 +135,7 @@ class MVP(ImageOnlyMethod):
         if self.quantizer is None:
             return 1 - F.cosine_similarity(predicted.float(), target.float(), dim=-1).mean()
         with torch.no_grad():
-            teacher = self.quantizer(target)  # [B, M, codewords]
+            teacher = self.teacher_quantizer(target)  # [B, M, codewords]
             if self.training:
                 self.center_sum += teacher.flatten(0, -2).mean(0, dtype=torch.float32)
                 self.center_count += 1
@@ -146,8 +149,9 @@ class MVP(ImageOnlyMethod):
 
     @torch.no_grad()
     def after_step(self, *, step: int, total_steps: int) -> dict[str, float]:
-        """Move the centre."""
+        """Move the centre and the teacher's copy of the quantizer."""
         if self.quantizer is not None:
+            follow(self.teacher_quantizer, self.quantizer, self.config.quantizer_momentum)
             mean = distributed.all_reduce_mean(self.center_sum / self.center_count.clamp(min=1))
             self.center.lerp_(mean, 1 - self.config.center_momentum)
             self.center_sum.zero_()

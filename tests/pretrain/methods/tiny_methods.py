@@ -38,6 +38,7 @@ def fields(name: str, folder: Path) -> dict[str, Any]:
             **QUANTIZER,
             "teacher_model": f"local-dir:{folder}",
             "teacher_pretrained": None,
+            "mask_kind": "random",
         },
     }.get(name, {})
 
