@@ -33,19 +33,46 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+REPLICAS = [name for name in CASES if not name.startswith("fsdp")]
+SHARDS = [name for name in CASES if name.startswith("fsdp")]
+
+
+def cases(*names: str) -> list[Any]:
+    """Cases as parameters; those in shards are for `make test-all`."""
+    return [pytest.param(name, marks=pytest.mark.slow if name in SHARDS else ()) for name in names]
+
+
 def free_port() -> int:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return int(server.getsockname()[1])
 
 
+class TwoProcesses:
+    """The runs of all cases of a kind, trained by two processes when one is first asked for."""
+
+    def __init__(self, script: str, data_root: Path, folder: Path) -> None:
+        self._script, self._data_root, self._folder = script, data_root, folder
+        self._done: list[str] = []
+
+    def __call__(self, case: str) -> Path:
+        """The folder of one run."""
+        if case not in self._done:
+            names = SHARDS if case in SHARDS else REPLICAS
+            train_in_two(self._script, self._data_root, self._folder, names)
+            self._done += names
+        return self._folder / case
+
+
 @pytest.fixture(scope="module")
-def two_processes(
+def run_of(
     tiny: ModuleType, data_root: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The folder with a run of each case, trained by two processes."""
-    folder = tmp_path_factory.mktemp("two")
-    jobs = json.dumps([{"output": str(folder / name), **case} for name, case in CASES.items()])
+) -> TwoProcesses:
+    return TwoProcesses(tiny.__file__, data_root, tmp_path_factory.mktemp("two"))
+
+
+def train_in_two(script: str, data_root: Path, folder: Path, names: list[str]) -> None:
+    jobs = json.dumps([{"output": str(folder / name), **CASES[name]} for name in names])
     environment = {
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",
@@ -54,7 +81,7 @@ def two_processes(
     }
     processes = [
         subprocess.Popen(
-            [sys.executable, tiny.__file__, str(data_root), jobs],
+            [sys.executable, script, str(data_root), jobs],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(2)
@@ -65,78 +92,74 @@ def two_processes(
         for process in processes:
             process.kill()
     assert codes == [0, 0]
-    return folder
 
 
-@pytest.mark.parametrize("case", ["clip", "slip", "accumulation", "fsdp"])
+@pytest.mark.parametrize("case", cases("clip", "slip", "accumulation", "fsdp"))
 def test_two_processes__equal_one(
-    tiny: ModuleType, tmp_path: Path, data_root: Path, two_processes: Path, case: str
+    tiny: ModuleType, tmp_path: Path, data_root: Path, run_of: TwoProcesses, case: str
 ) -> None:
-    """CLIP and SLIP draw nothing in the model; SLIP's views differ, its first loss does not tell.
+    """CLIP draws nothing; SLIP's views are coloured per rank, so only its first loss is compared.
 
     The order of the data does not depend on the number of processes, so the batches are the same.
     """
     settings = {key: value for key, value in CASES[case].items() if key == "method"}
     train(tiny.tiny_recipe(**settings), output=tmp_path, data_root=data_root)
     one = [line["contrastive_loss"] for line in read_log(tmp_path)]
-    two = [line["contrastive_loss"] for line in read_log(two_processes / case)]
+    two = [line["contrastive_loss"] for line in read_log(run_of(case))]
     if case == "slip":  # colour is drawn per rank, so later steps differ
         one, two = one[:1], two[:1]
     assert two == pytest.approx(one, abs=1e-5 if case != "slip" else 1e-4)
     if case != "slip":
         expected = load_file(tmp_path / "model" / "open_clip_model.safetensors")
-        found = load_file(two_processes / case / "model" / "open_clip_model.safetensors")
+        found = load_file(run_of(case) / "model" / "open_clip_model.safetensors")
         for name, tensor in expected.items():
             if name.endswith(("qkv.bias", "in_proj_bias")):
                 continue  # the keys' biases have no gradient but rounding, which AdamW blows up
             torch.testing.assert_close(found[name], tensor, atol=2e-4, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("case", list(CASES))
-def test_two_processes__folder_is_whole(two_processes: Path, case: str) -> None:
-    checkpoint = CheckpointStore(two_processes / case / "checkpoints", keep=2).latest()
+@pytest.mark.parametrize("case", cases(*CASES))
+def test_two_processes__folder_is_whole(run_of: TwoProcesses, case: str) -> None:
+    checkpoint = CheckpointStore(run_of(case) / "checkpoints", keep=2).latest()
     assert checkpoint is not None
     assert checkpoint.world_size == 2
-    exported = load_file(two_processes / case / "model" / "open_clip_model.safetensors")
+    exported = load_file(run_of(case) / "model" / "open_clip_model.safetensors")
     for name, tensor in exported.items():
         assert tensor.isfinite().all(), name
         torch.testing.assert_close(checkpoint.method[f"model.{name}"], tensor, msg=name)
-    assert (two_processes / case / "teacher").is_dir() == ("maskclip" in case)
+    assert (run_of(case) / "teacher").is_dir() == ("maskclip" in case)
 
 
-@pytest.mark.parametrize("case", list(CASES))
-def test_two_processes__ranks_end_with_the_same_weights(two_processes: Path, case: str) -> None:
-    sums = [
-        json.loads((two_processes / case / f"weights_{rank}.json").read_text()) for rank in (0, 1)
-    ]
+@pytest.mark.parametrize("case", cases(*CASES))
+def test_two_processes__ranks_end_with_the_same_weights(run_of: TwoProcesses, case: str) -> None:
+    sums = [json.loads((run_of(case) / f"weights_{rank}.json").read_text()) for rank in (0, 1)]
     assert sums[0] == sums[1]
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_with_the_run_of_two(
     tiny: ModuleType,
     tmp_path: Path,
     data_root: Path,
-    two_processes: Path,
+    run_of: TwoProcesses,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A checkpoint does not depend on how many processes wrote it, nor on sharding."""
     folder = tmp_path / "run"
-    shutil.copytree(two_processes / "fsdp", folder)
+    shutil.copytree(run_of("fsdp"), folder)
     shutil.rmtree(folder / "model")
     (folder / "checkpoints" / "step_00000006.pt").unlink()
     train(tiny.tiny_recipe("clip"), output=folder, data_root=data_root)
     assert "This run was on 2 processes and goes on on 1" in caplog.text
-    one, two = (
-        [line["loss"] for line in read_log(run)] for run in (folder, two_processes / "fsdp")
-    )
+    one, two = ([line["loss"] for line in read_log(run)] for run in (folder, run_of("fsdp")))
     assert one == pytest.approx(two, abs=1e-5)
 
 
-def test_two_processes__go_on_in_shards(two_processes: Path) -> None:
+@pytest.mark.slow
+def test_two_processes__go_on_in_shards(run_of: TwoProcesses) -> None:
     """The case `fsdp_resumed` was stopped after four steps, and ends as `fsdp` does."""
     resumed, whole = (
-        [line["loss"] for line in read_log(two_processes / name)]
-        for name in ("fsdp_resumed", "fsdp")
+        [line["loss"] for line in read_log(run_of(name))] for name in ("fsdp_resumed", "fsdp")
     )
     assert resumed == pytest.approx(whole, abs=1e-6)
 
