@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from maskclip_bench.cli.options import DeviceOption, WorkspaceOption, console
@@ -88,7 +89,7 @@ def run_suite(
             )
             failed = execution.run().failed
     output = console()
-    _show_left_out(made_plan.left_out, output)
+    _show_left_out(made_plan.left_out, output, remedies=False)
     _show_tables(chosen, place, output)
     for record in failed:
         output.print(
@@ -117,7 +118,7 @@ def plan(
     output.print(_plan_table(made_plan))
     for row in made_plan.pretraining:
         output.print(f"pretrained first: {row.label} ({row.declaration.source.recipe})")
-    _show_left_out(made_plan.left_out, output)
+    _show_left_out(made_plan.left_out, output, remedies=True)
 
 
 def _suite(
@@ -167,16 +168,23 @@ def _plan_table(plan: Plan) -> RichTable:
     return view
 
 
-def _show_left_out(left_out: list[LeftOut], output: Console) -> None:
-    """What the machine could not do, grouped by reason."""
+def _show_left_out(left_out: list[LeftOut], output: Console, *, remedies: bool) -> None:
+    """What the machine could not do, grouped by reason; with `remedies`, how to change that."""
     if not left_out:
         return
     output.print(f"\n[bold]Left out[/] ({len(left_out)}):")
-    reasons: dict[tuple[str, str], list[str]] = {}
+    reasons: dict[str, list[LeftOut]] = {}
     for item in left_out:
-        reasons.setdefault((item.why, item.remedy), []).append(item.what)
-    for (why, remedy), names in reasons.items():
-        output.print(f"  {', '.join(names)}: {why}. [dim]{remedy}[/]")
+        reasons.setdefault(item.why, []).append(item)
+    for why, items in reasons.items():
+        if remedies:
+            output.print(f"  [bold]{why}[/]")
+            for item in items:
+                output.print(f"    {item.what}  [dim]{escape(item.remedy)}[/]")
+        else:
+            output.print(f"  {why}: {', '.join(item.what for item in items)}")
+    if not remedies:
+        output.print("  [dim]How to get them: maskclip-bench plan[/]")
 
 
 def _show_tables(suite: SuiteDeclaration, place: Workspace, output: Console) -> None:
