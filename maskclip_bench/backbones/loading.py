@@ -352,9 +352,15 @@ def load_folder(folder: Path) -> _Loaded:
         model=model,
         encoder=OpenClipEncoder(model, tokenize),
         preprocess=transforms.from_open_clip(preprocess),
-        identity=config["model_cfg"],
+        identity=_without_paths(config["model_cfg"]),
         has_text=True,
     )
+
+
+def _without_paths(model_cfg: dict[str, Any]) -> dict[str, Any]:
+    """The architecture without the place of the tokenizer's file, which moves with the folder."""
+    text = {k: v for k, v in model_cfg.get("text_cfg", {}).items() if k != "tokenizer_kwargs"}
+    return {**model_cfg, "text_cfg": text}
 
 
 def folder_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenize:

@@ -318,7 +318,7 @@ def _available_columns(columns: Iterable[Column], workspace: Workspace, plan: Pl
 def weights_identity(row: Row, workspace: Workspace) -> str:
     """What says, without loading them, that a row's weights are still the same.
 
-    For a folder of weights the hash of its files; for a model of a zoo its name there.
+    For a folder of weights the hash of the weights files; for a model of a zoo its name there.
     """
     declaration = row.declaration
     identity: list[object] = [declaration.source.model_dump(mode="json"), row.seed]
@@ -327,7 +327,7 @@ def weights_identity(row: Row, workspace: Workspace) -> str:
         identity += [
             storage.sha256_file(path)
             for path in sorted(folder.iterdir())
-            if path.suffix in (".safetensors", ".bin") or path.name == "open_clip_config.json"
+            if path.suffix in (".safetensors", ".bin")
         ]
     return storage.fingerprint(identity)
 
