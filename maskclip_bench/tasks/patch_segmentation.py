@@ -32,7 +32,7 @@ from maskclip_bench import storage
 from maskclip_bench.backbones.loading import Backbone
 from maskclip_bench.config import Declaration
 from maskclip_bench.data.dense import count_pixels, read_mask
-from maskclip_bench.data.readers import Dataset, root_of
+from maskclip_bench.data.readers import Dataset
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.tasks.dense_jobs import SplitResult
@@ -40,7 +40,7 @@ from maskclip_bench.tasks.prompts import build_zero_shot_classifier, prompt_set,
 from maskclip_bench.tasks.protocol import Protocol, ProtocolContext
 from maskclip_bench.tasks.segmentation import (
     class_iou,
-    class_list,
+    classes_of,
     outcome_table,
     segmentation_metrics,
 )
@@ -164,17 +164,10 @@ class PatchProtocol(Protocol):
     @staticmethod
     def _classes(context: ProtocolContext) -> tuple[list[str], list[str] | None]:
         """Names of the classes of mask values 1..C, and their kinds where the data says them."""
-        task = context.task
-        declared = task.class_names.names
-        found, kinds = None, None
-        if task.reader.classes is not None:
-            root = root_of(task.reader, context.workspace.data)
-            found, kinds = class_list(root / task.reader.classes)
-        if isinstance(declared, list):
-            found = [name if isinstance(name, str) else name[0] for name in declared]
+        found, kinds = classes_of(context)
         if found is None:
             raise ConfigError(
-                f"{task.name} declares no classes, which {context.task.name} needs for its masks. "
+                f"{context.task.name} declares no classes for the values of its masks. "
                 "Set reader.classes to a JSON list, or class_names.names."
             )
         return found, kinds
@@ -315,7 +308,9 @@ def training_bank(context: ProtocolContext, num_classes: int) -> Bank:
     return bank
 
 
-def tokens_of_images(context: ProtocolContext, dataset: Dataset, tiles: int) -> Callable[[int], Tensor]:
+def tokens_of_images(
+    context: ProtocolContext, dataset: Dataset, tiles: int
+) -> Callable[[int], Tensor]:
     """Index of a test image -> its tokens [N, D]; encoded once where they fit into memory."""
     key = storage.fingerprint(
         [

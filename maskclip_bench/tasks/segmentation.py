@@ -54,8 +54,7 @@ class Segmentation(DenseProtocol):
     def run(self, context: ProtocolContext) -> Measurement:
         """Train, test, and count pixels; see `DenseProtocol.run_dense` for what it raises."""
         result = self.run_dense(context)
-        root = root_of(context.task.reader, context.workspace.data)
-        names, kinds = class_list(root / (context.task.reader.classes or "classes.json"))
+        names, kinds = classes_of(context)
         metrics, columns, details = {}, {}, {}
         for part in result.splits:
             found, lists = segmentation_metrics(part.outcomes, kinds)
@@ -135,6 +134,22 @@ def class_iou(counts: Counts, names: list[str] | None) -> dict[str, float]:
         for label, top, bottom in zip(labels, inner, union, strict=True)
         if bottom > 0
     }
+
+
+def classes_of(context: ProtocolContext) -> tuple[list[str] | None, list[str] | None]:
+    """Names of the classes of mask values 1..C, and their kinds, where they are declared.
+
+    The data set's own list (`reader.classes`) says both; `class_names.names` of the task names.
+    """
+    task = context.task
+    names = kinds = None
+    if task.reader.classes is not None:
+        root = root_of(task.reader, context.workspace.data)
+        names, kinds = class_list(root / task.reader.classes)
+    declared = task.class_names.names
+    if isinstance(declared, list):
+        names = [name if isinstance(name, str) else name[0] for name in declared]
+    return names, kinds
 
 
 def class_list(path: Path) -> tuple[list[str] | None, list[str] | None]:

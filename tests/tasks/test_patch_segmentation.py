@@ -94,7 +94,7 @@ def test_run__colours_are_easy(protocol: PatchProtocol, tmp_path: Path) -> None:
 
 def test_run__no_class_list(tmp_path: Path) -> None:
     write_scenes(tmp_path / "halves")
-    with pytest.raises(ConfigError, match=r"declares no classes.*Set reader\.classes"):
+    with pytest.raises(ConfigError, match=r"declares no classes for.*Set reader\.classes"):
         KnnSegmentation().run(context(tmp_path, KnnSegmentation()))
 
 

@@ -76,6 +76,11 @@ def load_trunk(
             "Set one of backbone=, checkpoint= (a folder), timm=, open_clip=; a checkpoint= file "
             "goes with timm=."
         )
+    if weights == "teacher" and folder is None:
+        raise ConfigError(
+            "weights='teacher' goes with checkpoint= (the folder of a pretraining run). The "
+            "teacher of a row is a row of its own: see maskclip-bench list backbones."
+        )
     if model_args and timm_model is None:
         raise ConfigError(f"model_args {sorted(model_args)} go with timm= alone.")
     if backbone is not None:

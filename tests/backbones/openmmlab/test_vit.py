@@ -266,6 +266,8 @@ def test_sources__exactly_one() -> None:
         sources.load_trunk(timm_model=NAME, open_clip_model="ViT-B-16")
     with pytest.raises(ConfigError, match=r"model_args \['depth'\] go with timm= alone"):
         sources.load_trunk(open_clip_model="ViT-B-16", depth=2)
+    with pytest.raises(ConfigError, match="weights='teacher' goes with checkpoint="):
+        sources.load_trunk(timm_model=NAME, weights="teacher")
     with pytest.raises(ConfigError, match="needs the tag of its weights"):
         sources.load_trunk(open_clip_model="ViT-B-16", pretrained=True)
     with pytest.raises(ConfigError, match=r"timm='no_such_net'.*timm.list_models"):
