@@ -146,9 +146,15 @@ def provenance(device: torch.device | str | None = None) -> dict[str, Any]:
         "system": platform.system(),
         "libraries": libraries,
         "hardware": hardware,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": _command_without_places(),
         "time": utc_now(),
     }
+
+
+def _command_without_places() -> list[str]:
+    """The command line, with absolute paths cut to their last part: they say nothing elsewhere."""
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    return [Path(word).name if Path(word).is_absolute() else word for word in words]
 
 
 def _git_commit() -> str | None:
