@@ -505,12 +505,16 @@ def _notes(
 ) -> list[str]:
     cells = [(row, cell) for row in rows for cell in row.cells]
     notes = []
-    if any(cell.half_width is not None and cell.num_seeds == 1 for _, cell in cells):
-        notes.append("±: half-width of the 95 % bootstrap interval, resampled by drawing or image.")
+    one_seed = any(cell.half_width is not None and cell.num_seeds == 1 for _, cell in cells)
     counts = sorted({cell.num_seeds for _, cell in cells if cell.num_seeds > 1})
     if counts:
         seeds = " or ".join(str(count) for count in counts)
-        notes.append(f"Mean ± standard deviation over {seeds} training seeds where there are more.")
+        notes.append(f"Mean ± standard deviation over {seeds} training seeds.")
+    if one_seed:
+        where = "Cells with one seed: ±" if counts else "±:"
+        notes.append(
+            f"{where} half-width of the 95 % bootstrap interval, resampled by drawing or image."
+        )
     if any(cell.delta is not None for _, cell in cells):
         name = next(r.name for r in declaration.rows if r.backbone == declaration.baseline)
         note = f"Signed: difference to {name}, in points"
