@@ -54,7 +54,7 @@ class CLIPMAE(ContrastiveMethod):
     """A whole pass for the pairs, a second one over the visible quarter for the pixels."""
 
     Config = CLIPMAEConfig
-    relative_cost = 1.6
+    relative_cost = 1.4
 
     def __init__(self, config: CLIPMAEConfig, model_config: ModelConfig) -> None:
         super().__init__(config, model_config)

@@ -37,7 +37,7 @@ class FILIP(ContrastiveMethod):
     """One image pass, one text pass; every token of both is compared."""
 
     Config = FILIPConfig
-    relative_cost = 1.6
+    relative_cost = 4.5
 
     def __init__(self, config: FILIPConfig, model_config: ModelConfig) -> None:
         super().__init__(config, model_config)

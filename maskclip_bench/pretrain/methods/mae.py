@@ -38,7 +38,7 @@ class MAE(ImageOnlyMethod):
     """One image pass over the visible patches."""
 
     Config = MAEConfig
-    relative_cost = 0.7
+    relative_cost = 0.6
 
     def __init__(self, config: MAEConfig, model_config: ModelConfig) -> None:
         super().__init__(model_config)

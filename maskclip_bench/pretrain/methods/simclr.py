@@ -29,7 +29,7 @@ class SimCLR(ImageOnlyMethod):
 
     Config = SimCLRConfig
     num_ssl_views = 2
-    relative_cost = 1.7
+    relative_cost = 1.9
 
     def __init__(self, config: SimCLRConfig, model_config: ModelConfig) -> None:
         super().__init__(model_config)

@@ -35,7 +35,7 @@ class SimMIM(ImageOnlyMethod):
     """One image pass over all patches, the hidden ones replaced."""
 
     Config = SimMIMConfig
-    relative_cost = 0.9
+    relative_cost = 1.1
 
     def __init__(self, config: SimMIMConfig, model_config: ModelConfig) -> None:
         super().__init__(model_config)
