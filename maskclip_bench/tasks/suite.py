@@ -24,6 +24,7 @@ from typing import Protocol as TypingProtocol
 
 import torch
 from pydantic import Field
+from threadpoolctl import threadpool_limits
 
 from maskclip_bench import storage
 from maskclip_bench.backbones import (
@@ -427,7 +428,11 @@ class Execution:
         pending = {node.key: node for node in nodes}
         done: set[str] = set()
         running: dict[Future[None], str] = {}
-        with ThreadPoolExecutor(self._num_jobs, thread_name_prefix="cell") as pool:
+        # The linear algebra of NumPy and SciPy has threads of its own, which torch does not know.
+        with (
+            threadpool_limits(self._num_threads, user_api="blas"),
+            ThreadPoolExecutor(self._num_jobs, thread_name_prefix="cell") as pool,
+        ):
             try:
                 while pending or running:
                     for key, node in list(pending.items()):
