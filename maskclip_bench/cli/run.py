@@ -137,7 +137,7 @@ def _suite(
     if backbones:
         changes["backbones"] = backbones
     if tasks:
-        changes["tasks"] = tasks
+        changes |= {"tasks": tasks, "without_tasks": []}
     return suite.model_copy(update=changes)
 
 

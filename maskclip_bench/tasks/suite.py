@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -82,6 +83,8 @@ class SuiteDeclaration(Declaration):
     """Rows, by name; "*" is every declared backbone."""
     tasks: Literal["*"] | list[str] = "*"
     """Columns, "protocol/dataset"; either part may be "*"."""
+    without_tasks: list[str] = Field(default_factory=list)
+    """Columns of `tasks` that the suite does not have, as shell patterns ("detection/demo_*")."""
     tables: list[str] = Field(default_factory=list)
     """Tables shown at the end, those that have at least one measured cell."""
 
@@ -295,7 +298,11 @@ def _columns(suite: SuiteDeclaration) -> list[Column]:
             known = [f"{name}/{task.name}" for task in tasks for name in task.protocols]
             raise unknown_name("task", pattern, known, remedy=LIST_TASKS)
         columns |= {column.name: column for column in found}
-    return list(columns.values())
+    return [
+        column
+        for name, column in columns.items()
+        if not any(fnmatch(name, pattern) for pattern in suite.without_tasks)
+    ]
 
 
 def _available_columns(columns: Iterable[Column], workspace: Workspace, plan: Plan) -> list[Column]:
