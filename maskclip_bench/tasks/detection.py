@@ -23,6 +23,10 @@ AP_NAMES = {
 }
 """mmdet's names -> ours; COCO's definitions: small below 32^2 pixels, large above 96^2."""
 
+RECALLS = {"object_recall": "num_found", "localization_recall": "num_located"}
+"""Recalls made of per-image counts, so that they have intervals: detections of the object's class
+count for the first, of any class for the second."""
+
 KINDS = {"bbox": "box", "segm": "mask"}
 
 
@@ -50,11 +54,11 @@ class Detection(DenseProtocol):
         for part in result.splits:
             for name, metric in average_precisions(part.scores).items():
                 metrics[suffixed(name, part.suffix)] = metric
-            found, objects = part.outcomes["num_found"], part.outcomes["num_objects"]
-            recall = suffixed("object_recall", part.suffix)
-            value = mean_ratio(found.sum(0).astype(float), objects.sum(0).astype(float))
-            metrics[recall] = Metric(float(value), statistic="mean_ratio")
-            columns[recall] = {part.split: (found, objects)}
+            for name, key in RECALLS.items():
+                hits, objects = part.outcomes[key], part.outcomes["num_objects"]
+                value = mean_ratio(hits.sum(0).astype(float), objects.sum(0).astype(float))
+                metrics[suffixed(name, part.suffix)] = Metric(float(value), statistic="mean_ratio")
+                columns[suffixed(name, part.suffix)] = {part.split: (hits, objects)}
         return Measurement(
             metrics=metrics,
             primary_metric="box_ap",
@@ -64,7 +68,7 @@ class Detection(DenseProtocol):
             details={
                 "config": result.config.name,
                 "toolbox_scores": {part.split: part.scores for part in result.splits},
-                "object_recall": "share of objects found at IoU 0.5 with score >= 0.05, by class",
+                "recalls": "share of objects met at IoU 0.5, score >= 0.05, by class",
                 **result.report,
             },
         )

@@ -90,6 +90,8 @@ def test_run__record_holds_the_toolboxes_numbers(world: Path) -> None:
     assert measurement.metrics["mask_ap50"].value == scores["coco/segm_mAP_50"]
     assert measurement.metrics["box_ap"].statistic == "none"
     assert measurement.metrics["object_recall"].statistic == "mean_ratio"
+    located = measurement.metrics["localization_recall"].value
+    assert located >= measurement.metrics["object_recall"].value
     assert len(measurement.outcomes) == 6
     annotations = json.loads(
         (world / "data/demo/instances/annotations/instances_val.json").read_text()

@@ -67,10 +67,13 @@ class SegmentationOutcomes(_Outcomes):
 
 @METRICS.register_module()
 class DetectionOutcomes(_Outcomes):
-    """Objects per image and class: `num_objects`, `num_found`, and `num_detections`, int64 [S, C].
+    """Objects and detections per image and class, each array int64 [S, C].
+
+    `num_objects`, `num_found`, `num_located`, `num_detections`.
 
     An object is found when one of the detections of its class with at least `min_score`, taken
-    best first and each once, overlaps it by an IoU of at least 0.5. Average precision does not
+    best first and each once, overlaps it by an IoU of at least 0.5; it is located when one of any
+    class does. Average precision does not
     follow from these counts; they show where a detector fails.
 
     Args:
@@ -91,21 +94,29 @@ class DetectionOutcomes(_Outcomes):
             keep = found["scores"] >= self.min_score
             boxes, classes = found["bboxes"][keep].cpu(), found["labels"][keep].cpu()
             order = found["scores"][keep].cpu().argsort(descending=True, stable=True)
-            objects = [
-                item for item in sample.get("instances", []) if not item.get("ignore_flag", 0)
-            ]
+            if "instances" not in sample:
+                raise ValueError(
+                    "DetectionOutcomes needs the objects of each image. Add 'instances' to the "
+                    "meta_keys of PackDetInputs in the config's test pipeline."
+                )
+            objects = [item for item in sample["instances"] if not item.get("ignore_flag", 0)]
             object_boxes = torch.tensor(
                 [item["bbox"] for item in objects], dtype=boxes.dtype
             ).reshape(-1, 4)
             object_classes = torch.tensor(
                 [item["bbox_label"] for item in objects], dtype=torch.long
             )
-            hit = match_objects(boxes[order], classes[order], object_boxes, object_classes)
+            boxes, classes = boxes[order], classes[order]
+            hit = match_objects(boxes, classes, object_boxes, object_classes)
+            located = match_objects(
+                boxes, torch.zeros_like(classes), object_boxes, torch.zeros_like(object_classes)
+            )
             self.results.append(
                 {
                     "sample_id": np.asarray(str(sample["img_id"])),
                     "num_objects": _counts(object_classes, num_classes),
                     "num_found": _counts(object_classes[hit], num_classes),
+                    "num_located": _counts(object_classes[located], num_classes),
                     "num_detections": _counts(classes, num_classes),
                 }
             )
