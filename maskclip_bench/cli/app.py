@@ -11,7 +11,7 @@ import signal
 import sys
 import warnings
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -26,7 +26,7 @@ from maskclip_bench.cli.run import plan, run_suite
 from maskclip_bench.errors import EXIT_INTERRUPTED, MaskCLIPBenchError
 from maskclip_bench.jobs import end_with_parent
 
-USAGE_ERROR = typer.BadParameter.__mro__[2]
+USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])
 """click's `ClickException`; recent versions of typer bring a click of their own."""
 
 EPILOG = """
