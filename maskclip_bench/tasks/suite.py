@@ -398,7 +398,6 @@ class Execution:
         device: For features and protocols.
         num_jobs: Pieces of work side by side; the cores are divided among them.
         listener: Told of all progress.
-        prepare_demo_world: Makes the demo data, called once before anything else if needed.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ SIZES = DemoSizes(
 
 RECIPE = """
 _base_: {base}
-num_pairs: 640
+num_pairs: 320
 global_batch_size: 32
 data: {{source: {{path: "tiny/pretrain/shards/*.tar"}}}}
 optimizer: {{warmup_steps: 2}}
@@ -89,7 +89,7 @@ class TinySuite:
             cwd=self.workspace.parent,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
             **options,
         )
 
