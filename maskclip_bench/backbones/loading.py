@@ -427,7 +427,7 @@ def _load_open_clip(declaration: BackboneDeclaration, workspace: Workspace, seed
                 name,
                 pretrained=source.pretrained,
                 device="cpu",
-                force_quick_gelu=_trained_with_quick_gelu(name, source.pretrained),
+                force_quick_gelu=trained_with_quick_gelu(name, source.pretrained),
             )
     except (RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(
@@ -446,7 +446,7 @@ def _load_open_clip(declaration: BackboneDeclaration, workspace: Workspace, seed
     )
 
 
-def _trained_with_quick_gelu(name: str, pretrained: str | None) -> bool:
+def trained_with_quick_gelu(name: str, pretrained: str | None) -> bool:
     """Whether weights need OpenAI's GELU; open_clip only warns when the architecture lacks it."""
     import open_clip.pretrained
 

@@ -23,7 +23,7 @@ from maskclip_bench.backbones.encoders import (
     BEFORE_PROJECTION,
     OpenClipEncoder,
 )
-from maskclip_bench.backbones.loading import _trained_with_quick_gelu, state_fingerprint
+from maskclip_bench.backbones.loading import state_fingerprint, trained_with_quick_gelu
 from maskclip_bench.config import validate
 from maskclip_bench.errors import CheckpointError, ConfigError, MissingDependencyError
 from maskclip_bench.runtime import Workspace
@@ -227,9 +227,9 @@ def test_open_clip__resnet_has_only_its_embedding(workspace: Workspace, tiny_zoo
 
 
 def test_open_clip__openais_weights_get_openais_gelu() -> None:
-    assert _trained_with_quick_gelu("ViT-B-16", "openai")
-    assert not _trained_with_quick_gelu("ViT-B-16", "laion2b_s34b_b88k")
-    assert not _trained_with_quick_gelu("ViT-B-16", None)
+    assert trained_with_quick_gelu("ViT-B-16", "openai")
+    assert not trained_with_quick_gelu("ViT-B-16", "laion2b_s34b_b88k")
+    assert not trained_with_quick_gelu("ViT-B-16", None)
 
 
 def test_open_clip__unknown(workspace: Workspace) -> None:

@@ -25,6 +25,7 @@ from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
 from torch import nn
 
 import maskclip_bench.modeling  # noqa: F401  (registers the demo ViT in timm)
+from maskclip_bench.backbones.loading import trained_with_quick_gelu
 from maskclip_bench.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
@@ -160,7 +161,11 @@ def _from_open_clip(name: str, pretrained: bool | str | None) -> nn.Module:
         )
     try:
         model = open_clip.create_model(
-            name, pretrained=pretrained or None, device="cpu", weights_only=True
+            name,
+            pretrained=pretrained or None,
+            device="cpu",
+            weights_only=True,
+            force_quick_gelu=trained_with_quick_gelu(name, pretrained or None),
         )
     except RuntimeError as error:
         raise CheckpointError(f"open_clip={name!r}: {_first_lines(error)}") from error
