@@ -24,7 +24,10 @@ DETECTION = shipped_root() / (
     "configs/mmdet/demo/vit-demo_mask-rcnn_1xb4-200_demo-instances-128x128.py"
 )
 TOY_CLASSES = {
-    "mmseg": ["model.decode_head.num_classes=3"],
+    "mmseg": [
+        "model.decode_head.num_classes=3",
+        "model.decode_head.loss_decode.class_weight=[1.0,1.0,1.0]",
+    ],
     "mmdet": ["model.roi_head.bbox_head.num_classes=2", "model.roi_head.mask_head.num_classes=2"],
 }
 
