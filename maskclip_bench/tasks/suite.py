@@ -66,6 +66,7 @@ from maskclip_bench.tasks import (
     TaskDeclaration,
     cell_fingerprint,
     dataset_names,
+    get_protocol,
     load_task_declaration,
     missing_data,
 )
@@ -244,6 +245,7 @@ def make_plan(
         if missing is not None and not row.can_be_made:
             plan.left_out.append(LeftOut(row.name, "its weights are not on this machine", missing))
             continue
+        weights = weights_identity(row, workspace) if missing is None else None
         cells = []
         for column in columns:
             if row.declaration.world != column.declaration.world:
@@ -252,7 +254,7 @@ def make_plan(
             if reason is not None:
                 plan.left_out.append(LeftOut(f"{row.name} x {column.name}", reason, ""))
                 continue
-            recorded = _recorded(store, row, column, workspace, made=missing is None)
+            recorded = _recorded(store, row, column, workspace, weights=weights)
             cells.append(PlannedCell(row, column, recorded))
         plan.cells += cells
         if missing is not None and any(cell.recorded is None for cell in cells):
@@ -284,8 +286,8 @@ def _columns(suite: SuiteDeclaration) -> list[Column]:
                 f"{pattern!r} is not a task. Write protocol/data set, e.g. "
                 "zero_shot_classification/imagenet; either part may be *."
             )
-        if protocol != "*" and protocol not in PROTOCOLS:
-            raise unknown_name("protocol", protocol, PROTOCOLS, remedy=LIST_TASKS)
+        if protocol != "*":
+            get_protocol(protocol)  # raises for one that does not exist
         datasets = dataset_names() if dataset == "*" else [dataset]
         tasks = [load_task_declaration(name) for name in datasets]
         found = [
@@ -352,19 +354,19 @@ def _fingerprints(
 
 
 def _recorded(
-    store: RecordStore, row: Row, column: Column, workspace: Workspace, *, made: bool
+    store: RecordStore, row: Row, column: Column, workspace: Workspace, *, weights: str | None
 ) -> Record | None:
     """The ok record of the cell, if what it depends on is still the same.
 
-    A row whose weights were deleted after it was measured keeps its records.
+    A row whose weights were deleted after it was measured (`weights` is None) keeps its records.
     """
     record = store.load(row_id(row.name, row.seed), column.protocol.name, column.declaration.name)
     if record is None or record.status != "ok":
         return None
     if missing_data(column.declaration, workspace) is not None:
         return None
-    then = record.fingerprints.get("weights", "")
-    weights = weights_identity(row, workspace) if made else then
+    if weights is None:
+        weights = record.fingerprints.get("weights", "")
     now = _fingerprints(row, column, workspace, weights=weights)
     return record if record.fingerprints == now else None
 
