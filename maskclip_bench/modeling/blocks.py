@@ -21,6 +21,8 @@ from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from maskclip_bench.modeling.attention import attend
+
 
 class PartialBlock(Block):
     """timm's block, which can also return only some of its outputs.
@@ -28,28 +30,41 @@ class PartialBlock(Block):
     B images, N tokens, n outputs, D width, H heads.
     """
 
-    def forward(self, x: Tensor, *args: Any, outputs: slice | None = None, **kwargs: Any) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        *,
+        outputs: slice | None = None,
+    ) -> Tensor:
         """[B, N, D] -> [B, N, D], or the tokens of `outputs` alone, [B, n, D]."""
-        if outputs is None:
-            return super().forward(x, *args, **kwargs)
         attention: Any = self.attn
         batch, length, width = x.shape
-        heads, head_dim = attention.num_heads, attention.head_dim
-        weight, bias = attention.qkv.weight, attention.qkv.bias
-        query_bias, rest_bias = (None, None) if bias is None else (bias[:width], bias[width:])
+        heads = attention.num_heads
         normed = self.norm1(x)
-        query = F.linear(normed[:, outputs], weight[:width], query_bias)  # [B, n, D]
-        query = attention.q_norm(query.view(batch, -1, heads, head_dim).transpose(1, 2))
-        rest = F.linear(normed, weight[width:], rest_bias).view(batch, length, 2, heads, head_dim)
-        key, value = rest.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, N, D / H]
-        dropout = attention.attn_drop.p if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(
-            query, attention.k_norm(key), value, dropout_p=dropout
+        if outputs is None:
+            qkv = attention.qkv(normed).view(batch, length, 3, heads, -1)
+            query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, N, D / H]
+        else:
+            x = x[:, outputs]
+            weight, bias = attention.qkv.weight, attention.qkv.bias
+            query_bias, rest_bias = (None, None) if bias is None else (bias[:width], bias[width:])
+            query = F.linear(normed[:, outputs], weight[:width], query_bias)  # [B, n, D]
+            query = query.view(batch, -1, heads, width // heads).transpose(1, 2)
+            rest = F.linear(normed, weight[width:], rest_bias).view(batch, length, 2, heads, -1)
+            key, value = rest.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = attend(
+            attention.q_norm(query),
+            attention.k_norm(key),
+            value,
+            mask=attn_mask,
+            is_causal=is_causal,
+            dropout=attention.attn_drop.p if self.training else 0.0,
         )
         mixed = mixed.transpose(1, 2).reshape(batch, -1, width)
-        mixed = attention.proj_drop(attention.proj(mixed))
-        kept = x[:, outputs] + self.drop_path1(self.ls1(mixed))
-        return kept + self.drop_path2(self.ls2(self.mlp(self.norm2(kept))))
+        x = x + self.drop_path1(self.ls1(attention.proj_drop(attention.proj(mixed))))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 
 def allow_partial(block: nn.Module) -> bool:
@@ -151,13 +166,13 @@ class PackedCausalBlock(ResidualAttentionBlock):
             key, value = rest.permute(2, 0, 3, 1, 4).unbind(0)  # each [T, H, L, W / H]
             query = query.view(layout.num_texts, heads, 1, -1)
             mask = layout.is_word[:, None, None, :]  # all of a caption's words precede its end
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            mixed = attend(query, key, value, mask=mask)
             mixed = mixed.reshape(layout.num_texts, width)
         else:
             qkv = layout.pad(F.linear(normed, weight, bias))
             qkv = qkv.view(layout.num_texts, layout.length, 3, heads, -1)
             query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+            mixed = attend(query, key, value, is_causal=True)
             mixed = layout.pack(mixed.transpose(1, 2).flatten(2))  # [K, W]
         words = words + self.ls_1(self.attn.out_proj(mixed))
         return words + self.ls_2(self.mlp(self.ln_2(words)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from maskclip_bench.modeling.blocks import PackedLayout, PartialBlock
@@ -108,7 +107,9 @@ class TextDecoder(nn.Module):
 
     def __init__(self, *, width: int, depth: int, num_heads: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, num_heads, qkv_bias=True) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            PartialBlock(width, num_heads, qkv_bias=True) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(width, eps=1e-6) if depth else nn.Identity()
         _initialize(self)
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-BLOCK_SIZE = 4096
-"""Rows whose codeword distributions exist at one time."""
+BLOCK_ELEMENTS = {"cpu": 2**19, "cuda": 2**25}
+"""Probabilities (rows x codewords) that exist at one time: on a CPU as many as its caches hold."""
 
 
 class CodewordHead(nn.Module):
@@ -49,8 +49,15 @@ class CodewordHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features [..., D] -> cosine similarities to the codewords [..., K]."""
-        bottleneck = F.normalize(self.mlp(features), dim=-1)
-        return F.linear(bottleneck, F.normalize(self.codewords, dim=-1))
+        return self.similarities(self.directions(features))
+
+    def directions(self, features: Tensor) -> Tensor:
+        """Features [..., D] -> unit vectors in the bottleneck."""
+        return F.normalize(self.mlp(features), dim=-1)
+
+    def similarities(self, directions: Tensor) -> Tensor:
+        """Vectors in the bottleneck -> products with the K unit codewords, [..., K]; linear."""
+        return F.linear(directions, F.normalize(self.codewords, dim=-1))
 
 
 class _CodewordCrossEntropy(torch.autograd.Function):
@@ -65,23 +72,25 @@ class _CodewordCrossEntropy(torch.autograd.Function):
         student_temp: float,
         teacher_temp: float,
     ) -> Tensor:
+        num_rows, num_codewords = student.shape
+        elements = BLOCK_ELEMENTS.get(student.device.type, BLOCK_ELEMENTS["cuda"])
+        block_size = max(1, elements // num_codewords)
         total = student.new_zeros((), dtype=torch.float32)
         grad = torch.empty_like(student)
-        for start in range(0, len(student), BLOCK_SIZE):
-            part = slice(start, start + BLOCK_SIZE)
-            target = ((teacher[part].float() - center) / teacher_temp).softmax(dim=-1)
+        for start in range(0, num_rows, block_size):
+            part = slice(start, start + block_size)
+            target = ((teacher[part] - center) / teacher_temp).softmax(dim=-1, dtype=torch.float32)
             log_probability = (student[part].float() / student_temp).log_softmax(dim=-1)
             total -= torch.dot(target.flatten(), log_probability.flatten())
-            grad[part] = log_probability.exp_().sub_(target)
+            grad[part] = log_probability.exp_().sub_(target).div_(student_temp * num_rows)
         ctx.save_for_backward(grad)
-        ctx.factor = 1 / (student_temp * len(student))
-        return total / len(student)
+        return total / num_rows
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = ctx.saved_tensors
-        return grad * (grad_loss * ctx.factor).to(grad.dtype), None, None, None, None
+        return grad * grad_loss.to(grad.dtype), None, None, None, None
 
 
 def codeword_cross_entropy(

@@ -114,7 +114,7 @@ def build_model(config: ModelConfig) -> CustomTextCLIP:
             f"{name} takes images of {native} px, not {config.image_size}. Set "
             f"model.image_size={native}, or choose a trunk of that size."
         )
-    for block in [*getattr(model.visual.trunk, "blocks", [])][-1:]:
+    for block in getattr(model.visual.trunk, "blocks", ()):
         allow_partial(block)
     for block in model.text.transformer.resblocks:
         allow_packing(block)

@@ -203,11 +203,11 @@ class MaskCLIP(ContrastiveMethod):
             terms["distillation_loss"] = self.config.distillation_weight * loss
         layout = PackedLayout.of(batch.tokens)
         words = layout.pack(batch.tokens)  # [K]
-        embedded = embed_words(self.model.text, words, layout)
         if not self.models_language:
+            embedded = embed_words(self.model.text, words, layout)
             ends = text_ends(self.model.text, embedded, layout)
         else:
-            ends, mlm_loss = self._model_language(batch, words, embedded, layout)
+            ends, mlm_loss = self._model_language(batch, words, layout)
             terms["mlm_loss"] = self.config.mlm_weight * mlm_loss
         embeddings = {
             "image_features": F.normalize(self.model.visual.head(pooled), dim=-1),
@@ -318,9 +318,12 @@ class MaskCLIP(ContrastiveMethod):
             )
         with torch.no_grad():
             assert self.teacher_quantizer is not None
-            teacher = self.teacher_quantizer(target)  # [B, M, codewords]
-            if self.training:
-                self.center_sum += teacher.flatten(0, -2).mean(0, dtype=torch.float32)
+            directions = self.teacher_quantizer.directions(target)
+            teacher = self.teacher_quantizer.similarities(directions)  # [B, M, codewords]
+            if self.training:  # similarities are linear: their mean is that of the mean direction
+                mean = directions.flatten(0, -2).mean(0, dtype=torch.float32)
+                with torch.autocast(mean.device.type, enabled=False):
+                    self.center_sum += self.teacher_quantizer.similarities(mean)
                 self.center_count += 1
         return codeword_cross_entropy(
             self.quantizer(predicted),
@@ -346,13 +349,13 @@ class MaskCLIP(ContrastiveMethod):
             nn.init.normal_(self.vocabulary, std=0.02)
 
     def _model_language(
-        self, batch: Batch, words: Tensor, embedded: Tensor, layout: PackedLayout
+        self, batch: Batch, words: Tensor, layout: PackedLayout
     ) -> tuple[Tensor, Tensor]:
         """Captions plain and masked in one pass -> ends of the plain [T, W], MLM loss."""
         chosen = choose_words(batch.tokens, self.config.text_mask_ratio, batch.generator)  # [T, L]
         chosen_ids = layout.pack(chosen).nonzero().squeeze(1)  # places among the K words
-        masked = self._mask_words(batch, words, embedded, layout, chosen_ids)
-        ends, hidden = text_ends_and_hidden(self.model.text, embedded, masked, layout)
+        plain, masked = self._embed_plain_and_masked(batch, words, layout, chosen_ids)
+        ends, hidden = text_ends_and_hidden(self.model.text, plain, masked, layout)
         decoded = self.text_decoder(hidden, layout).index_select(0, chosen_ids)
         vocabulary = self.model.text.token_embedding.weight
         if self.vocabulary is not None:
@@ -364,29 +367,30 @@ class MaskCLIP(ContrastiveMethod):
         )
         return ends, loss
 
-    def _mask_words(
-        self,
-        batch: Batch,
-        words: Tensor,
-        embedded: Tensor,
-        layout: PackedLayout,
-        chosen_ids: Tensor,
-    ) -> Tensor:
-        """Packed embeddings [K, W] with the chosen words replaced."""
+    def _embed_plain_and_masked(
+        self, batch: Batch, words: Tensor, layout: PackedLayout, chosen_ids: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Packed embeddings [K, W] of the captions, as they are and with chosen words replaced."""
         text = self.model.text
-        masked = position_embedding(text, layout).index_select(0, chosen_ids) + self.text_mask_token
-        if self.config.text_replacement == "bert":
+        positions = position_embedding(text, layout)  # [K, W]
+        chosen_positions = positions.index_select(0, chosen_ids)
+        masked = chosen_positions + self.text_mask_token
+        if self.config.text_replacement == "mask":
+            plain = embed_words(text, words, layout)
+        else:
             draw = torch.rand(2, *batch.tokens.shape, generator=batch.generator)
             draw = draw.flatten(1).to(words.device, non_blocking=True)
             fate, other = draw.index_select(1, layout.slots.index_select(0, chosen_ids))
-            own = embedded.index_select(0, chosen_ids)
             # Any word but start and end, which are the two largest ids.
-            word = (other * (text.vocab_size - 2)).long()
-            position = position_embedding(text, layout).index_select(0, chosen_ids)
-            random = text.token_embedding(word) + position
+            others = (other * (text.vocab_size - 2)).long()
+            # One lookup for both: the gradient of each would be as large as the vocabulary's table.
+            embedded = text.token_embedding(torch.cat([words, others]))
+            plain = embedded[: len(words)] + positions
+            other = embedded[len(words) :] + chosen_positions
+            own = plain.index_select(0, chosen_ids)
             fate = fate.unsqueeze(1)
-            masked = torch.where(fate < 0.8, masked, torch.where(fate < 0.9, random, own))
-        return embedded.index_copy(0, chosen_ids, masked.to(embedded.dtype))
+            masked = torch.where(fate < 0.8, masked, torch.where(fate < 0.9, other, own))
+        return plain, plain.index_copy(0, chosen_ids, masked.to(plain.dtype))
 
     # The teacher (paper, Sec. 3.3).
 
