@@ -72,8 +72,8 @@ def gather(tensor: Tensor, *, with_gradient: bool) -> Tensor:
     Args:
         tensor: Of the same shape on every rank.
         with_gradient: Whether gradients flow back to every rank's tensor (summed over the ranks
-            that used it). Without, only this rank's own part keeps its gradient, as in SLIP's
-            `gather` for CLIP (repository facebookresearch/SLIP, `losses.py`).
+            that used it). Without, several ranks get constants, their own part included, as from
+            `all_gather_batch` of facebookresearch/SLIP (`utils.py`); one process keeps its tensor.
     """
     if not is_distributed():
         return tensor
@@ -81,7 +81,6 @@ def gather(tensor: Tensor, *, with_gradient: bool) -> Tensor:
         return _GatherWithGradient.apply(tensor)
     parts = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(parts, tensor.detach().contiguous())
-    parts[rank()] = tensor
     return torch.cat(parts)
 
 

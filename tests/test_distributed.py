@@ -36,6 +36,7 @@ WORKER = """
 import sys
 import torch
 from maskclip_bench import distributed
+from maskclip_bench.modeling.losses import contrastive_loss
 
 # Every rank holds two rows; the loss of rank r weights the gathered rows by 1..4 times (r + 1).
 with distributed.process_group(torch.device("cpu")):
@@ -48,11 +49,29 @@ with distributed.process_group(torch.device("cpu")):
         gathered = distributed.gather(own, with_gradient=with_gradient)
         assert gathered.flatten().tolist() == [1.0, 2.0, 11.0, 12.0]
         weights = torch.tensor([[1.0], [2.0], [3.0], [4.0]]) * (rank + 1)
-        (gathered * weights).sum().backward()
-        own_weights = torch.tensor([1.0, 2.0]) + 2 * rank
-        # With gradient: the sum over the losses of both ranks, 1 + 2 = 3 times.
-        expected = own_weights * (3 if with_gradient else rank + 1)
-        assert own.grad.flatten().tolist() == expected.tolist(), (with_gradient, own.grad)
+        assert gathered.requires_grad == with_gradient
+        if with_gradient:  # the sum over the losses of both ranks: 1 + 2 = 3 times
+            (gathered * weights).sum().backward()
+            expected = 3 * (torch.tensor([1.0, 2.0]) + 2 * rank)
+            assert own.grad.flatten().tolist() == expected.tolist(), own.grad
+
+    # gather: paper, against the formula of SLIP's losses.py on everything gathered as a constant.
+    draws = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0))
+    image, text = torch.nn.functional.normalize(draws, dim=-1)
+    part = slice(2 * rank, 2 * rank + 2)
+    own_image, own_text = image[part].clone().requires_grad_(), text[part].clone().requires_grad_()
+    scale = torch.tensor(7.0, requires_grad=True)
+    ours = sum(contrastive_loss(own_image, own_text, scale, gather="paper")) / 2
+    labels = 2 * rank + torch.arange(2)
+    cross_entropy = torch.nn.functional.cross_entropy
+    plain = cross_entropy(scale * own_image @ text.T, labels)
+    plain = (plain + cross_entropy(scale * own_text @ image.T, labels)) / 2
+    torch.testing.assert_close(ours, plain)
+    inputs = (own_image, own_text, scale)
+    for one, other in zip(
+        torch.autograd.grad(ours, inputs), torch.autograd.grad(plain, inputs), strict=True
+    ):
+        torch.testing.assert_close(one, other)
     value = torch.tensor(float(rank), requires_grad=True)
     assert distributed.all_reduce_mean(value).item() == 0.5
     assert distributed.all_reduce_sum(value).item() == 1.0

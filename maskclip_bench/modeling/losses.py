@@ -19,7 +19,8 @@ from maskclip_bench import distributed
 
 Gather = Literal["exact", "paper"]
 """exact: gradients flow back to every rank. paper: as in SLIP's code (facebookresearch/SLIP,
-`losses.py`), the embeddings of other ranks are constants of the contrastive loss."""
+`losses.py`), over several ranks all gathered embeddings are constants, and gradients come through
+the local rows alone."""
 
 BLOCK_SIZE = 1024
 

@@ -89,7 +89,8 @@ class ContrastiveConfig(Declaration):
     """Fields of every method with CLIP's loss."""
 
     gather: Gather = "exact"
-    """exact: gradients flow to the embeddings of all processes. paper: they do not, as in SLIP."""
+    """exact: gradients flow to the embeddings of all processes. paper: over several processes,
+    what is gathered is constant, as in SLIP's code."""
 
 
 class ContrastiveMethod(Method):
