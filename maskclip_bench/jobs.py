@@ -96,17 +96,33 @@ def log_tail(log_file: Path, *, num_lines: int = LOG_TAIL_LINES) -> str:
 
 
 def end_with_parent() -> None:
-    """In a job: send SIGTERM to this process once the process that started it is gone."""
-    parent = int(os.environ.get(PARENT_VARIABLE, 0))
-    if not parent:
+    """In a job: send SIGTERM to this process once the run that started the job is gone.
+
+    The run may be the parent, or stand above torchrun's agent, which is the parent of a rank and
+    watches nobody. So both are watched: the parent that this process has now, and the run's own
+    process (`MASKCLIP_BENCH_PARENT`).
+    """
+    run = int(os.environ.get(PARENT_VARIABLE, 0))
+    if not run:
         return
+    parent = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == parent and _exists(run):
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+def _exists(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs as another user
+        return True
+    return True
 
 
 def own_command(*arguments: str) -> list[str]:
