@@ -3,7 +3,8 @@
     python -m maskclip_bench.backbones.openmmlab.job JOB.json
     torchrun --nproc_per_node=8 -m maskclip_bench.backbones.openmmlab.job JOB.json
 
-A config's `global_batch_size` is divided among the processes.
+A config's `global_batch_size` is divided among the processes. An interrupted training goes on from
+its last checkpoint.
 
 The protocols `segmentation` and `detection` write the job file and run this as a subprocess. The
 training and the testing themselves are the toolbox's own scripts (see `launch`), on a config that
@@ -24,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dist import barrier
 
-from maskclip_bench.backbones.openmmlab.launch import launch
+from maskclip_bench.backbones.openmmlab.launch import launch, leave_group
 from maskclip_bench.errors import CheckpointError, ConfigError, DataError, MaskCLIPBenchError
 from maskclip_bench.jobs import end_with_parent
 from maskclip_bench.storage import write_json, write_text
@@ -42,6 +44,7 @@ SOURCE_KEYS = (
 )
 """Arguments of a backbone that say where its weights come from: the job replaces all of them."""
 
+BACKBONES = ("MaskCLIPViT", "MaskCLIPPyramid")
 TRAINED = "trained.json"
 LAST_CHECKPOINT = "last_checkpoint"
 
@@ -56,31 +59,56 @@ def run(job: dict[str, Any]) -> None:
             below the data root.
 
     Raises:
-        MaskCLIPBenchError: See `launch`.
+        MaskCLIPBenchError: See `fill` and `launch`.
     """
+    try:
+        _run(job)
+    finally:
+        leave_group()
+
+
+def _run(job: dict[str, Any]) -> None:
     folder = Path(job["work_dir"])
-    trained = folder / TRAINED
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     launcher = ["--launcher", "pytorch"] if world_size > 1 else []
-    if not trained.is_file():
-        config = fill(job, split=job["tests"][0])
-        config.train_cfg.val_interval = 10**9  # the tests below are this job's validation
-        if "global_batch_size" in config:
-            config.train_dataloader.batch_size = max(1, config.global_batch_size // world_size)
+    if not (folder / TRAINED).is_file():
+        config = training_config(job, world_size=world_size)
         path = write_config(config, folder / "config_train.py")
         arguments = ["--work-dir", str(folder), *launcher]
-        if (folder / LAST_CHECKPOINT).is_file():
-            arguments.append("--resume")
-        launch(job["toolbox"], "train", str(path), arguments)
-        write_json(trained, {"checkpoint": _last_checkpoint(folder).name})
+        if config.resume and job["toolbox"] == "mmseg":
+            arguments.append("--resume")  # its script overrides the config
+        launch(job["toolbox"], "train", str(path), arguments, keep_group=True)
+        barrier()  # the main process writes the last checkpoint
+        write_json(folder / TRAINED, {"checkpoint": checkpoint_to_test(folder).name})
     for split in job["tests"]:
-        scores = scores_file(folder, split["name"])
-        if scores.is_file():
+        if scores_file(folder, split["name"]).is_file():
             continue
         path = write_config(fill(job, split=split), folder / f"config_{split['name']}.py")
-        checkpoint = str(_last_checkpoint(folder))
-        arguments = [checkpoint, "--work-dir", str(folder), *launcher]
-        launch(job["toolbox"], "test", str(path), arguments)
+        arguments = [str(checkpoint_to_test(folder)), "--work-dir", str(folder), *launcher]
+        launch(job["toolbox"], "test", str(path), arguments, keep_group=True)
+
+
+def training_config(job: dict[str, Any], *, world_size: int) -> Config:
+    """The config to train with: no validation (the tests are the job's), and on from a checkpoint.
+
+    Raises:
+        ConfigError: See `fill`; or the global batch cannot be divided among the processes.
+    """
+    config = fill(job, split=job["tests"][0])
+    config.val_dataloader = config.val_cfg = config.val_evaluator = None
+    if "global_batch_size" in config:
+        if config.global_batch_size % world_size:
+            raise ConfigError(
+                f"The config's global batch of {config.global_batch_size} cannot be divided among "
+                f"{world_size} processes. Let CUDA_VISIBLE_DEVICES name a number of GPUs that "
+                "divides it, or set global_batch_size in the options."
+            )
+        config.train_dataloader.batch_size = config.global_batch_size // world_size
+    checkpoint = last_checkpoint(Path(job["work_dir"]))
+    config.resume = checkpoint is not None
+    if checkpoint is not None:
+        config.load_from = str(checkpoint)
+    return config
 
 
 def scores_file(folder: Path, split: str) -> Path:
@@ -102,6 +130,11 @@ def fill(job: dict[str, Any], *, split: dict[str, Any]) -> Config:
     config = Config.fromfile(job["config"])
     folder = Path(job["work_dir"])
     backbone = config.model.backbone
+    if backbone.type not in BACKBONES:
+        raise ConfigError(
+            f"{job['config']} has the backbone {backbone.type!r}, which cannot take the weights of "
+            f"a row. Use {' or '.join(BACKBONES)}."
+        )
     for key in SOURCE_KEYS:
         backbone.pop(key, None)
     backbone.update(job["backbone"])
@@ -141,6 +174,11 @@ def _place_split(loader: Any, data_root: str, split: dict[str, Any]) -> None:
             continue
         dataset.data_root = data_root
         if "masks" in split:
+            if "ann_file" in dataset:
+                raise ConfigError(
+                    f"The config's data set {dataset.get('type')!r} reads a COCO annotation file, "
+                    "not masks. Use a config of configs/mmseg/."
+                )
             if "split" in dataset:
                 dataset.split = Path(split["images"]).name
             else:
@@ -165,17 +203,24 @@ def write_config(config: Config, path: Path) -> Path:
     return path
 
 
-def _last_checkpoint(folder: Path) -> Path:
-    """The checkpoint mmengine wrote last.
+def last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that mmengine wrote last, wherever the folder was moved; None without one."""
+    pointer = folder / LAST_CHECKPOINT
+    written = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
+    if not written:
+        return None
+    candidates = (folder / Path(written).name, Path(written))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def checkpoint_to_test(folder: Path) -> Path:
+    """The last checkpoint.
 
     Raises:
         CheckpointError: There is none, or it was removed.
     """
-    pointer = folder / LAST_CHECKPOINT
-    path = Path(pointer.read_text().strip()) if pointer.is_file() else None
-    if path is not None and not path.is_file():
-        path = folder / path.name  # the work folder was moved
-    if path is None or not path.is_file():
+    path = last_checkpoint(folder)
+    if path is None:
         raise CheckpointError(
             f"{folder} has no checkpoint to test. Delete the folder to train again."
         )

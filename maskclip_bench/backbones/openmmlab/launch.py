@@ -7,13 +7,14 @@ The scripts are run as they are; before them, this module
 
 - puts the stand-in for mmcv's compiled operators in place (mmdet's `test.py` imports them before
   it reads the config, so a config alone comes too late there),
-- checks the data the config names, and builds its backbone's weights into no surprise: a missing
-  folder ends here, with exit code 3, and not after minutes,
+- checks the data that the config names: a missing folder ends here, with exit code 3, and not
+  after minutes,
 - makes `--launcher pytorch` work on CPU (gloo), where mmengine wants CUDA.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import importlib.util
 import os
@@ -34,6 +35,7 @@ from maskclip_bench.errors import (
 
 TOOLBOXES = ("mmseg", "mmdet")
 ACTIONS = ("train", "test")
+_PLAIN_SUFFIXES = ("ADE20KLayout", "ADE20KDataset", "BaseSegDataset")
 _DISTRIBUTIONS = {"mmseg": "onedl-mmsegmentation", "mmdet": "onedl-mmdetection"}
 
 
@@ -62,7 +64,14 @@ def script(toolbox: str, action: str) -> Path:
     return path
 
 
-def launch(toolbox: str, action: str, config: str, arguments: Sequence[str] = ()) -> None:
+def launch(
+    toolbox: str,
+    action: str,
+    config: str,
+    arguments: Sequence[str] = (),
+    *,
+    keep_group: bool = False,
+) -> None:
     """Run the script in this process; returns when it ends well.
 
     Args:
@@ -70,6 +79,9 @@ def launch(toolbox: str, action: str, config: str, arguments: Sequence[str] = ()
         action: "train" or "test".
         config: Path of a config.
         arguments: Of the script (`--work-dir`, `--resume`, a checkpoint, `--cfg-options`...).
+        keep_group: Leave the process group open for the next script; `leave_group` ends it. A
+            group ended and opened again under one torchrun would meet the keys of the first in
+            the agent's store.
 
     Raises:
         ConfigError: No such config.
@@ -84,16 +96,18 @@ def launch(toolbox: str, action: str, config: str, arguments: Sequence[str] = ()
     mmcv_kernels.install()
     let_bases_resolve()
     arguments = list(arguments)
-    if "pytorch" in arguments and "--launcher" in arguments:
+    if os.environ.get("RANK", "0") == "0":
+        check_config_data(config, actions=(action,), arguments=arguments)
+    if _launcher(arguments) == "pytorch":
         arguments = _prepare_cpu_group(arguments)
-    check_config_data(config, actions=(action,), arguments=arguments)
     before = sys.argv
     sys.argv = [str(path), config, *arguments]
     try:
         runpy.run_path(str(path), run_name="__main__")
     finally:
         sys.argv = before
-        _leave_group()
+        if not keep_group:
+            leave_group()
 
 
 def let_bases_resolve() -> None:
@@ -134,10 +148,15 @@ def check_config_data(
     return lines
 
 
+def _launcher(arguments: Sequence[str]) -> str:
+    """The value of `--launcher`."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--launcher", default="none")
+    return parser.parse_known_args(list(arguments))[0].launcher
+
+
 def _config_options(arguments: Sequence[str]) -> dict[str, Any]:
     """The values after `--cfg-options`, parsed as the scripts parse them."""
-    import argparse
-
     from mmengine.config import DictAction
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -165,13 +184,31 @@ def _check_dataset(dataset: dict[str, Any]) -> int | None:
     root = Path(dataset.get("data_root") or "")
     prefix = dataset.get("data_prefix") or {}
     if dataset.get("split") is not None:
-        split = dataset["split"]
-        return check_segmentation_folder(root / "images" / split, root / "annotations" / split)
+        images, masks = (root / part / dataset["split"] for part in ("images", "annotations"))
+        return _check_segmentation(dataset, images, masks)
     if prefix.get("img_path") and prefix.get("seg_map_path") and not dataset.get("ann_file"):
-        return check_segmentation_folder(root / prefix["img_path"], root / prefix["seg_map_path"])
+        return _check_segmentation(
+            dataset, root / prefix["img_path"], root / prefix["seg_map_path"]
+        )
     if prefix.get("img") is not None and dataset.get("ann_file"):
         return check_coco(root / dataset["ann_file"], root / prefix["img"])
     return None
+
+
+def _check_segmentation(dataset: dict[str, Any], images: Path, masks: Path) -> int | None:
+    """Check a folder of pairs; None if its files are named in a way that is not known here.
+
+    The suffixes stand in the config, or are the defaults of the classes below; other classes of
+    mmseg have their own (`_leftImg8bit.png`).
+    """
+    defaults = (".jpg", ".png") if dataset.get("type") in _PLAIN_SUFFIXES else ("", "")
+    image_suffix = dataset.get("img_suffix", defaults[0])
+    mask_suffix = dataset.get("seg_map_suffix", defaults[1])
+    if not (image_suffix.startswith(".") and mask_suffix.startswith(".")):
+        return None
+    return check_segmentation_folder(
+        images, masks, image_suffix=image_suffix, mask_suffix=mask_suffix
+    )
 
 
 def _prepare_cpu_group(arguments: list[str]) -> list[str]:
@@ -197,7 +234,8 @@ def _prepare_cpu_group(arguments: list[str]) -> list[str]:
     return [*arguments, "--cfg-options", *wrapper]
 
 
-def _leave_group() -> None:
+def leave_group() -> None:
+    """End this process's group, if it is in one."""
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():

@@ -127,6 +127,56 @@ def test_check__follows_cfg_options(instances: Path, data: Callable[[Path], None
         launching.check_config_data(str(DETECTION), actions=["test"], arguments=arguments)
 
 
+def test_check__suffixes_of_the_config(scenes: Path, data: Callable[[Path], None]) -> None:
+    """The suffixes of the config count; names that are not known here are left alone."""
+    data(scenes.parents[1])
+    for path in (scenes / "images" / "validation").iterdir():
+        path.rename(path.with_suffix(".jpeg"))
+    with pytest.raises(DataError, match=r"holds no \*\.jpg"):
+        launching.check_config_data(str(SEGMENTATION), actions=["test"])
+    arguments = ["--cfg-options", "test_dataloader.dataset.img_suffix=.jpeg"]
+    assert launching.check_config_data(
+        str(SEGMENTATION), actions=["test"], arguments=arguments
+    ) == ["test_dataloader: 4 images"]
+    prefix = {"img_path": "images/validation", "seg_map_path": "annotations/validation"}
+    dataset = {"type": "CityscapesDataset", "data_root": str(scenes), "data_prefix": prefix}
+    assert launching._check_dataset(dataset) is None
+
+
+def test_check__on_the_first_rank_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Callable[[Path], None]
+) -> None:
+    pytest.importorskip("mmseg")
+    data(tmp_path)
+    started: list[str] = []
+    monkeypatch.setattr("runpy.run_path", lambda path, run_name: started.append(path))
+    monkeypatch.setenv("RANK", "1")
+    launching.launch("mmseg", "train", str(SEGMENTATION))
+    assert len(started) == 1
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(DataError, match="No folder"):
+        launching.launch("mmseg", "train", str(SEGMENTATION))
+
+
+@pytest.mark.parametrize("words", [["--launcher", "pytorch"], ["--launcher=pytorch"]])
+def test_launch__both_spellings_of_the_launcher(
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    scenes: Path,
+    data: Callable[[Path], None],
+) -> None:
+    pytest.importorskip("mmseg")
+    data(scenes.parents[1])
+    prepared: list[list[str]] = []
+    monkeypatch.setattr("runpy.run_path", lambda path, run_name: None)
+    monkeypatch.setattr(
+        launching, "_prepare_cpu_group", lambda given: prepared.append(given) or given
+    )
+    launching.launch("mmseg", "train", str(SEGMENTATION))
+    launching.launch("mmseg", "train", str(SEGMENTATION), ["--work-dir", "x", *words])
+    assert prepared == [["--work-dir", "x", *words]]
+
+
 def test_main__exit_codes(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, data: Callable[[Path], None]
 ) -> None:

@@ -1,0 +1,249 @@
+"""A dense cell as a job: what it writes and starts; interrupted runs, and runs on two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskclip_bench.backbones.openmmlab import job as jobs
+from maskclip_bench.data_files import shipped_root
+from maskclip_bench.errors import CheckpointError, ConfigError
+from maskclip_bench.jobs import PARENT_VARIABLE
+
+SEGMENTATION = "configs/mmseg/demo/vit-demo_upernet_1xb8-200_demo-scenes-96x96.py"
+DETECTION = "configs/mmdet/demo/vit-demo_mask-rcnn_1xb4-200_demo-instances-128x128.py"
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+
+
+def segmentation_job(folder: Path, root: Path, *, iterations: int = 4) -> dict[str, Any]:
+    splits = {
+        name: {"name": name, "images": f"images/{name}", "masks": f"annotations/{name}"}
+        for name in ("training", "validation")
+    }
+    return {
+        "toolbox": "mmseg",
+        "config": str(shipped_root() / SEGMENTATION),
+        "work_dir": str(folder),
+        "backbone": {"timm": "vit_demo_patch8_48"},
+        "data_root": str(root),
+        "train": splits["training"],
+        "tests": [splits["validation"], splits["training"]],
+        "options": {
+            "train_cfg.max_iters": iterations,
+            "default_hooks.checkpoint.interval": 5,
+            "model.decode_head.num_classes": 3,
+            "model.decode_head.loss_decode.class_weight": [1.0, 1.0, 1.0],
+            **{f"{loader}.dataset.num_classes": 3 for loader in LOADERS},
+        },
+    }
+
+
+def detection_job(folder: Path, root: Path, *, iterations: int = 4) -> dict[str, Any]:
+    splits = {
+        name: {"name": name, "images": name, "annotations": f"annotations/instances_{name}.json"}
+        for name in ("train", "val")
+    }
+    return {
+        "toolbox": "mmdet",
+        "config": str(shipped_root() / DETECTION),
+        "work_dir": str(folder),
+        "backbone": {"timm": "vit_demo_patch8_48"},
+        "data_root": str(root),
+        "train": splits["train"],
+        "tests": [splits["val"]],
+        "options": {
+            "train_cfg.max_iters": iterations,
+            "default_hooks.checkpoint.interval": 5,
+            "model.roi_head.bbox_head.num_classes": 2,
+            "model.roi_head.mask_head.num_classes": 2,
+            **{f"{loader}.dataset.num_classes": 2 for loader in LOADERS},
+        },
+    }
+
+
+def write_checkpoint(folder: Path, written: str) -> Path:
+    """A checkpoint in `folder` that mmengine's pointer names as `written`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / jobs.LAST_CHECKPOINT).write_text(written)
+    file = folder / "iter_5.pth"
+    file.write_bytes(b"weights")
+    return file
+
+
+def test_training_config__does_not_validate(tmp_path: Path, scenes: Path) -> None:
+    """With an interval alone, mmengine would still validate after the last iteration."""
+    config = jobs.training_config(segmentation_job(tmp_path / "work", scenes), world_size=1)
+    assert config.val_cfg is config.val_dataloader is config.val_evaluator is None
+    assert config.test_dataloader.dataset.split == "validation"
+    assert not config.resume and config.load_from is None
+
+
+def test_training_config__divides_the_global_batch(tmp_path: Path, scenes: Path) -> None:
+    job = segmentation_job(tmp_path / "work", scenes)
+    job["options"]["global_batch_size"] = 16
+    assert jobs.training_config(job, world_size=8).train_dataloader.batch_size == 2
+    with pytest.raises(ConfigError, match="global batch of 16 cannot be divided among 3 processes"):
+        jobs.training_config(job, world_size=3)
+
+
+def test_training_config__goes_on_where_the_folder_was_moved(tmp_path: Path, scenes: Path) -> None:
+    file = write_checkpoint(tmp_path / "work", "/elsewhere/work/iter_5.pth")
+    config = jobs.training_config(segmentation_job(tmp_path / "work", scenes), world_size=1)
+    assert config.resume and config.load_from == str(file)
+
+
+@pytest.mark.parametrize("written", ["", "/elsewhere/work/iter_10.pth"])
+def test_training_config__starts_anew_without_the_checkpoint(
+    tmp_path: Path, scenes: Path, written: str
+) -> None:
+    write_checkpoint(tmp_path / "work", written)
+    config = jobs.training_config(segmentation_job(tmp_path / "work", scenes), world_size=1)
+    assert not config.resume and config.load_from is None
+    with pytest.raises(CheckpointError, match=r"has no checkpoint to test\. Delete the folder"):
+        jobs.checkpoint_to_test(tmp_path / "work")
+
+
+def test_configs__keep_a_second_checkpoint() -> None:
+    """mmengine removes the oldest checkpoint before it writes the newest."""
+    from mmengine.config import Config
+
+    for toolbox in ("mmseg", "mmdet"):
+        config = Config.fromfile(str(shipped_root() / f"configs/{toolbox}/_base_/runtime.py"))
+        assert config.default_hooks.checkpoint.max_keep_ckpts == 2
+
+
+@pytest.mark.parametrize(("toolbox", "resumes"), [("mmseg", True), ("mmdet", False)])
+def test_run__what_is_launched(
+    toolbox: str,
+    resumes: bool,
+    tmp_path: Path,
+    scenes: Path,
+    instances: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Train once, test what has no scores; mmseg's script needs its own word to go on."""
+    folder = tmp_path / "work"
+    make, root = (segmentation_job, scenes) if toolbox == "mmseg" else (detection_job, instances)
+    job = make(folder, root)
+    file = write_checkpoint(folder, str(folder / "iter_5.pth"))
+    launched: list[tuple[Any, ...]] = []
+
+    def launch(*given: Any, keep_group: bool) -> None:
+        assert keep_group
+        launched.append(given)
+
+    monkeypatch.setattr(jobs, "launch", launch)
+    jobs.run(job)
+    (_, action, config, arguments), *tests = launched
+    assert action == "train" and config == str(folder / "config_train.py")
+    assert arguments == ["--work-dir", str(folder), *(["--resume"] if resumes else [])]
+    assert "resume = True" in (folder / "config_train.py").read_text()
+    assert [given[1] for given in tests] == ["test"] * len(job["tests"])
+    assert all(given[3][0] == str(file) for given in tests)
+    jobs.scores_file(folder, job["tests"][0]["name"]).write_text("{}")
+    launched.clear()
+    jobs.run(job)
+    assert len(launched) == len(job["tests"]) - 1
+
+
+def test_fill__errors(tmp_path: Path, scenes: Path, instances: Path) -> None:
+    folder = tmp_path / "work"
+    job = {**segmentation_job(folder, scenes), "config": str(shipped_root() / DETECTION)}
+    with pytest.raises(ConfigError, match=r"'COCOLayout' reads a COCO .* configs/mmseg/"):
+        jobs.fill(job, split=job["tests"][0])
+    job = {**detection_job(folder, instances), "config": str(shipped_root() / SEGMENTATION)}
+    with pytest.raises(ConfigError, match=r"'ADE20KLayout' takes no COCO .* configs/mmdet/"):
+        jobs.fill(job, split=job["tests"][0])
+    foreign = tmp_path / "foreign.py"
+    foreign.write_text("model = dict(backbone=dict(type='ResNet'))\n")
+    with pytest.raises(ConfigError, match=r"backbone 'ResNet'.* Use MaskCLIPViT or MaskCLIPPyr"):
+        jobs.fill({**job, "config": str(foreign)}, split=job["tests"][0])
+
+
+def start(job: dict[str, Any], launcher: list[str]) -> subprocess.Popen[bytes]:
+    """Start a job; its output goes to `log_of(job)`."""
+    file = Path(job["work_dir"]).with_suffix(".json")
+    file.write_text(json.dumps(job))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(shipped_root()),
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "OMP_NUM_THREADS": "1",
+        PARENT_VARIABLE: str(os.getpid()),
+    }
+    with log_of(job).open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-W", "ignore", *launcher, "-m", jobs.__name__, str(file)],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def log_of(job: dict[str, Any]) -> Path:
+    return Path(job["work_dir"]).with_suffix(".log")
+
+
+def finish(job: dict[str, Any], launcher: list[str]) -> str:
+    """Run a job to its end -> what it printed."""
+    with start(job, launcher) as process:
+        try:
+            code = process.wait(timeout=280)
+        finally:
+            process.kill()
+    output = log_of(job).read_text()
+    assert code == 0, output[-3000:]
+    return output
+
+
+@pytest.mark.slow
+def test_job__two_processes_train_and_test(tmp_path: Path, scenes: Path) -> None:
+    """Under torchrun the ranks' parent is its agent, and three scripts share one group."""
+    pytest.importorskip("mmseg")
+    job = segmentation_job(tmp_path / "work", scenes)
+    finish(job, ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"])
+    folder = tmp_path / "work"
+    assert json.loads((folder / "run_report.json").read_text())["world_size"] == 2
+    assert json.loads((folder / "trained.json").read_text())["checkpoint"] == "iter_4.pth"
+    for split in job["tests"]:
+        scores = json.loads(jobs.scores_file(folder, split["name"]).read_text())
+        assert 0 <= scores["mIoU"] <= 100
+        assert jobs.outcomes_file(folder, split["name"]).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("toolbox", ["mmseg", "mmdet"])
+def test_job__killed_in_mid_training_goes_on(
+    toolbox: str, tmp_path: Path, scenes: Path, instances: Path
+) -> None:
+    pytest.importorskip(toolbox)
+    make, root = (segmentation_job, scenes) if toolbox == "mmseg" else (detection_job, instances)
+    folder = tmp_path / "work"
+    job = make(folder, root, iterations=100_000)
+    with start(job, []) as process:
+        try:
+            deadline = time.monotonic() + 200
+            while jobs.last_checkpoint(folder) is None and time.monotonic() < deadline:
+                assert process.poll() is None, log_of(job).read_text()[-3000:]
+                time.sleep(0.05)
+        finally:
+            process.send_signal(signal.SIGKILL)
+    stopped = jobs.last_checkpoint(folder)
+    assert stopped is not None
+    moved = folder.rename(tmp_path / "moved")
+    step = int(stopped.stem.removeprefix("iter_"))
+    job = make(moved, root, iterations=step + 2)
+    output = finish(job, [])
+    assert f"epoch: 0, iter: {step}" in output
+    trained = json.loads((moved / "trained.json").read_text())
+    assert trained == {"checkpoint": f"iter_{step + 2}.pth"}
+    for split in job["tests"]:
+        assert jobs.scores_file(moved, split["name"]).is_file()
