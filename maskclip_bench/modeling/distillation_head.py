@@ -56,8 +56,13 @@ class CodewordHead(nn.Module):
         return F.normalize(self.mlp(features), dim=-1)
 
     def similarities(self, directions: Tensor) -> Tensor:
-        """Vectors in the bottleneck -> products with the K unit codewords, [..., K]; linear."""
-        return F.linear(directions, F.normalize(self.codewords, dim=-1))
+        """Vectors in the bottleneck -> products with the K unit codewords, [..., K]; linear.
+
+        Codewords are normalized in float32 and then take the vectors' type, since weights may be
+        in 16 bits (FSDP2) where the vectors are not.
+        """
+        codewords = F.normalize(self.codewords.float(), dim=-1)
+        return F.linear(directions, codewords.to(directions.dtype))
 
 
 class _CodewordCrossEntropy(torch.autograd.Function):

@@ -60,11 +60,16 @@ class FrozenCLIP(nn.Module):
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
     ) -> None:
+        from maskclip_bench.backbones.loading import trained_with_quick_gelu
+
         super().__init__()
         device = torch.get_default_device()  # meta, where only shapes are asked for
         try:
             model = open_clip.create_model(
-                name, pretrained=None if device.type == "meta" else pretrained, device=device
+                name,
+                pretrained=None if device.type == "meta" else pretrained,
+                device=device,
+                force_quick_gelu=trained_with_quick_gelu(name, pretrained),
             )
         except (RuntimeError, ValueError, OSError) as error:
             raise ConfigError(

@@ -187,6 +187,19 @@ def test_maskclip__centre_follows_the_teacher() -> None:
     assert method.center_count == 0
 
 
+def test_maskclip__centre_of_a_quantizer_in_bf16() -> None:
+    """FSDP2 gathers weights in bf16: the centre is still that of the float32 arithmetic."""
+    exact, rounded = maskclip(), maskclip()
+    for quantizer in (rounded.quantizer, rounded.teacher_quantizer):
+        quantizer.to(torch.bfloat16)
+    for method in (exact, rounded):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            method(batch())["loss"].backward()
+    assert rounded.center_sum.dtype == torch.float32
+    torch.testing.assert_close(rounded.center_sum, exact.center_sum, rtol=0, atol=1e-3)
+    assert exact.center_sum.abs().max() > 0.03
+
+
 def test_maskclip__teacher_model_is_a_whole_model() -> None:
     method = maskclip()
     with torch.no_grad():
@@ -248,6 +261,23 @@ def test_frozen_clip__sees_its_own_normalization(clip_folder: Path) -> None:
     torch.testing.assert_close(teacher((pixels - mean) / std), expected, rtol=1e-4, atol=1e-5)
     assert teacher((torch.rand(1, 3, 96, 96) - mean) / std).shape == (1, 36, 96)
     assert teacher.shape(48) == (36, 96)
+
+
+@pytest.mark.parametrize(("pretrained", "quick"), [("openai", True), ("laion2b_s34b_b88k", False)])
+def test_frozen_clip__activation_is_that_of_its_weights(
+    monkeypatch: pytest.MonkeyPatch, pretrained: str, quick: bool
+) -> None:
+    """OpenAI's weights go with QuickGELU, whatever the name of the architecture says."""
+    create = open_clip.create_model
+
+    def without_weights(name: str, **arguments: Any) -> Any:
+        assert arguments.pop("pretrained") == pretrained
+        return create(name, pretrained=None, **{**arguments, "device": "meta"})
+
+    monkeypatch.setattr(open_clip, "create_model", without_weights)
+    teacher = FrozenCLIP("ViT-B-16", pretrained, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    activations = {type(block.mlp.gelu) for block in teacher.visual.transformer.resblocks}
+    assert activations == {open_clip.transformer.QuickGELU if quick else torch.nn.GELU}
 
 
 def test_frozen_clip__unknown_model() -> None:
