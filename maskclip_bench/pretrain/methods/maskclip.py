@@ -143,8 +143,9 @@ class MaskCLIPConfig(ContrastiveConfig):
     """Student's softmax temperature; unknown, iBOT's, DetailCLIP's and RILS's."""
     teacher_temp: float = Field(default=0.04, gt=0)
     """Teacher's softmax temperature; unknown, RILS's and iBOT's first."""
-    center_momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of the centre subtracted from the teacher's logits; unknown, iBOT's and DetailCLIP's."""
+    center_momentum: float = Field(default=0.9, ge=0, le=1)
+    """Of the centre subtracted from the teacher's logits; unknown, iBOT's and DetailCLIP's. With 1
+    nothing is subtracted."""
 
     text_mask_ratio: float = Field(default=0.2, gt=0, lt=1)
     """Share of the words masked (paper, Sec. 4.1: 0.2)."""

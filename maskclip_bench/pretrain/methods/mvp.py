@@ -65,8 +65,8 @@ class MVPConfig(Declaration):
     """Student's softmax temperature (iBOT)."""
     teacher_temp: float = Field(default=0.04, gt=0)
     """Teacher's softmax temperature (iBOT)."""
-    center_momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of the centre subtracted from the teacher's logits (iBOT)."""
+    center_momentum: float = Field(default=0.9, ge=0, le=1)
+    """Of the centre subtracted from the teacher's logits (iBOT). With 1 nothing is subtracted."""
     quantizer_momentum: float = Field(default=0.996, ge=0, le=1)
     """By which the quantizer of the targets follows the trained one, per step (iBOT's start)."""
 

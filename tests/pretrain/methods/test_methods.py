@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from tiny_methods import MODEL, batch, build, fields, part, repeating_draws, step
+from tiny_methods import MODEL, batch, build, drawn_batch, fields, part, repeating_draws, step
+from torch import Tensor
 
 from maskclip_bench import distributed
 from maskclip_bench.errors import ConfigError, UnknownNameError
@@ -50,30 +51,49 @@ def test_method__every_trained_parameter_gets_a_gradient(name: str, clip_folder:
         assert not any(p.requires_grad for p in method.model.text.parameters())
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_method__loss_falls(name: str, clip_folder: Path) -> None:
-    method = build(name, clip_folder)
+FALLING: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in METHODS if name not in ("maskclip", "mvp")},
+    # A teacher, a quantizer of the targets and a centre that stand still: targets stay the same.
+    "maskclip": ("maskclip", {"ema_momentum": 1, "center_momentum": 1}),
+    "maskclip_mse": ("maskclip", {"ema_momentum": 1, "loss": "mse"}),
+    "maskclip_pixels": ("maskclip", {"target": "pixels"}),
+    "mvp": ("mvp", {"quantizer_momentum": 1, "center_momentum": 1}),
+    "mvp_cosine": ("mvp", {"loss": "cosine"}),
+}
+
+
+@pytest.mark.parametrize("case", FALLING)
+def test_method__every_term_falls_on_drawn_shapes(case: str, clip_folder: Path) -> None:
+    name, changes = FALLING[case]
+    method = build(name, clip_folder, **changes)
     trained = [p for p in method.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-3)
     history: dict[str, list[float]] = {}
     for number in range(30):
-        losses, _ = step(method, batch(seed=number))
+        losses, _ = step(method, drawn_batch(8, seed=number))
         optimizer.step()
         optimizer.zero_grad()
         logged = method.after_step(step=number + 1, total_steps=30)
         assert all(isinstance(value, float) for value in logged.values())
         for key, value in losses.items():
             history.setdefault(key, []).append(value)
+    assert len(history) > 1
     for key, values in history.items():
         early, late = sum(values[:5]) / 5, sum(values[-5:]) / 5
-        # A quantizer's targets move with it, and start as good as uniform.
-        if key not in ("distillation_loss", "code_loss") and name != "mvp":
-            assert late < early, (key, early, late)
+        assert late < early, (key, early, late)
+
+
+def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Each parameter's gradient differs by less than 1e-5 of its length."""
+    assert found.keys() == expected.keys()
+    for key, gradient in expected.items():
+        difference = float((found[key] - gradient).norm())
+        assert difference < 1e-5 * max(1.0, float(gradient.norm())), key
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory, clip_folder: Path) -> dict[str, Any]:
-    """Losses and gradients of every method from two gloo processes."""
+    """Losses and gradients of every method from two gloo processes with DDP."""
     folder = tmp_path_factory.mktemp("ranks")
     script = Path(__file__).with_name("tiny_methods.py")
     arguments = [str(folder / "store"), str(clip_folder), str(folder / "results.pt")]
@@ -107,9 +127,8 @@ def test_method__two_processes_equal_one(
     found = two_processes[name]
     assert found["losses"] == pytest.approx(losses, rel=1e-5, abs=1e-5)
     assert found["logged"] == pytest.approx(logged)
-    assert found["gradients"].keys() == gradients.keys()
-    for key, gradient in gradients.items():
-        torch.testing.assert_close(found["gradients"][key], gradient, rtol=1e-4, atol=1e-5)
+    assert found["lengths"] == [12, 9]  # the ranks' captions are not equally long
+    assert_same_gradients(found["gradients"], gradients)
     for key, buffer in method.named_buffers():
         torch.testing.assert_close(found["buffers"][key], buffer, rtol=1e-4, atol=1e-5)
 
@@ -130,10 +149,8 @@ def test_method__accumulated_equals_whole_batch(
         autocast=lambda: torch.autocast("cpu", enabled=False),
     )
     assert {key: float(term) for key, term in terms.items()} == pytest.approx(losses, rel=1e-5)
-    for key, parameter in method.named_parameters():
-        if key in gradients:
-            assert parameter.grad is not None
-            torch.testing.assert_close(parameter.grad, gradients[key], rtol=1e-4, atol=1e-5)
+    found = {key: p.grad for key, p in method.named_parameters() if p.grad is not None}
+    assert_same_gradients(found, gradients)
     for one in (whole, method):
         one.after_step(step=1, total_steps=10)
     for (key, buffer), expected in zip(method.named_buffers(), whole.buffers(), strict=True):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from maskclip_bench.data.batch import Batch
+from maskclip_bench.data.shapes import COLOURS, GROUNDS, SHAPES, draw_shapes
 from maskclip_bench.modeling import DEMO_VIT, ModelConfig, TextConfig, VisionConfig
 from maskclip_bench.pretrain.methods import METHODS, Method, build_method
+from maskclip_bench.pretrain.parallel import Replicas
 
 VOCABULARY = 60
 MODEL = ModelConfig(
@@ -49,11 +53,12 @@ def build(name: str, folder: Path, **changes: Any) -> Method:
 
 
 def captions(count: int, length: int = 12) -> Tensor:
-    """Captions of 3 to `length` tokens, the first one as long as can be."""
+    """Captions of 3 to `length` tokens, the first as long as can be, the second half shorter."""
     generator = torch.Generator().manual_seed(5)
     rows = torch.zeros(count, length, dtype=torch.int64)
     lengths = torch.randint(3, length + 1, (count,), generator=generator)
-    lengths[:: max(1, count // 2)] = length
+    lengths[0] = length
+    lengths[count // 2 :].clamp_(max=length - 3)
     for row, n in zip(rows, lengths.tolist(), strict=True):
         row[1 : n - 1] = torch.randint(1, VOCABULARY - 2, (n - 2,), generator=generator)
         row[0], row[n - 1] = VOCABULARY - 2, VOCABULARY - 1
@@ -69,54 +74,83 @@ def batch(count: int = 8, *, num_ssl_views: int = 2, seed: int = 0) -> Batch:
     return Batch(images, captions(count), views, torch.Generator().manual_seed(seed))
 
 
-def part(whole: Batch, start: int, stop: int) -> Batch:
+DRAWN_WORDS = ["a", "drawing", "of", "and", "on", "with", *COLOURS, *SHAPES, *GROUNDS]
+
+
+def drawn_batch(count: int, *, seed: int = 0) -> Batch:
+    """Drawn shapes with their captions; views are brighter, darker and mirrored."""
+    pixels, rows = [], []
+    for index in range(count):
+        image, texts = draw_shapes(index, size=48)
+        pixels.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+        words = [1 + DRAWN_WORDS.index(word) for word in texts[0].split()]
+        rows.append(torch.tensor([VOCABULARY - 2, *words, VOCABULARY - 1]))
+    images = torch.stack(pixels).float() / 64 - 2
+    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    views = (0.8 * images, 1.2 * images.flip(3))
+    return Batch(images, tokens, views, torch.Generator().manual_seed(seed))
+
+
+def part(whole: Batch, start: int, stop: int, *, trimmed: bool = False) -> Batch:
+    """Some rows of a batch; trimmed as the loader does, to the longest of their own captions."""
     rows = slice(start, stop)
+    tokens = whole.tokens[rows]
+    if trimmed:
+        tokens = tokens[:, : int((tokens != 0).sum(1).max())]
     return Batch(
         whole.images[rows],
-        whole.tokens[rows],
+        tokens,
         tuple(view[rows] for view in whole.ssl_views),
         torch.Generator().manual_seed(0),
     )
 
 
-def step(method: Method, a_batch: Batch) -> tuple[dict[str, float], dict[str, Tensor]]:
+def step(
+    method: Method, a_batch: Batch, *, forward: Callable[[Batch], dict[str, Tensor]] | None = None
+) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Losses and gradients."""
-    terms = method(a_batch)
+    terms = (forward or method)(a_batch)
     terms["loss"].backward()
     gradients = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
     return {name: float(term.detach()) for name, term in terms.items()}, gradients
 
 
 def repeating_draws(patch: pytest.MonkeyPatch, period: int) -> None:
-    """Let row i of every draw equal row i % period, so that parts of a batch draw as the whole."""
+    """Let row i of every draw equal row i % period, so that parts of a batch draw as the whole.
+
+    What is drawn for a token does not depend on how long the longest caption is, either.
+    """
     plain = torch.rand
+    longest = 64
 
     def rand(*size: Any, generator: torch.Generator | None = None) -> Tensor:
         shape = tuple(size[0]) if isinstance(size[0], tuple | torch.Size) else size
         axis = 1 if len(shape) == 3 else 0
         fixed = torch.Generator().manual_seed(len(shape))
-        drawn = plain(*shape[:axis], period, *shape[axis + 1 :], generator=fixed)
+        drawn = plain(*shape[:axis], period, *shape[axis + 1 : -1], longest, generator=fixed)
+        drawn = drawn[..., : shape[-1]]
         return drawn.index_select(axis, torch.arange(shape[axis]) % period)
 
     patch.setattr(torch, "rand", rand)
 
 
 def run_rank(rank: int, store: str, folder: Path, results: Path) -> None:
-    """One of two processes: every method on this rank's half; gradients averaged, as DDP does."""
+    """One of two processes: every method, in the trainer's replicas, on this rank's half."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     found: dict[str, Any] = {}
+    lengths = torch.zeros(2, dtype=torch.int64)
     whole = batch(8)
-    half = part(whole, 4 * rank, 4 * rank + 4)
+    half = part(whole, 4 * rank, 4 * rank + 4, trimmed=True)
+    lengths[rank] = half.tokens.shape[1]
+    dist.all_reduce(lengths)
     for name in METHODS:
         with pytest.MonkeyPatch.context() as patch:
             repeating_draws(patch, 4)
             method = build(name, folder)
-            losses, gradients = step(method, half)
+            replicas = Replicas(method, device=torch.device("cpu"), accumulates=False)
+            losses, gradients = step(method, half, forward=replicas.forward)
             logged = method.after_step(step=1, total_steps=10)
-        for gradient in gradients.values():
-            dist.all_reduce(gradient)
-            gradient /= 2
         means = torch.tensor(list(losses.values()))
         dist.all_reduce(means)
         buffers = {n: b.clone() for n, b in method.named_buffers()}
@@ -125,6 +159,7 @@ def run_rank(rank: int, store: str, folder: Path, results: Path) -> None:
             "gradients": gradients,
             "buffers": buffers,
             "logged": logged,
+            "lengths": lengths.tolist(),
         }
     if rank == 0:
         torch.save(found, results)
