@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -298,8 +298,10 @@ class PairLoader:
                 generator=torch.Generator(),  # else it would draw from torch's global one
             )
 
-    def epoch(self, epoch: int, *, start_step: int = 0) -> Iterator[RawBatch]:
+    def epoch(self, epoch: int, *, start_step: int = 0) -> Generator[RawBatch, None, None]:
         """The batches of an epoch from `start_step` on; those before are not touched.
+
+        When it is exhausted, closed or fails, a warning says how many samples were replaced.
 
         Args:
             epoch: Counted from 0.
@@ -311,22 +313,34 @@ class PairLoader:
         self._bad = BadSamples()
         self._check_lost()
         requests = (self._request(epoch, step) for step in range(start_step, self.steps_per_epoch))
-        for loaded in self._load(requests):
-            self._count(epoch, loaded)
-            if loaded.batch is None:
-                raise DataError(
-                    f"Too many broken samples in one batch of epoch {epoch}. "
-                    f"{self._bad.describe()}. Repair or replace these shards."
+        try:
+            for loaded in self._load(requests):
+                self._count(epoch, loaded)
+                if loaded.batch is None:
+                    raise DataError(
+                        f"Too many broken samples in one batch of epoch {epoch}. "
+                        f"{self._bad.describe()}. Repair or replace these shards."
+                    )
+                yield loaded.batch
+        finally:
+            if self._bad.counts:
+                logger.warning(
+                    "Epoch %d, rank %d: %d samples replaced. %s",
+                    epoch,
+                    self._rank,
+                    self._bad.total(),
+                    self._bad.describe(),
                 )
-            yield loaded.batch
-        if self._bad.counts:
-            logger.warning(
-                "Epoch %d, rank %d: %d samples replaced. %s",
-                epoch,
-                self._rank,
-                self._bad.total(),
-                self._bad.describe(),
-            )
+
+    @property
+    def num_replaced(self) -> int:
+        """Samples this rank found unusable in the epoch under way or just finished."""
+        return self._bad.total()
+
+    @property
+    def num_lost(self) -> int:
+        """Samples left out when the data were indexed; the same for all ranks."""
+        return self._source.lost.total()
 
     def report(self) -> dict[str, dict[str, int]]:
         """Unusable samples by shard and reason.

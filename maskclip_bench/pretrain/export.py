@@ -19,17 +19,17 @@ from torch import Tensor, nn
 
 from maskclip_bench import storage
 from maskclip_bench.config import validate
-from maskclip_bench.data.tokenizer import load_tokenizer, merges_file
+from maskclip_bench.data.tokenizer import merges_file
 from maskclip_bench.errors import CheckpointError, ConfigError
-from maskclip_bench.modeling.model import open_clip_config
+from maskclip_bench.modeling.model import build_model, open_clip_config
 from maskclip_bench.pretrain.checkpoint import (
     Checkpoint,
     CheckpointStore,
     load_checkpoint,
     restore_module,
 )
-from maskclip_bench.pretrain.methods import METHODS, build_method
-from maskclip_bench.pretrain.methods.base import Method
+from maskclip_bench.pretrain.methods import METHODS
+from maskclip_bench.pretrain.methods.base import STUDENT, TEACHER_TRUNK
 from maskclip_bench.pretrain.recipe import Recipe
 
 Target = Literal["open_clip", "timm", "hf"]
@@ -127,30 +127,35 @@ def export_checkpoint(
 def model_of(
     checkpoint: Checkpoint, recipe: Recipe, *, weights: Weights, where: str
 ) -> CustomTextCLIP:
-    """The student or the teacher of a checkpoint, as an open_clip model.
+    """The student or the teacher of a checkpoint, as an open_clip model on the CPU.
+
+    Only the model is built, and not the method around it: what a run started from, and a frozen
+    teacher's weights, need not be there any more.
 
     Raises:
         CheckpointError: The state is of another model, or the method has no teacher.
     """
-    method = whole_method(checkpoint, recipe, where=where)
-    model = method.model if weights == "student" else method.teacher_model()
-    if model is None:
+    if weights == "teacher" and not has_teacher(checkpoint):
         raise CheckpointError(
             f"{where} has no teacher: method {recipe.method.name!r} has none. Export the student."
         )
+    model = build_model(recipe.model)
+    restore_module(model, _part(checkpoint.method, STUDENT), where=where)
+    if weights == "teacher":
+        trunk = _part(checkpoint.method, TEACHER_TRUNK)
+        restore_module(model.visual.trunk, trunk, where=where)
     return model.eval()
 
 
-def whole_method(checkpoint: Checkpoint, recipe: Recipe, *, where: str) -> Method:
-    """The method of a recipe with the state of a checkpoint, on the CPU.
+def has_teacher(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint holds a momentum teacher."""
+    return bool(_part(checkpoint.method, TEACHER_TRUNK))
 
-    Raises:
-        CheckpointError: The state is of another model.
-    """
-    tokenizer = load_tokenizer(recipe.tokenizer)
-    method = build_method(recipe.method.name, recipe.method.fields, recipe.model, tokenizer)
-    restore_module(method, checkpoint.method, where=where)
-    return method
+
+def _part(state: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The state of a method's submodule."""
+    prefix = f"{name}."
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
 
 
 def finished_fingerprint(folder: Path) -> str | None:

@@ -1,28 +1,39 @@
-"""Ctrl-C and SIGTERM (Slurm, torchrun, a suite that stops): finish the step, then stop."""
+"""Ctrl-C, SIGTERM (torchrun, a suite that stops) or Slurm's signal: finish the step, then stop."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import threading
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What stops a run unless it is told otherwise."""
+
+
+class RunStopped(KeyboardInterrupt):
+    """A run stopped because it was asked to, after writing a checkpoint to go on from."""
+
 
 class Interruption:
-    """Turns the first SIGINT or SIGTERM into a wish; a second one acts as before."""
+    """Turns the first of the signals into a wish; a second one acts as before.
 
-    def __init__(self, *, active: bool) -> None:
-        self._active = active and threading.current_thread() is threading.main_thread()
+    Outside of the main thread, where Python allows no handlers, it does nothing.
+    """
+
+    def __init__(self, signals: Sequence[signal.Signals]) -> None:
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        self._signals = tuple(signals) if in_main_thread else ()
         self._before: dict[signal.Signals, Any] = {}
         self.requested = False
 
     def __enter__(self) -> Interruption:
-        if self._active:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
+        for number in self._signals:
+            self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:

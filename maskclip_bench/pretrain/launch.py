@@ -2,13 +2,15 @@
 
 `torchrun --nproc-per-node 8 -m maskclip_bench pretrain RECIPE` needs nothing from here but the
 process group. For Slurm, submitit starts one task for each GPU; a job that is preempted, or that
-reaches its time limit, is put back in the queue and goes on from its last checkpoint.
+reaches its time limit, finishes its step, writes a checkpoint, and is put back in the queue.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ import torch
 
 from maskclip_bench import distributed
 from maskclip_bench.errors import ConfigError, MissingDependencyError
+from maskclip_bench.pretrain.interruption import STOP_SIGNALS, RunStopped
 from maskclip_bench.pretrain.progress import ProgressCallback
 from maskclip_bench.pretrain.recipe import Recipe
 from maskclip_bench.pretrain.trainer import Evaluator, train
@@ -34,6 +37,8 @@ SLURM_DEFAULTS: Mapping[str, Any] = {
 """What a job asks for unless told otherwise (names of submitit, which hands them to Slurm)."""
 
 PREEMPTION_SIGNAL_SECONDS = 120
+"""Slurm's signal comes so long before the end: time for a step and a checkpoint."""
+
 MAX_REQUEUES = 100
 """Times a job that reached its time limit is put back in the queue."""
 
@@ -46,7 +51,7 @@ def launch_here(
     device: str = "auto",
     evaluators: Sequence[Evaluator] = (),
     progress: ProgressCallback | None = None,
-    catch_signals: bool = True,
+    stop_signals: Sequence[signal.Signals] = STOP_SIGNALS,
 ) -> Path:
     """Train in this process, as a member of the group that the environment describes, if any.
 
@@ -57,7 +62,7 @@ def launch_here(
         device: `auto`, or torch's spelling; under `torchrun`, `auto` and `cuda` take this rank's.
         evaluators: See `train`.
         progress: See `train`.
-        catch_signals: See `train`.
+        stop_signals: See `train`.
 
     Returns:
         The folder of the model.
@@ -73,7 +78,7 @@ def launch_here(
             device=place,
             evaluators=evaluators,
             progress=progress if distributed.is_main() else None,
-            catch_signals=catch_signals,
+            stop_signals=stop_signals,
         )
 
 
@@ -107,17 +112,27 @@ class SlurmTraining:
     device: str = "auto"
 
     def __call__(self) -> str:
-        """Join the group that Slurm describes, and train; signals are submitit's."""
+        """Join the group that Slurm describes, and train.
+
+        At submitit's signal the run stops with a checkpoint; then submitit's own handler, of which
+        the signal was taken meanwhile, puts the job back in the queue.
+        """
         import submitit
 
         submitit.helpers.TorchDistributedEnvironment().export(overwrite=True)
-        model = launch_here(
-            Recipe.model_validate(self.recipe),
-            output=Path(self.output),
-            data_root=Path(self.data_root),
-            device=self.device,
-            catch_signals=False,
-        )
+        preemption = preemption_signal()
+        try:
+            model = launch_here(
+                Recipe.model_validate(self.recipe),
+                output=Path(self.output),
+                data_root=Path(self.data_root),
+                device=self.device,
+                stop_signals=(preemption,),
+            )
+        except RunStopped:
+            put_back: Any = signal.getsignal(preemption)
+            put_back(preemption, None)  # ends the first task
+            sys.exit(0)  # the others must not end with an error, which would end the first early
         return str(model)
 
     def checkpoint(self) -> Any:
@@ -125,6 +140,11 @@ class SlurmTraining:
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
+
+
+def preemption_signal() -> signal.Signals:
+    """The signal by which submitit learns that a job's time is over (SIGUSR2, or as it is told)."""
+    return signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
 
 
 def submit_to_slurm(

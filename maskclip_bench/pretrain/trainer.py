@@ -14,8 +14,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import resource
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -34,10 +35,11 @@ from maskclip_bench.pretrain.checkpoint import Checkpoint, CheckpointStore
 from maskclip_bench.pretrain.export import (
     Weights,
     finished_fingerprint,
-    whole_method,
+    has_teacher,
+    model_of,
     write_model_folder,
 )
-from maskclip_bench.pretrain.interruption import Interruption
+from maskclip_bench.pretrain.interruption import STOP_SIGNALS, Interruption, RunStopped
 from maskclip_bench.pretrain.logs import RunLog
 from maskclip_bench.pretrain.methods import build_method
 from maskclip_bench.pretrain.methods.base import Method
@@ -69,7 +71,7 @@ def train(
     device: torch.device | str = "cpu",
     evaluators: Sequence[Evaluator] = (),
     progress: ProgressCallback | None = None,
-    catch_signals: bool = True,
+    stop_signals: Sequence[signal.Signals] = STOP_SIGNALS,
 ) -> Path:
     """Pretrain by a recipe, or go on where an earlier call stopped; returns the model's folder.
 
@@ -80,10 +82,11 @@ def train(
         device: Where to train. Under `torchrun` the process group must exist.
         evaluators: Run every `recipe.evaluation.every_epochs`, on the main process.
         progress: Told how far the run is, a few times a second.
-        catch_signals: On SIGINT and SIGTERM, finish the step, write a checkpoint, and stop.
+        stop_signals: On each of these, finish the step, write a checkpoint, and stop.
 
     Raises:
-        KeyboardInterrupt: A signal stopped the run; the same call goes on from there.
+        RunStopped: A signal stopped the run (a `KeyboardInterrupt`); the same call goes on from
+            there.
         ConfigError: `output` holds a run of another recipe, or the batch cannot be divided.
         DataError: The data are missing, or too many samples are broken.
         CheckpointError: No checkpoint of the run can be read.
@@ -98,7 +101,7 @@ def train(
     ):
         if finished_fingerprint(output / MODEL_FOLDER) != recipe.computation_fingerprint():
             run = _Run(recipe, output=output, data_root=data_root, device=device)
-            run.go(evaluators=evaluators, progress=progress, catch_signals=catch_signals)
+            run.go(evaluators=evaluators, progress=progress, stop_signals=stop_signals)
     return output / MODEL_FOLDER
 
 
@@ -152,6 +155,7 @@ class _Run:
         self._step = 0
         self._num_nonfinite = 0
         self._nonfinite_in_row = 0
+        self._bad_before = 0  # bad samples of this epoch before the run was interrupted
         self._resume()
 
     def _prepare_method(self) -> None:
@@ -191,6 +195,7 @@ class _Run:
         self._parallel.restore(self._optimizer, checkpoint.method, checkpoint.optimizer)
         self._step = checkpoint.step
         self._num_nonfinite = checkpoint.counters.get("num_nonfinite", 0)
+        self._bad_before = checkpoint.counters.get("bad_samples", 0)
         logger.info("Going on from step %d of %d.", self._step, self._total_steps)
         if checkpoint.world_size != distributed.world_size():
             logger.warning(
@@ -206,7 +211,7 @@ class _Run:
         *,
         evaluators: Sequence[Evaluator],
         progress: ProgressCallback | None,
-        catch_signals: bool,
+        stop_signals: Sequence[signal.Signals],
     ) -> None:
         """Train to the end, and write the model's folder."""
         recipe = self._recipe
@@ -214,8 +219,11 @@ class _Run:
         meter = Meter(self._step, self._total_steps, recipe.global_batch_size)
         report = Report(self._output, progress)
         evaluate_every = _evaluate_every(recipe, self._steps_per_epoch) if evaluators else None
-        with log, Interruption(active=catch_signals) as interruption:
-            batches = self._batches()
+        with (
+            log,
+            contextlib.closing(self._batches()) as batches,
+            Interruption(stop_signals) as interruption,
+        ):
             while self._step < self._total_steps:
                 with meter.waiting():
                     raws = next(batches)
@@ -224,9 +232,13 @@ class _Run:
                 meter.step()
                 last = self._step == self._total_steps
                 state = self._state(readback, meter, lr)
-                if self._step % recipe.log.every_steps == 0 or last:
-                    log.write(self._step, _numbers(state))
+                epoch_ends = self._step % self._steps_per_epoch == 0
+                if self._step % recipe.log.every_steps == 0 or epoch_ends or last:
+                    samples = self._unusable_samples() if epoch_ends or last else {}
+                    log.write(self._step, {**_numbers(state), **samples})
                     meter.restart()
+                if epoch_ends:
+                    self._bad_before = 0
                 report(state, force=last)
                 if self._nonfinite_in_row >= recipe.max_nonfinite_steps:
                     raise self._nonfinite_error(readback, raws)
@@ -236,24 +248,35 @@ class _Run:
                 if last or readback.stop or self._step % self._checkpoint_every == 0:
                     self._save()
                 if readback.stop and not last:
-                    raise KeyboardInterrupt
+                    raise RunStopped
             self._export()
 
     @property
     def _checkpoint_every(self) -> int:
         return self._recipe.checkpoint.every_steps or self._steps_per_epoch
 
-    def _batches(self) -> Iterator[list[RawBatch]]:
+    def _unusable_samples(self) -> dict[str, float]:
+        """How many samples were replaced in this epoch, and left out of all, over all ranks."""
+        return {"bad_samples": self._num_bad_samples(), "lost_samples": self._loader.num_lost}
+
+    def _num_bad_samples(self) -> int:
+        """Samples replaced so far in the epoch under way, over all ranks."""
+        here = torch.tensor(self._loader.num_replaced, device=self._device)
+        return self._bad_before + int(distributed.all_reduce_sum(here))
+
+    def _batches(self) -> Generator[list[RawBatch], None, None]:
         """The micro-batches of each step, from the current step on, for ever."""
         accumulation = self._recipe.accumulation_steps
         epoch, done = divmod(self._step, self._steps_per_epoch)
         while True:
             pending: list[RawBatch] = []
-            for raw in self._loader.epoch(epoch, start_step=done * accumulation):
-                pending.append(raw)
-                if len(pending) == accumulation:
-                    yield pending
-                    pending = []
+            raws = self._loader.epoch(epoch, start_step=done * accumulation)
+            with contextlib.closing(raws):
+                for raw in raws:
+                    pending.append(raw)
+                    if len(pending) == accumulation:
+                        yield pending
+                        pending = []
             epoch, done = epoch + 1, 0
 
     def _optimizer_step(self, raws: list[RawBatch], *, stop: bool) -> tuple[Readback, float]:
@@ -363,11 +386,13 @@ class _Run:
     def _checkpoint(self) -> Checkpoint:
         """The state now; whole on the main process."""
         method_state, optimizer_state = self._parallel.state(self._optimizer)
+        in_epoch = self._step % self._steps_per_epoch > 0
+        bad_samples = self._num_bad_samples() if in_epoch else 0
         return Checkpoint(
             step=self._step,
             method=method_state,
             optimizer=optimizer_state,
-            counters={"num_nonfinite": self._num_nonfinite},
+            counters={"num_nonfinite": self._num_nonfinite, "bad_samples": bad_samples},
             recipe=self._recipe.model_dump(mode="json"),
             world_size=distributed.world_size(),
         )
@@ -416,8 +441,11 @@ class _Run:
         checkpoint = self._checkpoint()
         if not distributed.is_main():
             return None, None
-        method = whole_method(checkpoint, self._recipe, where="this run")
-        return method.model, method.teacher_model()
+        student = model_of(checkpoint, self._recipe, weights="student", where="this run")
+        if not has_teacher(checkpoint):
+            return student, None
+        teacher = model_of(checkpoint, self._recipe, weights="teacher", where="this run")
+        return student, teacher
 
     def _nonfinite_error(self, readback: Readback, raws: list[RawBatch]) -> TrainingError:
         """Say which term, at which step, from which inputs."""

@@ -10,11 +10,14 @@ import pytest
 import timm
 import torch
 import yaml
+from safetensors.torch import load_file
 
+from maskclip_bench.config import merge, validate
 from maskclip_bench.data.tokenizer import load_tokenizer
 from maskclip_bench.errors import CheckpointError, ConfigError
 from maskclip_bench.pretrain.checkpoint import CheckpointStore
 from maskclip_bench.pretrain.export import export_checkpoint, finished_fingerprint, model_of
+from maskclip_bench.pretrain.recipe import Recipe
 from maskclip_bench.pretrain.trainer import train
 
 CAPTIONS = ["a red circle", "two blue squares and a green triangle on sand"]
@@ -141,6 +144,28 @@ def test_export__no_teacher(tiny: ModuleType, tmp_path: Path, data_root: Path) -
     train(tiny.tiny_recipe("clip", num_pairs=16), output=tmp_path / "run", data_root=data_root)
     with pytest.raises(CheckpointError, match="has no teacher: method 'clip' has none"):
         export_checkpoint(tmp_path / "run", tmp_path / "out", weights="teacher")
+
+
+@pytest.mark.parametrize("start", ["two_stage", "frozen_teacher"])
+def test_export__what_the_run_started_from_is_gone(
+    run: Path, tiny: ModuleType, tmp_path: Path, data_root: Path, start: str
+) -> None:
+    folder = shutil.copytree(run / "model", tmp_path / "start")
+    fields = {
+        "two_stage": {"stages": "two_stage", "start_from": str(folder)},
+        "frozen_teacher": {"teacher": "open_clip", "teacher_model": f"local-dir:{folder}"},
+    }
+    values = merge(tiny.tiny_values("maskclip", num_pairs=16), {"method": fields[start]})
+    recipe = validate(values, Recipe, where="recipe")
+    train(recipe, output=tmp_path / "run", data_root=data_root)
+    shutil.rmtree(folder)
+    for weights in ("student", "teacher") if start == "two_stage" else ("student",):
+        out = export_checkpoint(tmp_path / "run", tmp_path / weights, weights=weights)  # type: ignore[arg-type]
+        written = tmp_path / "run" / ("model" if weights == "student" else "teacher")
+        expected = load_file(written / "open_clip_model.safetensors")
+        found = load_file(out / "open_clip_model.safetensors")
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_export__nothing_there(tmp_path: Path) -> None:

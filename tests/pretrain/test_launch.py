@@ -3,7 +3,9 @@ from __future__ import annotations
 import builtins
 import os
 import pickle
+import signal
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,13 +14,17 @@ import pytest
 import torch
 
 from maskclip_bench.errors import ConfigError, MissingDependencyError
-from maskclip_bench.pretrain import launch
+from maskclip_bench.modeling import DEMO_VIT
+from maskclip_bench.pretrain import launch, trainer
+from maskclip_bench.pretrain.checkpoint import CheckpointStore
 from maskclip_bench.pretrain.launch import (
     SlurmTraining,
     launch_here,
+    preemption_signal,
     rank_device,
     submit_to_slurm,
 )
+from maskclip_bench.pretrain.logs import read_log
 
 
 class FakeExecutor:
@@ -105,6 +111,88 @@ def test_slurm_training__runs_and_is_put_back(
     training: SlurmTraining = FakeExecutor.last.submitted
     assert training.checkpoint() == ("again", training)
     assert training() == str(tmp_path / "run" / "model")
+
+
+def test_slurm_training__stops_at_the_signal_then_asks_submitit(
+    tiny: ModuleType,
+    tmp_path: Path,
+    data_root: Path,
+    submitit: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The checkpoint is there when submitit's handler is called, which alone may requeue."""
+    handled: list[list[str]] = []
+
+    def handler(number: int, frame: Any) -> None:
+        assert number == signal.SIGUSR1
+        handled.append([path.name for path in (tmp_path / "run" / "checkpoints").iterdir()])
+
+    told = trainer.Report.__call__
+
+    def preempt(report: Any, state: Any, *, force: bool) -> None:
+        told(report, state, force=force)
+        if state.step == 1:
+            signal.raise_signal(signal.SIGUSR1)
+
+    recipe = tiny.tiny_recipe(checkpoint={"every_steps": 100})
+    submit_to_slurm(recipe, output=tmp_path / "run", data_root=data_root, device="cpu")
+    monkeypatch.setenv("SUBMITIT_PREEMPT_SIGNAL", "USR1")
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer.Report, "__call__", preempt)
+            with pytest.raises(SystemExit) as ended:  # another task than the first: no error
+                FakeExecutor.last.submitted()
+        assert ended.value.code == 0
+        assert handled == [["step_00000002.pt"]]
+        FakeExecutor.last.submitted.checkpoint()[1]()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert [line["step"] for line in read_log(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_preemption_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SUBMITIT_PREEMPT_SIGNAL", raising=False)
+    assert preemption_signal() == signal.SIGUSR2
+    monkeypatch.setenv("SUBMITIT_PREEMPT_SIGNAL", "USR1")
+    assert preemption_signal() == signal.SIGUSR1
+
+
+@pytest.mark.slow
+def test_submit__preempted_job_goes_on(tiny: ModuleType, tmp_path: Path, data_root: Path) -> None:
+    """submitit itself, on this machine: signal, checkpoint, requeue, and the rest of the run."""
+    pytest.importorskip("submitit")
+    vision = {"timm_model": DEMO_VIT}  # the job knows no model of the tests
+    recipe = tiny.tiny_recipe(
+        model={"image_size": 48, "vision": vision},
+        num_pairs=16 * 200,
+        checkpoint={"every_steps": 10_000},
+    )
+    folder = tmp_path / "run"
+    job = submit_to_slurm(
+        recipe,
+        output=folder,
+        data_root=data_root,
+        device="cpu",
+        options=["gpus_per_node=0", "timeout_min=5"],
+        cluster="local",
+    )
+    try:
+        while len(read_log(folder)) < 3:
+            assert not job.done(), job.stderr()
+            time.sleep(0.01)
+        controller = job._process.pid
+        children = Path(f"/proc/{controller}/task/{controller}/children").read_text()
+        os.kill(int(children.split()[0]), signal.SIGUSR2)
+        assert job.result() == str(folder / "model")
+    finally:
+        job.cancel(check=False)
+        job._process.wait(timeout=30)
+    assert [line["step"] for line in read_log(folder)] == list(range(1, 201))
+    early, last = CheckpointStore(folder / "checkpoints", keep=2).paths()
+    assert last.name == "step_00000200.pt"
+    assert 3 <= int(early.stem.removeprefix("step_")) < 200
+    assert "Requeued job" in job.stderr() + job.stdout()
 
 
 def test_submit__without_submitit(

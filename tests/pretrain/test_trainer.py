@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
+import re
+import shutil
 import signal
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +16,7 @@ import torch
 from open_clip.model import CustomTextCLIP
 from torch import Tensor
 
+from maskclip_bench.data.shapes import write_shape_shards
 from maskclip_bench.errors import ConfigError, DataError, StorageError, TrainingError
 from maskclip_bench.pretrain import trainer
 from maskclip_bench.pretrain.checkpoint import CheckpointStore
@@ -344,6 +348,87 @@ def test_batch_size_per_gpu__cannot_be_divided(tiny: ModuleType) -> None:
 def test_train__missing_data(tiny: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(DataError):
         train(tiny.tiny_recipe(), output=tmp_path / "run", data_root=tmp_path)
+
+
+def break_images(shard: Path, numbers: range) -> None:
+    """Overwrite the middle of some JPEGs of a tar."""
+    data = bytearray(shard.read_bytes())
+    starts = [found.start() for found in re.finditer(b"\xff\xd8\xff", bytes(data))]
+    for number in numbers:
+        data[starts[number] + 20 : starts[number] + 84] = bytes(64)
+    shard.write_bytes(bytes(data))
+
+
+def empty_caption(shard: Path) -> None:
+    """Leave nothing of the captions of the first sample of a tar."""
+    data = shard.read_bytes()
+    start = data.index(b'{"captions"')
+    size = data.index(b"}", start) + 1 - start
+    empty = json.dumps({"captions": [""]}).encode().ljust(size)
+    shard.write_bytes(data[:start] + empty + data[start + size :])
+
+
+def truncate(shard: Path, num_samples: int) -> None:
+    """Cut a tar off after some samples."""
+    data = shard.read_bytes()
+    starts = [found.start() for found in re.finditer(b"\xff\xd8\xff", data)]
+    shard.write_bytes(data[: starts[num_samples] - 512])
+
+
+@pytest.fixture
+def broken_data(tmp_path: Path) -> Path:
+    """72 samples: 8 cut off, and of the other 64 one broken image and one empty caption."""
+    root = tmp_path / "broken"
+    write_shape_shards(root / "shapes", num_samples=72, num_shards=3, size=36)
+    break_images(root / "shapes" / "shapes-000000.tar", range(5, 6))
+    empty_caption(root / "shapes" / "shapes-000001.tar")
+    truncate(root / "shapes" / "shapes-000002.tar", 16)
+    return root
+
+
+def test_train__broken_samples_are_reported(
+    tiny: ModuleType, tmp_path: Path, broken_data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log of every epoch, the last one included, and whatever was interrupted."""
+    source = {"max_bad_fraction": 0.2}
+    recipe = tiny.tiny_recipe(
+        num_pairs=16 * 8,  # two epochs
+        data={"source": source},
+        log={"every_steps": 3},
+        checkpoint={"every_steps": 7},
+    )
+    train(recipe, output=tmp_path / "run", data_root=broken_data)
+    counts = {
+        line["step"]: (line["bad_samples"], line["lost_samples"])
+        for line in read_log(tmp_path / "run")
+        if "bad_samples" in line
+    }
+    assert counts == {4: (2, 8), 8: (2, 8)}
+    for part in (
+        "shapes-000002.tar: samples left out: 8 truncated shard",
+        "Epoch 0, rank 0: 2 samples replaced.",
+        "Epoch 1, rank 0: 2 samples replaced.",
+        "shapes-000000.tar: 1 broken image",
+        "shapes-000001.tar: 1 empty caption",
+    ):
+        assert part in caplog.text, part
+
+    expected = read_log(tmp_path / "run")[-1]
+    shutil.rmtree(tmp_path / "run" / "model")
+    (tmp_path / "run" / "checkpoints" / "step_00000008.pt").unlink()
+    train(recipe, output=tmp_path / "run", data_root=broken_data)
+    assert read_log(tmp_path / "run")[-1]["bad_samples"] == expected["bad_samples"]
+
+
+def test_train__too_many_broken_samples(
+    tiny: ModuleType, tmp_path: Path, broken_data: Path
+) -> None:
+    break_images(broken_data / "shapes" / "shapes-000000.tar", range(6, 18))
+    recipe = tiny.tiny_recipe(data={"source": {"max_bad_fraction": 0.2}})
+    with pytest.raises(
+        DataError, match=r"unusable in epoch 0, \d+\.\d% of them, and .*max_bad_fraction allows 20"
+    ):
+        train(recipe, output=tmp_path / "run", data_root=broken_data)
 
 
 def test_train__fsdp_needs_processes(tiny: ModuleType, tmp_path: Path, data_root: Path) -> None:

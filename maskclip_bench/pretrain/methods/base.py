@@ -23,6 +23,10 @@ Terms = dict[str, Tensor]
 Embeddings = dict[str, Tensor]
 """What the losses across samples need of each sample, [B, ...]."""
 
+STUDENT, TEACHER_TRUNK = "model", "teacher_trunk"
+"""Attributes of a method, and so prefixes in its state: the student, and the trunk of a momentum
+teacher where there is one."""
+
 MAX_LOGIT_SCALE = math.log(100)
 """CLIP's and SLIP's clamp."""
 
