@@ -6,6 +6,7 @@ those of the global batch, and how the whole state is read and restored.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -105,12 +106,16 @@ class Shards:
         policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32
         )
+        # The method's own inputs stay as they are: images are also targets, and losses between
+        # embeddings are in fp32. Autocast casts what an operation wants in bf16.
+        outer_policy = dataclasses.replace(policy, cast_forward_inputs=False)
         mesh = init_device_mesh(device.type, (distributed.world_size(),))
-        # FSDP2 takes no scalars (the logit scale): they stay whole, and are averaged by hand.
-        self._whole = {parameter for parameter in method.parameters() if parameter.ndim == 0}
+        # FSDP2 takes no scalars (the logit scale): they stay whole, and are averaged by hand, in an
+        # order that is the same on every rank.
+        self._whole = [parameter for parameter in method.parameters() if parameter.ndim == 0]
         for block in transformer_blocks(method):
             fully_shard(block, mesh=mesh, mp_policy=policy)
-        fully_shard(method, mesh=mesh, mp_policy=policy, ignored_params=self._whole)
+        fully_shard(method, mesh=mesh, mp_policy=outer_policy, ignored_params=set(self._whole))
         for name in ("encode", "contrast"):
             register_fsdp_forward_method(method, name)
 

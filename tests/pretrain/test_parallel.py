@@ -17,24 +17,38 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from maskclip_bench import distributed
+from maskclip_bench.data.batch import Batch
 from maskclip_bench.pretrain.checkpoint import CheckpointStore
 from maskclip_bench.pretrain.logs import read_log
-from maskclip_bench.pretrain.parallel import transformer_blocks
+from maskclip_bench.pretrain.methods import build_method
+from maskclip_bench.pretrain.parallel import Shards, transformer_blocks
 from maskclip_bench.pretrain.trainer import train
 
+EVERYTHING: dict[str, Any] = {
+    "method": "maskclip",
+    "precision": "bf16",
+    "grad_checkpointing": True,
+    "accumulation_steps": 2,
+    "optimizer": {"clip_grad_norm": 1.0},
+    "num_pairs": 32,
+}
 CASES: dict[str, dict[str, Any]] = {
     "clip": {"method": "clip"},
     "slip": {"method": "slip"},
     "maskclip": {"method": "maskclip"},
+    "maskclip_resumed": {"method": "maskclip", "stop_after": 4},
     "accumulation": {"method": "clip", "accumulation_steps": 2},
     "fsdp": {"method": "clip", "parallel": "fsdp"},
     "fsdp_maskclip": {"method": "maskclip", "parallel": "fsdp", "num_pairs": 32},
     "fsdp_resumed": {"method": "clip", "parallel": "fsdp", "stop_after": 4},
+    "maskclip_bf16": EVERYTHING,
+    "fsdp_maskclip_bf16": {**EVERYTHING, "parallel": "fsdp"},
 }
 
 
-REPLICAS = [name for name in CASES if not name.startswith("fsdp")]
-SHARDS = [name for name in CASES if name.startswith("fsdp")]
+SHARDS = [name for name in CASES if name.startswith("fsdp") or name == "maskclip_bf16"]
+REPLICAS = [name for name in CASES if name not in SHARDS]
 
 
 def cases(*names: str) -> list[Any]:
@@ -155,6 +169,30 @@ def test_one_process_goes_on_with_the_run_of_two(
     assert one == pytest.approx(two, abs=1e-5)
 
 
+def test_two_processes__go_on(run_of: TwoProcesses) -> None:
+    """One rank was asked to stop after four steps; both did, and the run ends as `maskclip`."""
+    resumed, whole = run_of("maskclip_resumed"), run_of("maskclip")
+    losses, expected = ([line["loss"] for line in read_log(run)] for run in (resumed, whole))
+    assert len(losses) == 6
+    assert losses == pytest.approx(expected, abs=1e-6)
+    for part in ("model", "teacher"):
+        found, weights = (
+            load_file(run / part / "open_clip_model.safetensors") for run in (resumed, whole)
+        )
+        for name, tensor in weights.items():
+            torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=0, msg=name)
+
+
+@pytest.mark.slow
+def test_two_processes__shards_in_bf16_with_all_options(run_of: TwoProcesses) -> None:
+    """bf16, accumulation, clipping and recomputed activations: as in replicas, but for rounding."""
+    shards, replicas = read_log(run_of("fsdp_maskclip_bf16")), read_log(run_of("maskclip_bf16"))
+    assert len(shards) == len(replicas) == 2
+    for line, expected in zip(shards, replicas, strict=True):
+        for key in ("loss", "contrastive_loss", "distillation_loss", "mlm_loss"):
+            assert line[key] == pytest.approx(expected[key], rel=0.02), key
+
+
 @pytest.mark.slow
 def test_two_processes__go_on_in_shards(run_of: TwoProcesses) -> None:
     """The case `fsdp_resumed` was stopped after four steps, and ends as `fsdp` does."""
@@ -162,6 +200,46 @@ def test_two_processes__go_on_in_shards(run_of: TwoProcesses) -> None:
         [line["loss"] for line in read_log(run_of(name))] for name in ("fsdp_resumed", "fsdp")
     )
     assert resumed == pytest.approx(whole, abs=1e-6)
+
+
+def test_shards__inputs_keep_their_type(tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights in bf16; images, which are also targets, and embeddings as they come."""
+    recipe = tiny.tiny_recipe("maskclip")
+    method = build_method("maskclip", recipe.method.fields, recipe.model)
+    seen: dict[str, torch.dtype] = {}
+    encode, contrast = method.encode, method.contrast
+
+    def spy_encode(batch: Batch) -> Any:
+        seen["images"] = batch.images.dtype
+        seen["weights"] = method.model.visual.head.proj.weight.dtype
+        embeddings, terms = encode(batch)
+        return {name: value.float() for name, value in embeddings.items()}, terms
+
+    def spy_contrast(embeddings: dict[str, torch.Tensor]) -> Any:
+        seen["embeddings"] = embeddings["image_features"].dtype
+        return contrast(embeddings)
+
+    monkeypatch.setattr(method, "encode", spy_encode)
+    monkeypatch.setattr(method, "contrast", spy_contrast)
+    monkeypatch.setattr(distributed, "is_distributed", lambda: True)
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        shards = Shards(method, device=torch.device("cpu"), bf16=True)
+        tokens = torch.tensor([[1, 5, 7, recipe.model.text.vocab_size - 1]] * 2)
+        batch = Batch(torch.randn(2, 3, 32, 32), tokens, (), torch.Generator().manual_seed(0))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = shards.forward(batch)["loss"]
+        loss.backward()
+        assert loss.isfinite()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert seen == {
+        "images": torch.float32,
+        "weights": torch.bfloat16,
+        "embeddings": torch.float32,
+    }
 
 
 def test_transformer_blocks(tiny: ModuleType) -> None:
