@@ -139,6 +139,7 @@ def _train_here(
             recipe,
             output=folder,
             data_root=place.data,
+            workspace=place.root,
             device=device,
             evaluators=evaluators,
             progress=display.update if shown else None,
@@ -230,7 +231,12 @@ def _submit(
     from maskclip_bench.pretrain.launch import submit_to_slurm
 
     job = submit_to_slurm(
-        recipe, output=folder, data_root=place.data, device=device, options=options
+        recipe,
+        output=folder,
+        data_root=place.data,
+        workspace=place.root,
+        device=device,
+        options=options,
     )
     console().print(
         f"Submitted job {job.job_id}. The run is in {folder}, its output in {folder / 'slurm'}."

@@ -71,13 +71,15 @@ def embed_patches(
     return patches + position[:, position.shape[1] - patches.shape[1] :]
 
 
-def patches_to_tokens(trunk: nn.Module, patches: Tensor, mask: PatchMask | None = None) -> Tensor:
-    """Embedded patches [B, N, D] -> tokens after the final norm, masked ones dropped."""
+def patches_to_tokens(
+    trunk: nn.Module, patches: Tensor, mask: PatchMask | None = None, *, norm: bool = True
+) -> Tensor:
+    """Embedded patches [B, N, D] -> tokens, masked ones dropped, after the final norm or not."""
     vit: Any = trunk
     tokens = _with_prefix(vit, patches if mask is None else take_visible(patches, mask))
     for block in vit.blocks:
         tokens = _run(block, tokens, recompute=vit.grad_checkpointing and vit.training)
-    return vit.norm(tokens)
+    return vit.norm(tokens) if norm else tokens
 
 
 def pooled_patches(trunk: nn.Module, patches: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ def launch_here(
     *,
     output: Path,
     data_root: Path,
+    workspace: Path | None = None,
     device: str = "auto",
     evaluators: Sequence[Evaluator] = (),
     progress: ProgressCallback | None = None,
@@ -59,6 +60,7 @@ def launch_here(
         recipe: What to train.
         output: The run's folder.
         data_root: Where data lie.
+        workspace: See `train`.
         device: `auto`, or torch's spelling; under `torchrun`, `auto` and `cuda` take this rank's.
         evaluators: See `train`.
         progress: See `train`.
@@ -75,6 +77,7 @@ def launch_here(
             recipe,
             output=output,
             data_root=data_root,
+            workspace=workspace,
             device=place,
             evaluators=evaluators,
             progress=progress if distributed.is_main() else None,
@@ -104,12 +107,14 @@ class SlurmTraining:
         output: The run's folder, seen by all nodes.
         data_root: Where data lie, seen by all nodes.
         device: See `launch_here`.
+        workspace: See `launch_here`.
     """
 
     recipe: dict[str, Any]
     output: str
     data_root: str
     device: str = "auto"
+    workspace: str | None = None
 
     def __call__(self) -> str:
         """Join the group that Slurm describes, and train.
@@ -126,6 +131,7 @@ class SlurmTraining:
                 Recipe.model_validate(self.recipe),
                 output=Path(self.output),
                 data_root=Path(self.data_root),
+                workspace=Path(self.workspace) if self.workspace else None,
                 device=self.device,
                 stop_signals=(preemption,),
             )
@@ -152,6 +158,7 @@ def submit_to_slurm(
     *,
     output: Path,
     data_root: Path,
+    workspace: Path | None = None,
     device: str = "auto",
     options: Sequence[str] = (),
     cluster: str | None = None,
@@ -162,6 +169,7 @@ def submit_to_slurm(
         recipe: What to train.
         output: The run's folder; submitit's logs go to `slurm/` in it.
         data_root: Where data lie.
+        workspace: See `launch_here`.
         device: See `launch_here`.
         options: `key=value`, names of submitit (`nodes=2`, `slurm_partition=gpu`,
             `slurm_account=...`); they win over `SLURM_DEFAULTS`.
@@ -199,6 +207,7 @@ def submit_to_slurm(
         output=str(output.absolute()),
         data_root=str(data_root.absolute()),
         device=device,
+        workspace=str(workspace.absolute()) if workspace else None,
     )
     return executor.submit(training)
 

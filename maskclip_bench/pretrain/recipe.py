@@ -221,6 +221,36 @@ class Recipe(Declaration):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_normalization(self) -> Recipe:
+        for key, value in self._normalization().items():
+            given = self.method.fields.get(key)
+            if given is not None and tuple(map(float, given)) != value:
+                name = key.removeprefix("image_")
+                raise ValueError(
+                    f"method.{key} {list(given)} differs from data.augment.{name} {list(value)}; "
+                    "leave it out"
+                )
+        return self
+
+    def _normalization(self) -> dict[str, tuple[float, float, float]]:
+        """Fields of the method that follow from how images are normalized."""
+        known = METHODS[self.method.name].Config.model_fields
+        augment = self.data.augment
+        normalization = {"image_mean": augment.mean, "image_std": augment.std}
+        return {key: value for key, value in normalization.items() if key in known}
+
+    def method_fields(self, *, workspace: Path | None = None) -> dict[str, Any]:
+        """Fields of the method's `Config`: those set, and those that follow from `data`.
+
+        Args:
+            workspace: What a relative `start_from` is below; by default the working directory.
+        """
+        fields = {**self.method.fields, **self._normalization()}
+        if workspace is not None and fields.get("start_from") is not None:
+            fields["start_from"] = workspace / fields["start_from"]
+        return fields
+
     @property
     def length(self) -> str:
         """How long it trains, for listings: "64,000" pairs or "25 epochs"."""

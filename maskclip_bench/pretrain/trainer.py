@@ -68,6 +68,7 @@ def train(
     *,
     output: Path,
     data_root: Path,
+    workspace: Path | None = None,
     device: torch.device | str = "cpu",
     evaluators: Sequence[Evaluator] = (),
     progress: ProgressCallback | None = None,
@@ -79,6 +80,7 @@ def train(
         recipe: What to do.
         output: The run's folder. If it holds a finished run of this recipe, nothing is done.
         data_root: What the recipe's data paths are relative to.
+        workspace: What its `start_from` is relative to; by default the working directory.
         device: Where to train. Under `torchrun` the process group must exist.
         evaluators: Run every `recipe.evaluation.every_epochs`, on the main process.
         progress: Told how far the run is, a few times a second.
@@ -100,7 +102,9 @@ def train(
         torch.random.fork_rng(devices=cuda_devices),
     ):
         if finished_fingerprint(output / MODEL_FOLDER) != recipe.computation_fingerprint():
-            run = _Run(recipe, output=output, data_root=data_root, device=device)
+            run = _Run(
+                recipe, output=output, data_root=data_root, workspace=workspace, device=device
+            )
             run.go(evaluators=evaluators, progress=progress, stop_signals=stop_signals)
     return output / MODEL_FOLDER
 
@@ -109,7 +113,13 @@ class _Run:
     """One run of a recipe on this rank."""
 
     def __init__(
-        self, recipe: Recipe, *, output: Path, data_root: Path, device: torch.device
+        self,
+        recipe: Recipe,
+        *,
+        output: Path,
+        data_root: Path,
+        workspace: Path | None,
+        device: torch.device,
     ) -> None:
         self._recipe = recipe
         self._output = output
@@ -127,9 +137,8 @@ class _Run:
                 f"The {recipe.tokenizer.kind} tokenizer has {tokenizer.vocab_size} tokens, and "
                 f"model.text.vocab_size is {recipe.model.text.vocab_size}. Make them equal."
             )
-        self._method: Method = build_method(
-            recipe.method.name, recipe.method.fields, recipe.model, tokenizer
-        )
+        fields = recipe.method_fields(workspace=workspace)
+        self._method: Method = build_method(recipe.method.name, fields, recipe.model, tokenizer)
         self._loader = PairLoader(
             recipe.data,
             data_root=data_root,

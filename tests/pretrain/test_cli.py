@@ -50,6 +50,14 @@ def test_pretrain_then_export(
     assert (tmp_path / "out" / "README.md").is_file()
 
 
+def test_pretrain__starts_from_a_run_of_the_workspace(command: Any, tmp_path: Path) -> None:
+    options = ("num_pairs=16", "--device", "cpu", "--workspace", tmp_path / "w")
+    assert command("pretrain", tmp_path / "tiny.yaml", *options) == 0
+    start = ("method.stages=two_stage", "method.start_from=pretrain/tiny_maskclip/seed0/model")
+    assert command("pretrain", tmp_path / "tiny.yaml", "seed=1", *start, *options) == 0
+    assert (tmp_path / "w" / "pretrain" / "tiny_maskclip" / "seed1" / "model").is_dir()
+
+
 def test_pretrain__quiet_says_nothing_on_the_way(
     command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

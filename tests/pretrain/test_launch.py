@@ -84,6 +84,7 @@ def test_submit__what_slurm_is_asked_for(
         tiny.tiny_recipe(),
         output=tmp_path / "run",
         data_root=tmp_path,
+        workspace=tmp_path,
         options=["nodes=2", "slurm_partition=gpu", "--timeout-min=60"],
     )
     assert job.job_id == "17"
@@ -101,6 +102,7 @@ def test_submit__what_slurm_is_asked_for(
         "slurm_signal_delay_s": 120,
     }
     assert executor.submitted.output == str(tmp_path / "run")
+    assert executor.submitted.workspace == str(tmp_path)
 
 
 def test_slurm_training__runs_and_is_put_back(

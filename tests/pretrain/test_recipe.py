@@ -38,6 +38,10 @@ def check(tiny: ModuleType) -> Callable[..., Recipe]:
         ({"optimizer": {"warmup_epochs": 1}}, "warmup_steps and warmup_epochs are both given"),
         ({"optimizer": {"min_lr": 1.0}}, "min_lr 1.0 is larger than lr 0.001"),
         ({"evaluation": {"tasks": ["knn/x"]}}, "tasks are given without every_epochs"),
+        (
+            {"method": {"name": "maskclip", "image_mean": [0.5, 0.5, 0.5]}},
+            r"method.image_mean \[0.5, 0.5, 0.5\] differs from data.augment.mean \[0.485",
+        ),
         ({"precision": "fp16"}, "'precision': Input should be 'fp32' or 'bf16'"),
         ({"global_batch_size": 0}, "greater than 0"),
     ],
@@ -57,6 +61,28 @@ def test_recipe__method_fields(tiny: ModuleType) -> None:
     assert recipe.method.name == "maskclip"
     assert recipe.method.fields == tiny.METHOD_FIELDS["maskclip"]
     assert recipe.model_dump(mode="json")["method"]["num_codewords"] == 16
+
+
+def test_recipe__normalization_of_frozen_teachers_is_that_of_the_data(tiny: ModuleType) -> None:
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    augment = {"mean": list(mean), "std": list(std)}
+    recipe = tiny.tiny_recipe("maskclip", data={"augment": augment})
+    assert recipe.method_fields()["image_mean"] == mean
+    assert recipe.method_fields()["image_std"] == std
+    assert "image_mean" not in tiny.tiny_recipe("clip").method_fields()
+    assert "image_mean" not in recipe.method.fields
+
+
+def test_recipe__start_is_below_the_workspace(tiny: ModuleType) -> None:
+    values = tiny.tiny_values("maskclip")
+    values["method"] |= {"stages": "two_stage", "start_from": "pretrain/clip/seed0/model"}
+    recipe = validate(values, Recipe, where="r.yaml")
+    found = recipe.method_fields(workspace=Path("/w"))["start_from"]
+    assert found == Path("/w/pretrain/clip/seed0/model")
+    assert recipe.method_fields()["start_from"] == "pretrain/clip/seed0/model"
+    values["method"]["start_from"] = "/elsewhere"
+    recipe = validate(values, Recipe, where="r.yaml")
+    assert recipe.method_fields(workspace=Path("/w"))["start_from"] == Path("/elsewhere")
 
 
 def test_fingerprint__only_what_decides_the_numbers(check: Callable[..., Recipe]) -> None:

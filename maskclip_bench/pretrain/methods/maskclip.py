@@ -50,7 +50,6 @@ from maskclip_bench.modeling.model import ModelConfig
 from maskclip_bench.modeling.towers import (
     embed_patches,
     embed_words,
-    image_tokens,
     patch_tokens,
     patches_to_tokens,
     pooled_patches,
@@ -91,7 +90,8 @@ class MaskCLIPConfig(ContrastiveConfig):
     """joint: all losses from the start. two_stage: the student starts from a finished CLIP model,
     `start_from`."""
     start_from: Path | None = None
-    """The `model` folder of a finished run, for `stages: two_stage`."""
+    """The `model` folder of a finished run, for `stages: two_stage`; a relative path is below the
+    workspace."""
 
     target: Literal["pixels", "features", "ema_features"] = "ema_features"
     """What the decoder predicts (T9): pixels; the student's own features of the whole image,
@@ -104,9 +104,13 @@ class MaskCLIPConfig(ContrastiveConfig):
     teacher_pretrained: str | None = None
     """Tag of the frozen teacher's weights (`openai`, `laion2b_s34b_b88k`)."""
     image_mean: Triple = IMAGENET_MEAN
-    """The recipe's `data.augment.mean`; images are re-normalized for the frozen teacher."""
+    """Filled in by a recipe with its `data.augment.mean`; images are re-normalized for the frozen
+    teacher."""
     image_std: Triple = IMAGENET_STD
-    """The recipe's `data.augment.std`."""
+    """Filled in by a recipe with its `data.augment.std`."""
+    target_norm: bool = True
+    """Whether target features are those after the final norm of the trunk that gives them; unknown,
+    after it as in iBOT (BootMAE: before it)."""
     ema_momentum: float = Field(default=0.996, ge=0, le=1)
     """Start of the cosine schedule by which the teacher and its copy of the quantizer follow the
     student, per step; unknown, A-CLIP's and DetailCLIP's."""
@@ -236,6 +240,7 @@ class MaskCLIP(ContrastiveMethod):
                 config.teacher_pretrained,
                 mean=config.image_mean,
                 std=config.image_std,
+                norm=config.target_norm,
             )
             num_patches, target_dim = self.frozen_teacher.shape(model_config.image_size)
             if num_patches != trunk.patch_embed.num_patches:
@@ -293,8 +298,10 @@ class MaskCLIP(ContrastiveMethod):
         """Pooled student output [B, D], and the target of every patch [B, N, target width]."""
         trunk = vit_trunk(self)
         if self.config.target == "features":
-            tokens = patches_to_tokens(trunk, patches)  # [B, 1 + N, D]
-            return trunk.forward_head(tokens), patch_tokens(trunk, tokens).detach()
+            tokens = patches_to_tokens(trunk, patches, norm=False)  # [B, 1 + N, D]
+            normed = trunk.norm(tokens)
+            target = normed if self.config.target_norm else tokens
+            return trunk.forward_head(normed), patch_tokens(trunk, target).detach()
         pooled = pooled_patches(trunk, patches)
         if self.config.target == "pixels":
             return pooled, pixel_patches(images, self.patch_size)
@@ -305,8 +312,11 @@ class MaskCLIP(ContrastiveMethod):
         """The teacher's patch features of the whole image, [B, N, D]; no gradient reaches it."""
         if self.frozen_teacher is not None:
             return self.frozen_teacher(images)
-        assert self.teacher_trunk is not None
-        return patch_tokens(self.teacher_trunk, image_tokens(self.teacher_trunk, images))
+        teacher = self.teacher_trunk
+        assert teacher is not None
+        patches = embed_patches(teacher, images)
+        tokens = patches_to_tokens(teacher, patches, norm=self.config.target_norm)
+        return patch_tokens(teacher, tokens)
 
     def _compare(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Loss between predictions and targets, both [B, M, target width]."""

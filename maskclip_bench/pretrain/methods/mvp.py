@@ -46,9 +46,10 @@ class MVPConfig(Declaration):
     teacher_pretrained: str | None = "openai"
     """Tag of its weights (MVP: CLIP trained on 400 million pairs)."""
     image_mean: Triple = IMAGENET_MEAN
-    """The recipe's `data.augment.mean`; images are re-normalized for the teacher."""
+    """Filled in by a recipe with its `data.augment.mean`; images are re-normalized for the
+    teacher."""
     image_std: Triple = IMAGENET_STD
-    """The recipe's `data.augment.std`."""
+    """Filled in by a recipe with its `data.augment.std`."""
     mask_ratio: float = Field(default=75 / 196, gt=0, lt=1)
     """Share of the patches hidden (BEiT: 75 of 196)."""
     mask_kind: MaskKind = "block"

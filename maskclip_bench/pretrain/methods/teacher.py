@@ -44,6 +44,7 @@ class FrozenCLIP(nn.Module):
         pretrained: Tag of its weights; unused where the name itself says which.
         mean: Of the normalization that images come with, per channel.
         std: Likewise.
+        norm: Whether features are those after the tower's final norm.
 
     Raises:
         ConfigError: open_clip has no such model or weights.
@@ -59,6 +60,7 @@ class FrozenCLIP(nn.Module):
         *,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
+        norm: bool = True,
     ) -> None:
         from maskclip_bench.backbones.loading import trained_with_quick_gelu
 
@@ -77,6 +79,7 @@ class FrozenCLIP(nn.Module):
                 f"{str(error).splitlines()[0]}. See open_clip.list_pretrained()."
             ) from error
         self.visual = model.visual
+        self.norm = norm
         self.requires_grad_(False).eval()
         wanted = open_clip.get_model_preprocess_cfg(model)
         # x is normalized for the student; (x * std + mean - own_mean) / own_std is for the teacher.
@@ -93,7 +96,7 @@ class FrozenCLIP(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Images as the student sees them, [B, 3, H, W] -> normed patch features [B, N, D]."""
+        """Images as the student sees them, [B, 3, H, W] -> patch features [B, N, D]."""
         images = images * self.image_std + self.image_mean
         if images.shape[-2:] != self.image_size:
             images = F.interpolate(
@@ -103,7 +106,7 @@ class FrozenCLIP(nn.Module):
             images,
             indices=1,
             intermediates_only=True,
-            normalize_intermediates=True,
+            normalize_intermediates=self.norm,
             output_fmt="NLC",
         )
         return features["image_intermediates"][-1]
@@ -129,7 +132,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     if not file.is_file():
         raise CheckpointError(
             f"start_from={folder} holds no {WEIGHTS_FILE}. Give the `model` folder of a finished "
-            "pretraining run."
+            "pretraining run, or a path to it below the workspace."
         )
     try:
         model.load_state_dict(load_file(file))

@@ -15,7 +15,12 @@ from maskclip_bench.errors import CheckpointError, ConfigError
 from maskclip_bench.modeling import VisionConfig
 from maskclip_bench.modeling.blocks import PackedLayout
 from maskclip_bench.modeling.masking import choose_words, random_mask
-from maskclip_bench.modeling.towers import embed_words, image_tokens, text_hidden
+from maskclip_bench.modeling.towers import (
+    embed_patches,
+    embed_words,
+    image_tokens,
+    text_hidden,
+)
 from maskclip_bench.pretrain.methods import build_method
 from maskclip_bench.pretrain.methods.maskclip import MaskCLIP, MaskCLIPConfig
 from maskclip_bench.pretrain.methods.teacher import FrozenCLIP, cosine_momentum
@@ -82,6 +87,8 @@ def test_maskclip__losses_equal_a_plain_transcription() -> None:
         {"vocabulary_head": "own"},
         {"text_replacement": "mask"},
         {"codeword_depth": 1},
+        {"target_norm": False},
+        {"target_norm": False, "target": "features"},
     ],
     ids=str,
 )
@@ -113,6 +120,30 @@ def test_maskclip__branches_off() -> None:
     plain = build("clip", Path())
     neither.model.load_state_dict(plain.model.state_dict())
     torch.testing.assert_close(neither(batch())["loss"], plain(batch())["loss"])
+
+
+@pytest.mark.parametrize("target", ["features", "ema_features", "frozen"])
+def test_maskclip__targets_before_the_final_norm(clip_folder: Path, target: str) -> None:
+    changes: dict[str, Any] = {"target": target}
+    if target == "frozen":
+        changes = {"teacher": "open_clip", "teacher_model": f"local-dir:{clip_folder}"}
+    images = batch().images
+    targets, norms = {}, {}
+    for norm in (True, False):
+        method = maskclip(target_norm=norm, **changes)
+        trunk = method.model.visual.trunk
+        giver = {
+            "features": trunk,
+            "ema_features": method.teacher_trunk,
+            "frozen": method.frozen_teacher.visual.trunk if method.frozen_teacher else None,
+        }[target]
+        with torch.no_grad():  # a norm that does something beside normalizing
+            giver.norm.weight.fill_(2.0)
+            pooled, targets[norm] = method._see_whole_image(images, embed_patches(trunk, images))
+            torch.testing.assert_close(pooled, trunk.forward_head(image_tokens(trunk, images)))
+        norms[norm] = giver.norm
+    assert not torch.allclose(targets[True], targets[False])
+    torch.testing.assert_close(norms[False](targets[False]), targets[True])
 
 
 def test_maskclip__no_gradient_reaches_the_teacher() -> None:
@@ -185,6 +216,13 @@ def test_maskclip__centre_follows_the_teacher() -> None:
     assert method.center_sum.abs().sum() == 0
     method.eval()(batch())
     assert method.center_count == 0
+
+
+def test_maskclip__no_centre() -> None:
+    method = maskclip(center_momentum=1)
+    method(batch())
+    method.after_step(step=1, total_steps=10)
+    assert method.center.abs().sum() == 0
 
 
 def test_maskclip__centre_of_a_quantizer_in_bf16() -> None:
