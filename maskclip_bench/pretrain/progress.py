@@ -33,7 +33,7 @@ class TrainProgress:
         memory_bytes: Peak on the device, or of this process on a CPU.
         terms: Each loss term, and "loss", their sum.
         values: lr, and what the method reports (logit_scale, ema_momentum).
-        num_nonfinite_steps: Steps skipped so far because a loss was not finite.
+        num_nonfinite_steps: Steps skipped so far: a loss or the gradient was not finite.
     """
 
     step: int

@@ -190,7 +190,8 @@ class Recipe(Declaration):
     """Of the weights, the order of the data, crops, masks and everything else that is drawn."""
 
     max_nonfinite_steps: Positive = 10
-    """Steps in a row with a loss that is not finite (each is skipped) before the run stops."""
+    """Steps in a row with a loss or a gradient that is not finite (each is skipped) before the run
+    stops."""
 
     checkpoint: CheckpointSection = CheckpointSection()
     """When checkpoints are written."""

@@ -18,6 +18,7 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -30,6 +31,7 @@ from maskclip_bench.data.batch import Batch, RawBatch
 from maskclip_bench.data.pairs import PairLoader
 from maskclip_bench.data.tokenizer import PAD_TOKEN_ID, load_tokenizer
 from maskclip_bench.errors import ConfigError, StorageError, TrainingError
+from maskclip_bench.pretrain import nonfinite
 from maskclip_bench.pretrain.accumulation import accumulated_backward
 from maskclip_bench.pretrain.checkpoint import Checkpoint, CheckpointStore
 from maskclip_bench.pretrain.export import (
@@ -164,6 +166,7 @@ class _Run:
         self._step = 0
         self._num_nonfinite = 0
         self._nonfinite_in_row = 0
+        self._bad_gradients: list[str] = []  # parameters, at the last step that was skipped
         self._bad_before = 0  # bad samples of this epoch before the run was interrupted
         self._resume()
 
@@ -289,7 +292,7 @@ class _Run:
             epoch, done = epoch + 1, 0
 
     def _optimizer_step(self, raws: list[RawBatch], *, stop: bool) -> tuple[Readback, float]:
-        """One update of the weights, or none if a loss is not finite."""
+        """One update of the weights, or none if a loss or the gradient is not finite."""
         _copy(self._buffers, to=self._buffers_before)
         readback = self._forward_backward(raws, stop=stop)
         optimizer = self._recipe.optimizer
@@ -313,13 +316,20 @@ class _Run:
             _copy(self._buffers_before, to=self._buffers)
             self._num_nonfinite += 1
             self._nonfinite_in_row += 1
+            self._bad_gradients = nonfinite.not_finite(
+                (name, parameter.grad)
+                for name, parameter in self._method.named_parameters()
+                if parameter.grad is not None
+            )
             if self._nonfinite_in_row == 1:
                 logger.warning("Step %d skipped: %s not finite.", self._step, readback.not_finite())
         self._optimizer.zero_grad(set_to_none=True)
         return readback, lr
 
     def _forward_backward(self, raws: list[RawBatch], *, stop: bool) -> Readback:
-        batches = [self._prepare(raw, number) for number, raw in enumerate(_same_length(raws))]
+        batches = [
+            self._prepare(raw, number, self._step) for number, raw in enumerate(_same_length(raws))
+        ]
         if len(batches) == 1:
             with self._autocast():
                 terms = self._parallel.forward(batches[0])
@@ -330,7 +340,7 @@ class _Run:
 
             def reseed(number: int) -> None:
                 batches[number].generator.set_state(states[number])
-                self._seed_global(number)
+                self._seed_global(number, self._step)
 
             terms = accumulated_backward(
                 self._method, batches, reseed=reseed, autocast=self._autocast
@@ -339,17 +349,17 @@ class _Run:
         self._parallel.finish_gradients()
         return readback
 
-    def _prepare(self, raw: RawBatch, number: int) -> Batch:
-        """Augment a micro-batch on the device, and seed all that this step draws."""
-        seed = derive_seed(self._recipe.seed, "step", self._step, self._rank, number)
+    def _prepare(self, raw: RawBatch, number: int, step: int) -> Batch:
+        """Augment a micro-batch on the device, and seed all that a step draws."""
+        seed = derive_seed(self._recipe.seed, "step", step, self._rank, number)
         generator = torch.Generator().manual_seed(seed)
         batch = self._augment(raw, device=self._device, generator=generator)
-        self._seed_global(number)
+        self._seed_global(number, step)
         return batch
 
-    def _seed_global(self, number: int) -> None:
+    def _seed_global(self, number: int, step: int) -> None:
         """Seed torch's own generators: dropout and stochastic depth draw from them."""
-        torch.manual_seed(derive_seed(self._recipe.seed, "dropout", self._step, self._rank, number))
+        torch.manual_seed(derive_seed(self._recipe.seed, "dropout", step, self._rank, number))
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
@@ -357,12 +367,18 @@ class _Run:
         )
 
     def _clip_gradients(self) -> bool:
-        """Clip if the recipe says so; False if the norm is not finite."""
+        """Clip if the recipe says so; False if the gradient is not finite, on any rank."""
+        parameters = list(self._method.parameters())
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm: Any = torch.nn.utils.get_total_norm(gradients)
+        if hasattr(norm, "full_tensor"):  # of shards: each rank has its own part
+            norm = norm.full_tensor()
+        if not bool(norm.isfinite()):
+            return False
         largest = self._recipe.optimizer.clip_grad_norm
-        if largest is None:
-            return True
-        norm = torch.nn.utils.clip_grad_norm_(self._method.parameters(), largest)
-        return bool(torch.isfinite(norm))
+        if largest is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
+        return True
 
     # What is told and written.
 
@@ -383,7 +399,7 @@ class _Run:
     def _save(self) -> None:
         """Write a checkpoint, unless the weights are in doubt."""
         if self._nonfinite_in_row:
-            logger.warning("No checkpoint at step %d: its loss is not finite.", self._step)
+            logger.warning("No checkpoint at step %d, which was skipped.", self._step)
             return
         if not _all_finite(self._method):
             logger.warning("No checkpoint at step %d: weights are not finite.", self._step)
@@ -458,19 +474,18 @@ class _Run:
 
     def _nonfinite_error(self, readback: Readback, raws: list[RawBatch]) -> TrainingError:
         """Say which term, at which step, from which inputs."""
-        batches = [self._prepare(raw, number) for number, raw in enumerate(_same_length(raws))]
-        inputs = {"images": batches[0].images}
-        with torch.no_grad(), self._autocast():
-            inputs.update(self._method.encode(batches[0])[0])
-        inputs["weights"] = torch.cat(
-            [parameter.detach().flatten().float() for parameter in self._method.parameters()]
+        step = self._step - 1  # the one that failed is counted already
+        batches = (
+            self._prepare(raw, number, step) for number, raw in enumerate(_same_length(raws))
         )
+        found = nonfinite.describe(self._method, batches, autocast=self._autocast)
+        bad = nonfinite.shortened(self._bad_gradients)
+        gradients = f" Gradients not finite: {bad}." if bad else ""
         paths = self._store.paths()
         kept = f"The last good checkpoint is {paths[-1]}." if paths else "There is no checkpoint."
         return TrainingError(
             f"{readback.not_finite()} not finite for {self._nonfinite_in_row} steps in a row, up "
-            f"to step {self._step - 1}. Ranges at that step: "
-            f"{', '.join(f'{name} {_range(tensor)}' for name, tensor in inputs.items())}. {kept} "
+            f"to step {step}.{gradients} Ranges at that step: {found} {kept} "
             "Lower optimizer.lr, set optimizer.clip_grad_norm=1, or precision=fp32."
         )
 
@@ -616,12 +631,3 @@ def _peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _range(tensor: Tensor) -> str:
-    """Smallest and largest finite value, and how many are not finite: `-1.2..3.4`."""
-    finite = tensor.detach().float().flatten()
-    finite = finite[finite.isfinite()]
-    bad = tensor.numel() - len(finite)
-    text = f"{finite.min():.3g}..{finite.max():.3g}" if len(finite) else "none finite"
-    return f"{text} ({bad} of {tensor.numel()} not finite)" if bad else text

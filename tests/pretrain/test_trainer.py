@@ -16,6 +16,7 @@ import torch
 from open_clip.model import CustomTextCLIP
 from torch import Tensor
 
+from maskclip_bench.data.batch import Batch
 from maskclip_bench.data.shapes import write_shape_shards
 from maskclip_bench.errors import ConfigError, DataError, StorageError, TrainingError
 from maskclip_bench.pretrain import trainer
@@ -222,19 +223,92 @@ def test_train__a_step_that_is_not_finite_is_skipped(
     assert [line["loss"] is None for line in log] == [False, True, True, False, False, False]
     assert log[-1]["num_nonfinite_steps"] == 2
     assert "Step 1 skipped: contrastive_loss is not finite" in caplog.text
-    assert "No checkpoint at step 2: its loss is not finite" in caplog.text
+    assert "No checkpoint at step 2, which was skipped" in caplog.text
+
+
+@pytest.mark.parametrize("clip_grad_norm", [None, 1.0])
+def test_train__a_gradient_that_is_not_finite_is_skipped(
+    tiny: ModuleType,
+    tmp_path: Path,
+    data_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    clip_grad_norm: float | None,
+) -> None:
+    """The loss is finite; without a look at the gradient, weights and moments would be lost."""
+
+    class Infinite(_BrokenCLIP):
+        def contrast(self, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
+            terms = super().contrast(embeddings)
+            if self.calls == 2:
+                zero = 0 * embeddings["text_features"].sum()
+                terms["contrastive_loss"] = terms["contrastive_loss"] + zero.sqrt()
+            return terms
+
+    monkeypatch.setattr(Infinite, "calls", 0)
+    monkeypatch.setitem(trainer.build_method.__globals__["METHODS"], "clip", Infinite)
+    recipe = tiny.tiny_recipe(optimizer={"clip_grad_norm": clip_grad_norm})
+    train(recipe, output=tmp_path, data_root=data_root)
+    log = read_log(tmp_path)
+    assert all(math.isfinite(line["loss"]) for line in log)
+    assert [line["num_nonfinite_steps"] for line in log] == [0, 1, 1, 1, 1, 1]
+    assert "Step 1 skipped: the gradient is not finite" in caplog.text
+    checkpoint = CheckpointStore(tmp_path / "checkpoints", keep=2).latest()
+    assert checkpoint is not None
+    assert all(tensor.isfinite().all() for tensor in checkpoint.method.values())
+    moments = checkpoint.optimizer["state"].values()
+    assert all(state["exp_avg"].isfinite().all() for state in moments)
+
+
+def test_train__too_many_gradients_that_are_not_finite(
+    tiny: ModuleType, tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Infinite(CLIP):
+        def contrast(self, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
+            terms = super().contrast(embeddings)
+            zero = 0 * self.model.text.text_projection.sum()
+            return {"contrastive_loss": terms["contrastive_loss"] + zero.sqrt()}
+
+    monkeypatch.setitem(trainer.build_method.__globals__["METHODS"], "clip", Infinite)
+    with pytest.raises(
+        TrainingError,
+        match=r"the gradient is not finite for 2 steps in a row, up to step 1. "
+        r"Gradients not finite: model.text.text_projection. Ranges at that step: images -",
+    ):
+        train(tiny.tiny_recipe(max_nonfinite_steps=2), output=tmp_path, data_root=data_root)
 
 
 def test_train__too_many_steps_that_are_not_finite(
     tiny: ModuleType, tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken(monkeypatch, range(3, 99))
+    draws: list[Tensor] = []
+    encode = _BrokenCLIP.encode
+
+    def remember(method: CLIP, batch: Batch) -> Any:
+        draws.append(batch.generator.get_state())
+        return encode(method, batch)
+
+    monkeypatch.setattr(_BrokenCLIP, "encode", remember)
     with pytest.raises(TrainingError) as caught:
         train(tiny.tiny_recipe(max_nonfinite_steps=2), output=tmp_path, data_root=data_root)
     message = str(caught.value)
     assert "contrastive_loss is not finite for 2 steps in a row, up to step 3" in message
-    for part in ("images -", "image_features -", "weights -", "step_00000002.pt", "optimizer.lr"):
+    for part in (
+        "images -",
+        "tokens 0..",
+        "image_features -",
+        "text_features -",
+        "weights -",
+        "logit_scale 2.6",
+        "All weights are finite.",
+        "step_00000002.pt",
+        "optimizer.lr",
+    ):
         assert part in message, part
+    assert len(draws) == 5
+    assert torch.equal(draws[4], draws[3]), "the ranges are those of another step"
+    assert not torch.equal(draws[3], draws[2])
     checkpoint = CheckpointStore(tmp_path / "checkpoints", keep=2).latest()
     assert checkpoint is not None
     assert checkpoint.step == 2
