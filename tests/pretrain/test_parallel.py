@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,7 @@ from torch import nn
 
 from maskclip_bench import distributed
 from maskclip_bench.data.batch import Batch
+from maskclip_bench.pretrain import nonfinite
 from maskclip_bench.pretrain.checkpoint import CheckpointStore
 from maskclip_bench.pretrain.logs import read_log
 from maskclip_bench.pretrain.methods import build_method
@@ -202,10 +204,34 @@ def test_two_processes__go_on_in_shards(run_of: TwoProcesses) -> None:
     assert resumed == pytest.approx(whole, abs=1e-6)
 
 
-def test_shards__inputs_keep_their_type(tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights in bf16; images, which are also targets, and embeddings as they come."""
+@pytest.fixture
+def group_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process group of this process, which passes for several."""
+    monkeypatch.setattr(distributed, "is_distributed", lambda: True)
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def maskclip_and_batch(tiny: ModuleType) -> tuple[Any, Batch]:
     recipe = tiny.tiny_recipe("maskclip")
     method = build_method("maskclip", recipe.method.fields, recipe.model)
+    tokens = torch.tensor([[1, 5, 7, recipe.model.text.vocab_size - 1]] * 2)
+    images = torch.randn(2, 3, 32, 32)
+    return method, Batch(images, tokens, (), torch.Generator().manual_seed(0))
+
+
+def bf16() -> torch.autocast:
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def test_shards__inputs_keep_their_type(
+    tiny: ModuleType, monkeypatch: pytest.MonkeyPatch, group_of_one: None
+) -> None:
+    """Weights in bf16; images, which are also targets, and embeddings as they come."""
+    method, batch = maskclip_and_batch(tiny)
     seen: dict[str, torch.dtype] = {}
     encode, contrast = method.encode, method.contrast
 
@@ -221,25 +247,29 @@ def test_shards__inputs_keep_their_type(tiny: ModuleType, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(method, "encode", spy_encode)
     monkeypatch.setattr(method, "contrast", spy_contrast)
-    monkeypatch.setattr(distributed, "is_distributed", lambda: True)
-    torch.distributed.init_process_group(
-        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
-    )
-    try:
-        shards = Shards(method, device=torch.device("cpu"), bf16=True)
-        tokens = torch.tensor([[1, 5, 7, recipe.model.text.vocab_size - 1]] * 2)
-        batch = Batch(torch.randn(2, 3, 32, 32), tokens, (), torch.Generator().manual_seed(0))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = shards.forward(batch)["loss"]
-        loss.backward()
-        assert loss.isfinite()
-    finally:
-        torch.distributed.destroy_process_group()
+    shards = Shards(method, device=torch.device("cpu"), bf16=True)
+    with bf16():
+        loss = shards.forward(batch)["loss"]
+    loss.backward()
+    assert loss.isfinite()
     assert seen == {
         "images": torch.float32,
         "weights": torch.bfloat16,
         "embeddings": torch.float32,
     }
+
+
+def test_shards__what_is_told_when_losses_stop_being_finite(
+    tiny: ModuleType, group_of_one: None
+) -> None:
+    method, batch = maskclip_and_batch(tiny)
+    with torch.no_grad():
+        method.vision_decoder.norm.weight[3] = float("nan")
+    Shards(method, device=torch.device("cpu"), bf16=True)
+    text = nonfinite.describe(method, [batch], autocast=bf16)
+    assert "image_features -" in text
+    assert "Weights not finite: vision_decoder.norm.weight." in text
+    assert text.endswith("The first output that is not finite is that of vision_decoder.norm.")
 
 
 def test_transformer_blocks(tiny: ModuleType) -> None:
