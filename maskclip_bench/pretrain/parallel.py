@@ -197,10 +197,10 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def transformer_blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The residual blocks that run as one call: timm's, of trunks and decoders.
+    """The residual blocks to shard or compile one by one: timm's, of trunks and decoders.
 
-    The blocks of open_clip's text tower run by their parts (`modeling.towers`), so nothing that
-    hooks on to a block's call may be put on them.
+    Those of open_clip's text tower are not among them. They take packed captions
+    (`modeling.towers`), whose number of words is another at every step.
     """
     for child in module.modules():
         if all(hasattr(child, part) for part in ("norm1", "attn", "norm2", "mlp")):

@@ -181,7 +181,8 @@ class Recipe(Declaration):
     """Over several devices: replicas, or (FSDP2) weights and optimizer in shards, for ViT-L up."""
 
     compile: bool = False
-    """`torch.compile` the transformer blocks."""
+    """`torch.compile` the transformer blocks of trunk, teacher and decoders. Those of the text
+    tower stay as they are: captions are packed, to another number of words at every step."""
 
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from maskclip_bench.modeling.masking import (
+    RECTANGLES,
     PatchMask,
     block_mask,
     choose_words,
@@ -49,6 +52,32 @@ def test_block_mask__is_made_of_blocks() -> None:
     blocks = block_mask(10, (14, 14), 0.4, seeded()).hidden
     scattered = random_mask(10, 196, 0.4, seeded()).hidden
     assert touching(blocks) > touching(scattered) + 0.2
+
+
+@pytest.mark.parametrize(("grid", "ratio"), [((14, 14), 0.75), ((3, 5), 0.4), ((6, 4), 0.9)])
+def test_block_mask__equals_the_plain_loop(grid: tuple[int, int], ratio: float) -> None:
+    height, width = grid
+    generator = seeded()
+    firsts = torch.rand(6, RECTANGLES, 4, generator=generator).tolist()
+    expected = []
+    for first in firsts:
+        hidden, draws = torch.zeros(grid, dtype=torch.bool), list(first)
+        missing = num_hidden(height * width, ratio)
+        while missing:
+            if not draws:
+                draws = torch.rand(RECTANGLES, 4, generator=generator).tolist()
+            draw = draws.pop(0)
+            area = 4 + draw[0] * max(0, missing - 4)
+            aspect = math.exp(math.log(0.3) * (1 - 2 * draw[1]))
+            rows = min(height, max(1, round(math.sqrt(area * aspect))))
+            columns = min(width, max(1, round(math.sqrt(area / aspect))))
+            top, left = int(draw[2] * (height - rows + 1)), int(draw[3] * (width - columns + 1))
+            window = hidden[top : top + rows, left : left + columns]
+            fresh = (~window).nonzero()[:missing]
+            window[fresh[:, 0], fresh[:, 1]] = True
+            missing -= len(fresh)
+        expected.append(hidden.flatten())
+    assert torch.equal(block_mask(6, grid, ratio, seeded()).hidden, torch.stack(expected))
 
 
 def test_coarse_mask__hides_whole_cells() -> None:
