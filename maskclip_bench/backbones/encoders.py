@@ -79,6 +79,8 @@ class OpenClipEncoder:
             return timm_patch_tokens(visual.trunk, images)
         if hasattr(visual, "transformer") and hasattr(visual, "_embeds"):
             tokens = visual.transformer(visual._embeds(images))  # [B, 1 + N, D]
+            if getattr(visual, "attn_pool", None) is not None:
+                return tokens[:, 1:]  # CoCa's norm comes after its pooler, and has that one's width
             return visual.ln_post(tokens)[:, 1:]
         raise no_patch_tokens(visual)
 

@@ -211,6 +211,17 @@ def load_backbone(
     )
 
 
+def load_model(
+    declaration: BackboneDeclaration, *, workspace: Workspace, seed: int = 0
+) -> nn.Module:
+    """The module of a row with its weights, as its library makes it: not frozen, on the CPU.
+
+    Raises:
+        MaskCLIPBenchError: See `load_backbone`.
+    """
+    return _LOADERS[declaration.source.kind](declaration, workspace, seed).model
+
+
 def state_fingerprint(model: nn.Module) -> str:
     """SHA-256 of names, types, shapes and values of a model's tensors, in hex."""
     digest = hashlib.sha256()
@@ -466,27 +477,31 @@ def _load_timm(declaration: BackboneDeclaration, workspace: Workspace, seed: int
     from timm.data.config import resolve_model_data_config
 
     import maskclip_bench.modeling  # noqa: F401  (registers the demo ViT in timm)
+    from maskclip_bench.backbones.timm_weights import load_timm_weights
 
     source = declaration.source
     name = source.timm
     assert name is not None
-    arguments: dict[str, Any] = {"pretrained": not source.random_init}
+    path = None
     if source.checkpoint is not None:
         path = workspace.root / Path(source.checkpoint).expanduser()
         if not path.is_file():
             raise CheckpointError(
                 f"{declaration.name}: no file {path}. {declaration.obtain}".strip()
             )
-        arguments["pretrained_cfg_overlay"] = {"file": str(path)}
     try:
         with torch.random.fork_rng(devices=[]), _quiet():
             torch.manual_seed(derive_seed(seed, "random_init", name))
-            model = timm.create_model(name, num_classes=0, **arguments)
+            model = timm.create_model(
+                name, num_classes=0, pretrained=path is None and not source.random_init
+            )
     except (RuntimeError, OSError, KeyError) as error:
         raise CheckpointError(
             f"timm cannot load {name!r}: {_short(error)}. timm.list_models(pretrained=True) "
             "lists its models; one that is not on this machine needs network access once."
         ) from error
+    if path is not None:
+        load_timm_weights(model, path)  # timm itself is not strict without its classifier
     return _Loaded(
         model=model,
         encoder=TimmEncoder(model),

@@ -216,6 +216,17 @@ def test_open_clip__vit_of_its_own(workspace: Workspace, tiny_zoo: None) -> None
     torch.testing.assert_close(backbone.encode_text(TEXTS), expected, atol=1e-5, rtol=1e-4)
 
 
+def test_open_clip__patch_tokens_of_coca(workspace: Workspace, tmp_path: Path) -> None:
+    """Its norm comes after the pooler and has the width of that."""
+    pooled = {**TINY_VIT, "vision_cfg": {**TINY_VIT["vision_cfg"], "attentional_pool": True}}
+    path = tmp_path / "tiny-coca-tower.json"
+    path.write_text(json.dumps(pooled))
+    open_clip.add_model_config(path)
+    row = declare(source={"open_clip": "tiny-coca-tower", "random_init": True})
+    backbone = load_backbone(row, workspace=workspace)
+    assert backbone.patch_tokens(torch.randn(2, 3, 32, 32)).shape == (2, 4, 64)
+
+
 def test_open_clip__resnet_has_only_its_embedding(workspace: Workspace, tiny_zoo: None) -> None:
     row = declare(source={"open_clip": "tiny-resnet", "random_init": True})
     backbone = load_backbone(row, workspace=workspace)

@@ -19,19 +19,20 @@ from typing import Any
 
 import open_clip
 import timm
-import timm.models
-import torch
 from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
 from torch import nn
 
 import maskclip_bench.modeling  # noqa: F401  (registers the demo ViT in timm)
-from maskclip_bench.backbones.loading import trained_with_quick_gelu
+from maskclip_bench.backbones.loading import load_model, trained_with_quick_gelu
+from maskclip_bench.backbones.timm_weights import load_timm_weights
 from maskclip_bench.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS = ("student", "teacher")
 CONFIG_FILE = "open_clip_config.json"
+NOT_IN_MAPS = ("head", "fc", "attn_pool", "classifier")
+"""Beginnings of the names in a timm model that come after its feature maps."""
 
 
 def load_trunk(
@@ -112,13 +113,11 @@ def vision_trunk(model: nn.Module) -> nn.Module:
 
 def _from_row(name: str, seed: int) -> nn.Module:
     from maskclip_bench.backbones.declaration import load_backbone_declaration
-    from maskclip_bench.backbones.loading import load_backbone
     from maskclip_bench.runtime import Workspace
 
-    loaded = load_backbone(
-        load_backbone_declaration(name), workspace=Workspace.open(), seed=seed, device="cpu"
+    return vision_trunk(
+        load_model(load_backbone_declaration(name), workspace=Workspace.open(), seed=seed)
     )
-    return vision_trunk(loaded.model).requires_grad_(True)  # a loaded row is frozen
 
 
 def _from_folder(folder: Path, weights: str) -> nn.Module:
@@ -130,10 +129,11 @@ def _from_folder(folder: Path, weights: str) -> nn.Module:
                 model, _, _ = open_clip.create_model_and_transforms(
                     f"local-dir:{candidate.absolute()}", device="cpu"
                 )
-            except RuntimeError as error:
+            except Exception as error:  # safetensors, torch and open_clip each have their own
                 raise CheckpointError(
-                    f"The weights in {candidate} do not fit the architecture in its {CONFIG_FILE}: "
-                    f"{_first_lines(error)}"
+                    f"The weights in {candidate} do not fit the architecture in its {CONFIG_FILE}, "
+                    f"or are damaged ({type(error).__name__}: {_first_lines(error)}). Export the "
+                    "model again."
                 ) from error
             return vision_trunk(model)
     raise CheckpointError(
@@ -147,10 +147,18 @@ def _from_timm(
 ) -> nn.Module:
     try:
         trunk = timm.create_model(name, pretrained=pretrained, **model_args)
-    except RuntimeError as error:
-        raise ConfigError(f"timm={name!r}: {error}. timm.list_models() lists its names.") from error
+    except OSError as error:  # also what Hugging Face's hub and urllib raise
+        raise CheckpointError(
+            f"timm={name!r}: its weights cannot be fetched ({_first_lines(error)}). They need "
+            "network access once; or download them and give the file as checkpoint=."
+        ) from error
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(
+            f"timm={name!r}: {_first_lines(error)}. timm.list_models() lists its names, and "
+            "model_args= holds what that model takes."
+        ) from error
     if checkpoint is not None:
-        load_timm_weights(trunk, Path(checkpoint))
+        load_timm_weights(trunk, Path(checkpoint), unused=NOT_IN_MAPS)
     return trunk
 
 
@@ -167,73 +175,13 @@ def _from_open_clip(name: str, pretrained: bool | str | None) -> nn.Module:
             weights_only=True,
             force_quick_gelu=trained_with_quick_gelu(name, pretrained or None),
         )
-    except RuntimeError as error:
-        raise CheckpointError(f"open_clip={name!r}: {_first_lines(error)}") from error
+    except (RuntimeError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f"open_clip={name!r} with pretrained={pretrained!r}: {_first_lines(error)}. "
+            "open_clip.list_pretrained() lists its models; one that is not on this machine needs "
+            "network access once."
+        ) from error
     return vision_trunk(model)
-
-
-def load_timm_weights(trunk: nn.Module, file: Path) -> None:
-    """Load a file of weights into a timm trunk; parts that serve no feature map may be missing.
-
-    The published files of MAE, DINO and their kin are read through timm's own key filters.
-
-    Raises:
-        CheckpointError: No such file, or the weights are of another architecture.
-    """
-    if not file.is_file():
-        raise CheckpointError(
-            f"No checkpoint {file}. Download it first, or give checkpoint= a file that exists."
-        )
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(str(file))
-    else:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    for key in ("state_dict", "model", "teacher", "student"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    for prefix in ("module.", "backbone.", "visual.trunk.", "visual."):
-        if any(key.startswith(prefix) for key in state):
-            state = {
-                key.removeprefix(prefix): value
-                for key, value in state.items()
-                if key.startswith(prefix)
-            }
-    state_filter = _filter_of(trunk)
-    if state_filter is not None:
-        state = state_filter(state, trunk)
-    wanted = {key: value.shape for key, value in trunk.state_dict().items()}
-    missing = [key for key in wanted if key not in state and not _is_head(key)]
-    wrong = [
-        f"{key} is {tuple(state[key].shape)}, expected {tuple(shape)}"
-        for key, shape in wanted.items()
-        if key in state and state[key].shape != shape and not _is_head(key)
-    ]
-    if missing or wrong:
-        problems = [*(f"{key} is missing" for key in missing[:3]), *wrong[:3]]
-        raise CheckpointError(
-            f"{file} is a checkpoint of another architecture than {type(trunk).__name__} "
-            f"({len(missing)} missing, {len(wrong)} of another shape: {'; '.join(problems)}). "
-            "Set timm= to the model it was trained with."
-        )
-    fitting = {
-        key: value for key, value in state.items() if key in wanted and value.shape == wanted[key]
-    }
-    trunk.load_state_dict(fitting, strict=False)
-    logger.info("%s: %d tensors loaded from %s", type(trunk).__name__, len(fitting), file)
-
-
-def _filter_of(trunk: nn.Module) -> Any:
-    """Timm's `checkpoint_filter_fn` of the module that defines the trunk's class, or None."""
-    import importlib
-
-    module = importlib.import_module(type(trunk).__module__)
-    return getattr(module, "checkpoint_filter_fn", None)
-
-
-def _is_head(key: str) -> bool:
-    return key.startswith(("head", "fc_norm", "attn_pool", "norm.", "fc."))
 
 
 def _first_lines(error: Exception) -> str:

@@ -274,6 +274,51 @@ def test_sources__exactly_one() -> None:
         sources.load_trunk(timm_model="no_such_net")
 
 
+@pytest.mark.parametrize("kind", ["LocalEntryNotFoundError", "OfflineModeIsEnabled"])
+def test_sources__offline(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import errors
+
+    def offline(*given: object, **options: object) -> None:
+        raise getattr(errors, kind)("no network")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr(open_clip, "create_model", offline)
+    with pytest.raises(CheckpointError, match=r"its weights cannot be fetched .* network access"):
+        sources.load_trunk(timm_model=f"{NAME}.augreg_in21k", pretrained=True)
+    with pytest.raises(CheckpointError, match=r"pretrained='openai': .* network access once"):
+        sources.load_trunk(open_clip_model="ViT-B-16", pretrained="openai")
+
+
+def test_sources__unknown_argument_of_a_model() -> None:
+    with pytest.raises(ConfigError, match=r"unexpected keyword argument 'widht'.* model_args= hol"):
+        sources.load_trunk(timm_model=NAME, widht=3)
+
+
+def test_sources__a_row_is_trained_but_for_its_fixed_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fixed positions stay fixed; all else is trained, though the benchmark freezes its rows."""
+    open_clip_folder(tmp_path / "row", {**OPEN_CLIP_VIT, "pos_embed_type": "sin_cos_2d"})
+    row = tmp_path / "row.yaml"
+    row.write_text(
+        "display_name: Row\nworld: demo\nsource: {open_clip_folder: "
+        + str(tmp_path / "row")
+        + "}\n"
+    )
+    monkeypatch.setenv("MASKCLIP_BENCH_WORKSPACE", str(tmp_path))
+    backbone = MaskCLIPViT(backbone=str(row))
+    fixed = {name for name, p in backbone.named_parameters() if not p.requires_grad}
+    assert fixed == {"tower.positional_embedding"}
+
+
+def test_sources__damaged_folder(tmp_path: Path) -> None:
+    open_clip_folder(tmp_path / "a", OPEN_CLIP_VIT)
+    file = tmp_path / "a" / "open_clip_model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"or are damaged \(.*Export the model again"):
+        MaskCLIPViT(checkpoint=str(tmp_path / "a"))
+
+
 def test_sources__no_exported_model(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no exported model"):
         MaskCLIPViT(checkpoint=str(tmp_path))
