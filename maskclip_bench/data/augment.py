@@ -81,6 +81,7 @@ class DeviceAugment:
             tokens=raw.tokens.to(device, non_blocking=True),
             ssl_views=tuple(views),
             generator=generator,
+            tokens_on_cpu=raw.tokens,
         )
 
     def augment_views(self, images: Tensor, draws: ViewDraws) -> Tensor:

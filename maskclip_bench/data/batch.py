@@ -46,9 +46,16 @@ class Batch:
         tokens: Captions, int64 [B, L].
         ssl_views: Augmented views for self-supervised terms, each float [B, 3, S, S], normalized.
         generator: CPU generator of this step; masks and every other draw come from it.
+        tokens_on_cpu: The captions as the loader made them, if they are still there.
     """
 
     images: Tensor
     tokens: Tensor
     ssl_views: tuple[Tensor, ...]
     generator: torch.Generator
+    tokens_on_cpu: Tensor | None = None
+
+    @property
+    def captions(self) -> Tensor:
+        """The tokens, on the CPU if possible: to look at them without waiting for the device."""
+        return self.tokens if self.tokens_on_cpu is None else self.tokens_on_cpu

@@ -112,6 +112,19 @@ class PackedLayout:
         ends = (end + 1).cumsum(0) - 1
         return cls(num_texts, length, slots, slots % length, ends, is_word)
 
+    def to(self, device: torch.device) -> PackedLayout:
+        """The same on another device."""
+        if self.slots.device == device:
+            return self
+        return PackedLayout(
+            num_texts=self.num_texts,
+            length=self.length,
+            slots=self.slots.to(device, non_blocking=True),
+            positions=self.positions.to(device, non_blocking=True),
+            ends=self.ends.to(device, non_blocking=True),
+            is_word=self.is_word.to(device, non_blocking=True),
+        )
+
     def twice(self) -> PackedLayout:
         """The layout of the same captions followed by themselves, [2T, L]."""
         return PackedLayout(

@@ -139,9 +139,17 @@ def _run(block: nn.Module, tokens: Tensor, *, recompute: bool, **kwargs: Any) ->
 # --- texts --------------------------------------------------------------------------------------
 
 
-def encode_text(model: CustomTextCLIP, tokens: Tensor) -> Tensor:
-    """Captions, int64 [T, L], L up to the context length -> L2-normalised embeddings [T, P]."""
-    layout = PackedLayout.of(tokens)
+def encode_text(
+    model: CustomTextCLIP, tokens: Tensor, layout: PackedLayout | None = None
+) -> Tensor:
+    """Captions -> L2-normalised embeddings [T, P].
+
+    Args:
+        model: Its text tower is used.
+        tokens: Int64 [T, L], L up to the context length.
+        layout: That of the captions, if it is known.
+    """
+    layout = layout or PackedLayout.of(tokens)
     words = embed_words(model.text, layout.pack(tokens), layout)
     return project_ends(model, text_ends(model.text, words, layout))
 

@@ -98,7 +98,7 @@ class CheckpointSection(Declaration):
 
     every_steps: Positive | None = None
     """Steps between two checkpoints; by default once an epoch. One is also written at the end, and
-    when the run is interrupted (Ctrl-C, SIGTERM)."""
+    when the run is interrupted (Ctrl-C, SIGTERM, the signal of a Slurm job)."""
 
     keep: Positive = 2
     """How many are kept, the newest. More than one, so that a broken file costs little."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from maskclip_bench.config import Declaration
 from maskclip_bench.data.batch import Batch
 from maskclip_bench.errors import ConfigError
+from maskclip_bench.modeling.blocks import PackedLayout
 from maskclip_bench.modeling.losses import Gather, contrastive_loss
 from maskclip_bench.modeling.model import ModelConfig, build_model
 from maskclip_bench.modeling.towers import encode_image, encode_text, is_vit
@@ -108,7 +109,7 @@ class ContrastiveMethod(Method):
         """Embeddings of images and captions, each [B, P]."""
         return {
             "image_features": encode_image(self.model, batch.images),
-            "text_features": encode_text(self.model, batch.tokens),
+            "text_features": encode_text(self.model, batch.tokens, packed_layout(batch)),
         }
 
     def contrast(self, embeddings: Embeddings) -> Terms:
@@ -143,6 +144,11 @@ class ImageOnlyMethod(Method):
     def after_step(self, *, step: int, total_steps: int) -> dict[str, float]:
         """Nothing to do."""
         return {}
+
+
+def packed_layout(batch: Batch) -> PackedLayout:
+    """Where the words of the captions lie; found on the CPU, so that no device is waited for."""
+    return PackedLayout.of(batch.captions).to(batch.tokens.device)
 
 
 def vit_trunk(method: Method) -> Any:

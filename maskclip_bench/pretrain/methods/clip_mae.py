@@ -29,6 +29,7 @@ from maskclip_bench.pretrain.methods.base import (
     ContrastiveMethod,
     Embeddings,
     Terms,
+    packed_layout,
     vit_trunk,
 )
 
@@ -78,7 +79,7 @@ class CLIPMAE(ContrastiveMethod):
             "image_features": F.normalize(
                 self.model.visual.head(pooled_patches(trunk, patches)), dim=-1
             ),
-            "text_features": encode_text(self.model, batch.tokens),
+            "text_features": encode_text(self.model, batch.tokens, packed_layout(batch)),
         }
         mask = random_mask(
             len(patches), patches.shape[1], self.config.mask_ratio, batch.generator

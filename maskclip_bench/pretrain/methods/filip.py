@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from maskclip_bench.data.batch import Batch
-from maskclip_bench.modeling.blocks import PackedLayout
 from maskclip_bench.modeling.losses import late_interaction_loss
 from maskclip_bench.modeling.model import ModelConfig
 from maskclip_bench.modeling.towers import embed_words, image_tokens, text_hidden
@@ -21,6 +20,7 @@ from maskclip_bench.pretrain.methods.base import (
     ContrastiveMethod,
     Embeddings,
     Terms,
+    packed_layout,
     vit_trunk,
 )
 
@@ -48,7 +48,7 @@ class FILIP(ContrastiveMethod):
         """Tokens in the joint space: images' [B, 1 + N, P], captions' [B, L, P] and which are."""
         trunk = vit_trunk(self)
         tokens = image_tokens(trunk, batch.images)  # [B, 1 + N, D]
-        layout = PackedLayout.of(batch.tokens)
+        layout = packed_layout(batch)
         words = embed_words(self.model.text, layout.pack(batch.tokens), layout)
         hidden = text_hidden(self.model.text, words, layout) @ self.model.text.text_projection
         hidden = F.normalize(hidden.float(), dim=-1)  # [K, P]

@@ -63,6 +63,7 @@ from maskclip_bench.pretrain.methods.base import (
     ContrastiveMethod,
     Embeddings,
     Terms,
+    packed_layout,
     vit_trunk,
 )
 from maskclip_bench.pretrain.methods.teacher import (
@@ -206,7 +207,7 @@ class MaskCLIP(ContrastiveMethod):
         else:
             pooled, loss = self._distill(batch, patches)
             terms["distillation_loss"] = self.config.distillation_weight * loss
-        layout = PackedLayout.of(batch.tokens)
+        layout = packed_layout(batch)
         words = layout.pack(batch.tokens)  # [K]
         if not self.models_language:
             embedded = embed_words(self.model.text, words, layout)
@@ -363,8 +364,9 @@ class MaskCLIP(ContrastiveMethod):
         self, batch: Batch, words: Tensor, layout: PackedLayout
     ) -> tuple[Tensor, Tensor]:
         """Captions plain and masked in one pass -> ends of the plain [T, W], MLM loss."""
-        chosen = choose_words(batch.tokens, self.config.text_mask_ratio, batch.generator)  # [T, L]
-        chosen_ids = layout.pack(chosen).nonzero().squeeze(1)  # places among the K words
+        chosen = choose_words(batch.captions, self.config.text_mask_ratio, batch.generator)
+        chosen_ids = PackedLayout.of(batch.captions).pack(chosen).nonzero().squeeze(1)
+        chosen_ids = chosen_ids.to(words.device, non_blocking=True)  # places among the K words
         plain, masked = self._embed_plain_and_masked(batch, words, layout, chosen_ids)
         ends, hidden = text_ends_and_hidden(self.model.text, plain, masked, layout)
         decoded = self.text_decoder(hidden, layout).index_select(0, chosen_ids)

@@ -17,8 +17,9 @@ from torch import Tensor
 from maskclip_bench import distributed
 from maskclip_bench.errors import ConfigError, UnknownNameError
 from maskclip_bench.modeling import ModelConfig, VisionConfig
+from maskclip_bench.modeling.blocks import PackedLayout
 from maskclip_bench.pretrain.accumulation import accumulated_backward
-from maskclip_bench.pretrain.methods import METHODS, build_method
+from maskclip_bench.pretrain.methods import METHODS, build_method, maskclip
 
 HIDING = ["clip_mae", "maskclip", "filip", "mae", "simmim", "mvp"]
 
@@ -39,6 +40,28 @@ def test_method__terms_add_up_and_nothing_else_is_drawn(name: str, clip_folder: 
         assert torch.equal(term, again[key])
     draws = name not in ("clip", "slip", "filip", "simclr")
     assert (not torch.equal(terms["loss"], other["loss"])) == draws
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].uses_text])
+def test_method__looks_at_captions_on_the_cpu(
+    name: str, clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layout and choice of words come from the loader's tokens: nothing waits for the device."""
+    whole = batch()
+    whole.tokens_on_cpu = whole.tokens.clone()
+    looked_at: list[Tensor] = []
+    for owner, function in ((PackedLayout, "of"), (maskclip, "choose_words")):
+        plain = getattr(owner, function)
+
+        def spy(tokens: Tensor, *arguments: Any, plain: Any = plain) -> Any:
+            looked_at.append(tokens)
+            return plain(tokens, *arguments)
+
+        monkeypatch.setattr(owner, function, spy)
+    terms = build(name, clip_folder)(whole)
+    assert looked_at
+    assert all(tokens is whole.tokens_on_cpu for tokens in looked_at)
+    torch.testing.assert_close(terms["loss"], build(name, clip_folder)(batch())["loss"])
 
 
 @pytest.mark.parametrize("name", METHODS)
