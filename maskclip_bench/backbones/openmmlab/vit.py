@@ -12,17 +12,20 @@ Shapes: B images, P prefix tokens (class token, registers), N = h * w patches, D
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
+from open_clip.transformer import ResidualAttentionBlock
 from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
-from timm.layers import DropPath
+from timm.layers import DropPath, PatchEmbed
 from timm.models._features import FeatureGetterNet
 from timm.models._manipulate import group_with_matcher
+from timm.models.vision_transformer import Block
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -30,14 +33,28 @@ from torch.utils.checkpoint import checkpoint
 from maskclip_bench.backbones.openmmlab.sources import load_trunk
 from maskclip_bench.errors import ConfigError
 
+Attend = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+"""(attention, normed tokens [B, P + N, D]) -> its output [B, P + N, D], computed in windows."""
+
 
 class _TimmTower(nn.Module):
-    """A timm `VisionTransformer` in parts, without what gives no feature map."""
+    """A timm `VisionTransformer` in parts, without what gives no feature map.
+
+    Raises:
+        ConfigError: Its stem is more than one convolution, or it has tokens not known here.
+    """
+
+    block_type = Block
 
     def __init__(self, trunk: TimmVisionTransformer, num_blocks: int) -> None:
         super().__init__()
+        if not isinstance(trunk.patch_embed, PatchEmbed):
+            raise ConfigError(
+                f"MaskCLIPViT cuts images into patches with one convolution; this model has a "
+                f"{type(trunk.patch_embed).__name__}. Use a ViT without a hybrid stem."
+            )
         self.patch_embed = trunk.patch_embed
-        for name in ("cls_token", "reg_token", "pos_embed"):
+        for name in ("cls_token", "dist_token", "reg_token", "pos_embed"):
             self.register_parameter(name, getattr(trunk, name, None))
         self.norm_pre = trunk.norm_pre
         self.blocks = trunk.blocks[:num_blocks]
@@ -47,8 +64,17 @@ class _TimmTower(nn.Module):
         self.embed_dim: int = trunk.embed_dim
         self.patch_size: tuple[int, int] = tuple(trunk.patch_embed.patch_size)
         self.grid_size: tuple[int, int] = tuple(trunk.patch_embed.grid_size)
-        self.embedding_names = ("patch_embed", "cls_token", "reg_token", "pos_embed", "norm_pre")
+        self.embedding_names = (
+            "patch_embed", "cls_token", "dist_token", "reg_token", "pos_embed", "norm_pre",
+        )  # fmt: skip
         self.block_prefix = "blocks."
+        prefix = self.prefix()
+        num_known = 0 if prefix is None else prefix.shape[1]
+        if num_known != self.num_prefix_tokens:
+            raise ConfigError(
+                f"{type(trunk).__name__} has {self.num_prefix_tokens} prefix tokens, of which "
+                f"{num_known} are known here (cls_token, dist_token, reg_token). Use another ViT."
+            )
 
     def patches(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, D, h, w]."""
@@ -59,7 +85,8 @@ class _TimmTower(nn.Module):
 
     def prefix(self) -> Tensor | None:
         """Prefix tokens [1, P, D], without positions."""
-        tokens = [token for token in (self.cls_token, self.reg_token) if token is not None]
+        known = (self.cls_token, self.dist_token, self.reg_token)
+        tokens = [token for token in known if token is not None]
         return torch.cat(tokens, dim=1) if tokens else None
 
     def positions(self) -> tuple[Tensor | None, Tensor | None]:
@@ -72,6 +99,12 @@ class _TimmTower(nn.Module):
             :, self.num_prefix_tokens :
         ]
 
+    def run_windowed(self, block: nn.Module, tokens: Tensor, attend: Attend) -> Tensor:
+        """A block [B, P + N, D] -> [B, P + N, D] whose attention alone runs in windows."""
+        attended = attend(block.attn, block.norm1(tokens))
+        tokens = tokens + block.drop_path1(block.ls1(attended))
+        return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+
     def set_drop_path(self, index: int, rate: float) -> None:
         """Stochastic depth in both branches of a block."""
         for name in ("drop_path1", "drop_path2"):
@@ -80,7 +113,12 @@ class _TimmTower(nn.Module):
 
 
 class _OpenClipTower(nn.Module):
-    """open_clip's own `VisionTransformer` in parts, without pooling and projection."""
+    """open_clip's own `VisionTransformer` in parts, without pooling and projection.
+
+    CoCa's last norm comes after its pooler, whose width it has: the map has none there.
+    """
+
+    block_type = ResidualAttentionBlock
 
     def __init__(self, trunk: OpenClipVisionTransformer, num_blocks: int) -> None:
         super().__init__()
@@ -89,7 +127,7 @@ class _OpenClipTower(nn.Module):
         self.positional_embedding = trunk.positional_embedding
         self.ln_pre = trunk.ln_pre
         self.blocks = trunk.transformer.resblocks[:num_blocks]
-        self.norm = trunk.ln_post
+        self.norm = trunk.ln_post if trunk.attn_pool is None else nn.Identity()
         self.batch_first: bool = getattr(trunk.transformer, "batch_first", True)
         self.num_prefix_tokens = 1
         self.embed_dim: int = trunk.conv1.out_channels
@@ -113,6 +151,17 @@ class _OpenClipTower(nn.Module):
     def norm_pre(self, tokens: Tensor) -> Tensor:
         """CLIP's norm before the blocks."""
         return self.ln_pre(tokens)
+
+    def run_windowed(self, block: nn.Module, tokens: Tensor, attend: Attend) -> Tensor:
+        """A block [B, P + N, D] -> [B, P + N, D] whose attention alone runs in windows."""
+
+        def attention(windows: Tensor) -> Tensor:
+            if self.batch_first:
+                return block.attention(windows)
+            return block.attention(windows.transpose(0, 1)).transpose(0, 1)
+
+        tokens = tokens + block.ls_1(attend(attention, block.ln_1(tokens)))
+        return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
 
     def set_drop_path(self, index: int, rate: float) -> None:
         """Stochastic depth in both branches of a block, after its layer scale."""
@@ -143,13 +192,15 @@ class MaskCLIPViT(BaseModule):
         drop_path_rate: Stochastic depth of the last block; the others grow to it linearly.
         with_cp: Gradient checkpointing (OpenMMLab's name): recompute blocks in the backward pass.
         window_size: Patches along a side of an attention window; None = every block is global.
-            Windows are padded with zeros at the bottom and right, as in ViTDet; prefix tokens are
-            copied into each window and averaged after the block.
+            As in ViTDet, the attention alone runs in windows, which are padded with zeros at the
+            bottom and right, after the norm. Prefix tokens, which ViTDet does not have, are
+            copied into each window, and what they attend to is averaged over the windows.
         global_indices: Blocks that attend globally in spite of `window_size`.
-        init_cfg: mmengine's; None keeps the weights the source has.
+        init_cfg: mmengine's; only None is taken, because the weights come from the source.
 
     Raises:
-        ConfigError: The source is not a plain ViT, or an index is out of range.
+        ConfigError: The source is not a plain ViT, an index is out of range, `init_cfg` is given,
+            or blocks of this kind cannot attend in windows.
         CheckpointError: The weights are missing or of another architecture.
     """
 
@@ -173,7 +224,8 @@ class MaskCLIPViT(BaseModule):
         global_indices: Sequence[int] = (),
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__()
+        _refuse_init_cfg(init_cfg)
         trunk = load_trunk(
             backbone=backbone,
             checkpoint=checkpoint,
@@ -207,6 +259,12 @@ class MaskCLIPViT(BaseModule):
         self.windowed = [
             window_size is not None and index not in global_blocks for index in range(num_blocks)
         ]
+        for block, windowed in zip(self.tower.blocks, self.windowed, strict=True):
+            if windowed and not isinstance(block, self.tower.block_type):
+                raise ConfigError(
+                    f"window_size goes with blocks of the type {self.tower.block_type.__name__}; "
+                    f"this model has {type(block).__name__}. Set window_size=None."
+                )
         if frozen:
             self.requires_grad_(False)
             self.eval()
@@ -265,25 +323,29 @@ class MaskCLIPViT(BaseModule):
     def _run_block(
         self, block: nn.Module, tokens: Tensor, grid: tuple[int, int], *, windowed: bool
     ) -> Tensor:
-        num_prefix = self.tower.num_prefix_tokens
+        run = partial(self._call, block)
         if windowed:
-            assert self.window_size is not None
-            num_images = len(tokens)
-            prefix, patches = tokens[:, :num_prefix], tokens[:, num_prefix:]
-            windows = partition_windows(patches, grid, self.window_size)  # [B * W, s * s, D]
-            num_windows = len(windows) // num_images
-            prefix = prefix.repeat_interleave(num_windows, dim=0)
-            tokens = torch.cat([prefix, windows], dim=1)
+            run = partial(
+                self.tower.run_windowed, block, attend=partial(self._attend_in_windows, grid)
+            )
         if self.with_cp and self.training and tokens.requires_grad:
-            tokens = checkpoint(self._call, block, tokens, use_reentrant=False)
-        else:
-            tokens = self._call(block, tokens)
-        if windowed:
-            prefix, windows = tokens[:, :num_prefix], tokens[:, num_prefix:]
-            prefix = prefix.unflatten(0, (num_images, num_windows)).mean(dim=1)
-            patches = join_windows(windows, grid, self.window_size)
-            tokens = torch.cat([prefix, patches], dim=1)
-        return tokens
+            return checkpoint(run, tokens, use_reentrant=False)
+        return run(tokens)
+
+    def _attend_in_windows(
+        self, grid: tuple[int, int], attention: Callable[[Tensor], Tensor], tokens: Tensor
+    ) -> Tensor:
+        """Attention of normed tokens [B, P + N, D] in windows -> [B, P + N, D]."""
+        assert self.window_size is not None
+        num_images, num_prefix = len(tokens), self.tower.num_prefix_tokens
+        prefix, patches = tokens[:, :num_prefix], tokens[:, num_prefix:]
+        windows = partition_windows(patches, grid, self.window_size)  # [B * W, s * s, D]
+        num_windows = len(windows) // num_images
+        prefix = prefix.repeat_interleave(num_windows, dim=0)  # [B * W, P, D]
+        attended = attention(torch.cat([prefix, windows], dim=1))  # [B * W, P + s * s, D]
+        prefix, windows = attended[:, :num_prefix], attended[:, num_prefix:]
+        prefix = prefix.unflatten(0, (num_images, num_windows)).mean(dim=1)  # [B, P, D]
+        return torch.cat([prefix, join_windows(windows, grid, self.window_size)], dim=1)
 
     def _call(self, block: nn.Module, tokens: Tensor) -> Tensor:
         if getattr(self.tower, "batch_first", True):
@@ -312,7 +374,10 @@ class MaskCLIPViT(BaseModule):
     def has_weight_decay(self, parameter_name: str, parameter: nn.Parameter) -> bool:
         """Matrices and kernels decay; vectors, tokens and position embeddings do not."""
         name = parameter_name.removeprefix("tower.")
-        exempt = ("cls_token", "reg_token", "pos_embed", "class_embedding", "positional_embedding")
+        exempt = (
+            "cls_token", "dist_token", "reg_token", "pos_embed", "class_embedding",
+            "positional_embedding",
+        )  # fmt: skip
         return parameter.ndim > 1 and not name.startswith(exempt)
 
 
@@ -331,15 +396,21 @@ class MaskCLIPPyramid(BaseModule):
         model_args: More for timm's `create_model`, e.g. `img_size` for Swin.
         out_indices: Stages whose maps are returned; negative ones count from the end.
         frozen: No gradient, and evaluation mode even in training.
+        drop_path_rate: Stochastic depth of the last block; the others grow to it linearly. None
+            leaves what the trunk was made with.
+        num_layers: L of the layer decay. Stages count one layer each, and the stem is layer 0; a
+            larger L than stages puts them all further from the heads, as in ConvNeXt's recipes.
+            None = the number of stages.
         with_cp: Gradient checkpointing, where the trunk has it.
-        init_cfg: mmengine's; None keeps the weights.
+        init_cfg: mmengine's; only None is taken, because the weights come from the source.
 
     Attributes:
         strides: Pixels per cell of each map.
         channels: Channels of each map.
 
     Raises:
-        ConfigError: The trunk has no stages, or an index is out of range.
+        ConfigError: The trunk has no stages or no stochastic depth, an index is out of range,
+            `num_layers` is too small, or `init_cfg` is given.
         CheckpointError: The weights are missing or of another architecture.
     """
 
@@ -356,10 +427,13 @@ class MaskCLIPPyramid(BaseModule):
         model_args: dict[str, Any] | None = None,
         out_indices: Sequence[int] = (-4, -3, -2, -1),
         frozen: bool = False,
+        drop_path_rate: float | None = None,
+        num_layers: int | None = None,
         with_cp: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__()
+        _refuse_init_cfg(init_cfg)
         trunk = load_trunk(
             backbone=backbone,
             checkpoint=checkpoint,
@@ -376,9 +450,12 @@ class MaskCLIPPyramid(BaseModule):
             )
         if with_cp:
             trunk.set_grad_checkpointing(True)
+        _take_any_size(trunk)
+        if drop_path_rate is not None:
+            _set_drop_path(trunk, drop_path_rate)
         indices = _resolve_indices(out_indices, len(trunk.feature_info), what="out_indices")
         layers = group_with_matcher(
-            trunk.named_parameters(), trunk.group_matcher(coarse=False), reverse=True
+            trunk.named_parameters(), trunk.group_matcher(coarse=True), reverse=True
         )
         self._layers: dict[str, int] = {name: int(layer) for name, layer in layers.items()}
         exempt = getattr(trunk, "no_weight_decay", set)()
@@ -387,7 +464,10 @@ class MaskCLIPPyramid(BaseModule):
             trunk, out_indices=list(indices), norm=False, output_fmt="NCHW"
         )
         kept = [name for name, _ in self.trunk.model.named_parameters()]
-        self.num_layers = max(self._layers[name] for name in kept)
+        deepest = max(self._layers[name] for name in kept)
+        if num_layers is not None and num_layers < deepest:
+            raise ConfigError(f"num_layers={num_layers} is less than the {deepest} stages in use.")
+        self.num_layers = deepest if num_layers is None else num_layers
         self.channels: list[int] = self.trunk.feature_info.channels()
         self.strides: list[int] = self.trunk.feature_info.reduction()
         self.embed_dims = self.channels[-1]
@@ -412,7 +492,7 @@ class MaskCLIPPyramid(BaseModule):
             return tuple(feature.contiguous() for feature in self.trunk(images))
 
     def layer_of(self, parameter_name: str) -> int:
-        """Layer of a parameter, in timm's own grouping (stem 0, then block by block).
+        """Layer of a parameter, in timm's own grouping: stem 0, stage i + 1.
 
         Raises:
             KeyError: No such parameter.
@@ -423,6 +503,42 @@ class MaskCLIPPyramid(BaseModule):
         """Matrices and kernels decay; vectors and what timm exempts do not."""
         name = parameter_name.removeprefix("trunk.model.")
         return parameter.ndim > 1 and not any(part in name for part in self._exempt)
+
+
+def _refuse_init_cfg(init_cfg: object) -> None:
+    if init_cfg is not None:
+        raise ConfigError(
+            f"init_cfg={init_cfg!r}: the weights of this backbone come from its source. Set "
+            "backbone=, checkpoint=, timm= or open_clip= instead."
+        )
+
+
+def _take_any_size(trunk: nn.Module) -> None:
+    """Let a trunk with window masks (Swin) take images of any size, its windows as they are."""
+    for module in trunk.modules():
+        if hasattr(module, "strict_img_size"):
+            module.strict_img_size = False
+        if hasattr(module, "dynamic_mask"):
+            module.dynamic_mask = True
+
+
+def _set_drop_path(trunk: nn.Module, rate: float) -> None:
+    """Stochastic depth in all residual branches, growing from block to block."""
+    blocks = [names for module in trunk.modules() if (names := list(_drop_paths(module)))]
+    if not blocks:
+        raise ConfigError(
+            f"{type(trunk).__name__} has no stochastic depth. Set drop_path_rate=None."
+        )
+    for index, sites in enumerate(blocks):
+        block_rate = rate * index / max(len(blocks) - 1, 1)
+        for module, name in sites:
+            setattr(module, name, DropPath(block_rate) if block_rate else nn.Identity())
+
+
+def _drop_paths(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    for name in ("drop_path", "drop_path1", "drop_path2"):
+        if isinstance(getattr(module, name, None), nn.Module):
+            yield module, name
 
 
 def _depth_of(trunk: nn.Module) -> int:

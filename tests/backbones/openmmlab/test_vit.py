@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -172,6 +173,135 @@ def test_vit__one_window_for_all_is_global_attention(trunk: tuple[nn.Module, Pat
     assert (windowed - whole).abs().max() > 1e-3
 
 
+def windowed_attention(attention: Any, normed: Tensor, size: int) -> Tensor:
+    """ViTDet's, window by window: normed tokens [B, 1 + 16, D] on a 4 x 4 grid -> the same."""
+    prefix, maps = normed[:, :1], normed[:, 1:].unflatten(1, (4, 4))
+    output, prefixes = torch.zeros_like(maps), []
+    for top in range(0, 4, size):
+        for left in range(0, 4, size):
+            window = torch.zeros(len(maps), size, size, maps.shape[-1])
+            part = maps[:, top : top + size, left : left + size]
+            height, width = part.shape[1:3]
+            window[:, :height, :width] = part
+            attended = attention(torch.cat([prefix, window.flatten(1, 2)], dim=1))
+            prefixes.append(attended[:, :1])
+            attended = attended[:, 1:].unflatten(1, (size, size))
+            output[:, top : top + size, left : left + size] = attended[:, :height, :width]
+    return torch.cat([torch.stack(prefixes).mean(0), output.flatten(1, 2)], dim=1)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_vit__windows_that_do_not_divide_the_grid(trunk: tuple[nn.Module, Path], size: int) -> None:
+    """Zeros go in after the norm, for the attention alone."""
+    model, file = trunk
+    tokens = model._pos_embed(model.patch_embed(images()))
+    for block in model.blocks:
+        tokens = tokens + windowed_attention(block.attn, block.norm1(tokens), size)
+        tokens = tokens + block.mlp(block.norm2(tokens))
+    backbone = build(file, window_size=size, with_cp=True)
+    torch.testing.assert_close(
+        flat(backbone(images())[0]), model.norm(tokens)[:, 1:], atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_vit__windows_of_open_clips_blocks(tmp_path: Path, batch_first: bool) -> None:
+    visual = open_clip_folder(tmp_path / "native", OPEN_CLIP_VIT).visual
+    backbone = MaskCLIPViT(checkpoint=str(tmp_path / "native"), window_size=3).eval()
+    tokens = visual._embeds(images())
+    for block in visual.transformer.resblocks:
+        tokens = tokens + windowed_attention(block.attention, block.ln_1(tokens), 3)
+        tokens = tokens + block.mlp(block.ln_2(tokens))
+    if not batch_first:
+        backbone.tower.batch_first = False
+        for block in backbone.tower.blocks:
+            block.attn.batch_first = False
+    torch.testing.assert_close(
+        flat(backbone(images())[0]), visual.ln_post(tokens)[:, 1:], atol=1e-5, rtol=0
+    )
+
+
+def test_vit__an_images_path_is_dropped_as_one(trunk: tuple[nn.Module, Path]) -> None:
+    """Stochastic depth drops a branch of the whole image, not of single windows."""
+    backbone = build(trunk[1], window_size=2, drop_path_rate=0.5, out_indices=(3,)).train()
+    block = backbone.tower.blocks[3]
+    seen: list[int] = []
+    block.drop_path1.register_forward_hook(lambda module, given, output: seen.append(len(output)))
+    backbone(images())
+    assert seen == [2]
+
+
+def test_vit__windows_need_a_known_block(trunk: tuple[nn.Module, Path]) -> None:
+    from timm.models.vision_transformer import ResPostBlock
+
+    arguments = {**TINY, "block_fn": ResPostBlock}
+    assert MaskCLIPViT(timm=NAME, model_args=arguments)(images())[0].shape == (2, 24, 4, 4)
+    with pytest.raises(ConfigError, match=r"blocks of the type Block; this model has ResPostBlock"):
+        MaskCLIPViT(timm=NAME, model_args=arguments, window_size=2)
+
+
+def test_vit__distilled() -> None:
+    name = "deit_tiny_distilled_patch16_224"
+    torch.manual_seed(0)
+    backbone = MaskCLIPViT(timm=name, model_args=TINY, window_size=4).eval()
+    torch.manual_seed(0)
+    model = timm.create_model(name, **TINY).eval()
+    expected = model.forward_features(images())[:, 2:]
+    torch.testing.assert_close(flat(backbone(images())[0]), expected, atol=1e-5, rtol=0)
+    assert backbone.layer_of("tower.dist_token") == 0
+    assert not backbone.has_weight_decay("tower.dist_token", backbone.tower.dist_token)
+
+
+def test_vit__stems_and_tokens_that_are_not_known(
+    monkeypatch: pytest.MonkeyPatch, trunk: tuple[nn.Module, Path]
+) -> None:
+    from maskclip_bench.backbones.openmmlab import vit
+
+    model, _ = trunk
+    monkeypatch.setattr(vit, "load_trunk", lambda **source: model)
+    model.num_prefix_tokens = 3
+    with pytest.raises(ConfigError, match="has 3 prefix tokens, of which 1 are known here"):
+        MaskCLIPViT()
+    model.num_prefix_tokens = 1
+    model.patch_embed = nn.Identity()
+    with pytest.raises(ConfigError, match=r"has a Identity\. Use a ViT without a hybrid stem"):
+        MaskCLIPViT()
+
+
+@pytest.mark.parametrize("kind", [MaskCLIPViT, MaskCLIPPyramid])
+def test_backbones__take_no_init_cfg(kind: type) -> None:
+    with pytest.raises(ConfigError, match=r"init_cfg=.*weights of this backbone come from its sou"):
+        kind(timm=NAME, init_cfg={"type": "Pretrained", "checkpoint": "weights.pth"})
+
+
+@pytest.mark.parametrize("kind", [MaskCLIPViT, MaskCLIPPyramid])
+def test_backbones__keep_their_weights_when_a_parent_initializes(kind: type) -> None:
+    from mmengine.model import BaseModule
+
+    class Detector(BaseModule):
+        def __init__(self) -> None:
+            override = {"type": "Constant", "name": "head", "val": 0.0}
+            super().__init__(init_cfg={"type": "Constant", "val": 0.0, "override": override})
+            name = NAME if kind is MaskCLIPViT else "test_convnext"
+            self.backbone = kind(timm=name)
+            self.head = nn.Conv2d(3, 3, 1)
+
+    model = Detector()
+    before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
+    model.init_weights()
+    assert (model.head.weight == 0).all()
+    after = model.backbone.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+
+
+def test_vit__coca_has_no_norm_of_its_patches(tmp_path: Path) -> None:
+    vision = {**OPEN_CLIP_VIT, "attentional_pool": True, "attn_pooler_heads": 2}
+    visual = open_clip_folder(tmp_path / "coca", vision).visual
+    backbone = MaskCLIPViT(checkpoint=str(tmp_path / "coca")).eval()
+    expected = visual.transformer(visual._embeds(images()))[:, 1:]
+    torch.testing.assert_close(flat(backbone(images())[0]), expected, atol=1e-5, rtol=0)
+
+
 def test_vit__windows_see_only_their_own_patches(trunk: tuple[nn.Module, Path]) -> None:
     """One windowed block, no class token in the way: a far patch's change does not arrive."""
     backbone = MaskCLIPViT(
@@ -249,8 +379,57 @@ def test_pyramid__stages_as_timms(name: str) -> None:
     backbone.init_weights()
     torch.testing.assert_close(backbone(picture)[1], expected[1], atol=1e-5, rtol=0)
     layers = {backbone.layer_of(name) for name, _ in backbone.named_parameters()}
-    assert max(layers) == backbone.num_layers
-    assert min(layers) == 0
+    assert layers == set(range(5))  # the stem and four stages
+    assert backbone.num_layers == 4
+    for name, parameter in backbone.named_parameters():
+        assert backbone.has_weight_decay(name, parameter) == (parameter.ndim > 1)
+
+
+def test_pyramid__layer_decay_as_convnexts_authors() -> None:
+    """Their 12 layers: the stem 13 steps from the heads, the four stages 12 to 9."""
+    backbone = MaskCLIPPyramid(timm="test_convnext", num_layers=12)
+    assert backbone.layer_of("trunk.model.stem.0.weight") == 0
+    assert backbone.layer_of("trunk.model.stages.3.blocks.0.conv_dw.weight") == 4
+    assert backbone.num_layers + 1 - 4 == 9
+    with pytest.raises(ConfigError, match="num_layers=3 is less than the 4 stages in use"):
+        MaskCLIPPyramid(timm="test_convnext", num_layers=3)
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "swin_tiny_patch4_window7_224"])
+def test_pyramid__drop_path_grows_as_timms(name: str) -> None:
+    small = {"depths": (1, 1, 1, 1), "embed_dim": 24} if "swin" in name else {}
+    backbone = MaskCLIPPyramid(timm=name, model_args=small, drop_path_rate=0.3)
+    model = timm.create_model(name, drop_path_rate=0.3, **small)
+
+    def rates(trunk: nn.Module) -> list[float]:
+        return [module.drop_prob for module in trunk.modules() if hasattr(module, "drop_prob")]
+
+    assert len(rates(model)) > 1
+    assert rates(backbone) == pytest.approx(rates(model))
+    backbone.train()(images((64, 64)))[0].sum().backward()
+
+
+def test_pyramid__no_stochastic_depth() -> None:
+    with pytest.raises(
+        ConfigError, match=r"ResNet has no stochastic depth\. Set drop_path_rate=None"
+    ):
+        MaskCLIPPyramid(timm="test_resnet", drop_path_rate=0.1)
+
+
+def test_pyramid__swin_at_another_size() -> None:
+    arguments = {"depths": (2, 2), "embed_dim": 24, "num_heads": (2, 2), "num_classes": 0}
+    source = {"timm": "swin_tiny_patch4_window7_224", "model_args": arguments}
+    torch.manual_seed(0)
+    backbone = MaskCLIPPyramid(**source, out_indices=(0, 1)).eval()
+    torch.manual_seed(0)
+    model = timm.create_model("swin_tiny_patch4_window7_224", **arguments).eval()
+    native, other = images((224, 224))[:1], images((256, 320))[:1]
+    expected = model.forward_intermediates(native, intermediates_only=True)
+    torch.testing.assert_close(backbone(native)[1], expected[1], atol=1e-5, rtol=0)
+    model.set_input_size((256, 320), window_size=7)
+    expected = model.forward_intermediates(other, intermediates_only=True)
+    for output, wanted in zip(backbone(other), expected, strict=True):
+        torch.testing.assert_close(output, wanted, atol=1e-5, rtol=0)
 
 
 def test_pyramid__frozen() -> None:
