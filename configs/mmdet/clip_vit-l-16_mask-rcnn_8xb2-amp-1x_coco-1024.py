@@ -3,7 +3,7 @@
 _base_ = [
     "_base_/mask-rcnn_vit-l-16.py",
     "_base_/coco_1024.py",
-    "_base_/schedule_1x.py",
+    "_base_/schedule_1x_vit-l.py",
     "_base_/runtime.py",
 ]
 

@@ -8,6 +8,6 @@ _base_ = [
 ]
 
 model = dict(
-    data_preprocessor=dict(batch_augments=None),
+    data_preprocessor=dict(pad_size_divisor=32),
     backbone=dict(backbone="maskclip_vit-b-16_yfcc15m"),
 )

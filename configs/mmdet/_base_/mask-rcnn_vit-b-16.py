@@ -16,9 +16,9 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
         pad_mask=True,
-        pad_size_divisor=32,
-        # Squares of 1024, as large-scale jittering crops them; None for other image sizes.
-        batch_augments=[dict(type="BatchFixedSizePad", size=(1024, 1024), pad_mask=True)],
+        # Squares of 1024, as large-scale jittering crops them, in testing as in training (ViTDet),
+        # filled after the normalization. For other image sizes: 32.
+        pad_size_divisor=1024,
     ),
     backbone=dict(
         type="MaskCLIPViT",

@@ -1,4 +1,4 @@
-"""Mask R-CNN on a plain ViT-L/16: 24 blocks of width 1024 (ViTDet: drop path 0.4, decay 0.8)."""
+"""Mask R-CNN on a plain ViT-L/16: 24 blocks of width 1024 (ViTDet: drop path 0.4)."""
 
 _base_ = "mask-rcnn_vit-b-16.py"
 
