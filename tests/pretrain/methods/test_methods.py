@@ -92,11 +92,11 @@ def test_method__every_term_falls_on_drawn_shapes(case: str, clip_folder: Path) 
     trained = [p for p in method.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-3)
     history: dict[str, list[float]] = {}
-    for number in range(30):
+    for number in range(20):
         losses, _ = step(method, drawn_batch(8, seed=number))
         optimizer.step()
         optimizer.zero_grad()
-        logged = method.after_step(step=number + 1, total_steps=30)
+        logged = method.after_step(step=number + 1, total_steps=20)
         assert all(isinstance(value, float) for value in logged.values())
         for key, value in losses.items():
             history.setdefault(key, []).append(value)

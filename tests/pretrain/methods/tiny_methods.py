@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -77,8 +78,9 @@ def batch(count: int = 8, *, num_ssl_views: int = 2, seed: int = 0) -> Batch:
 DRAWN_WORDS = ["a", "drawing", "of", "and", "on", "with", *COLOURS, *SHAPES, *GROUNDS]
 
 
-def drawn_batch(count: int, *, seed: int = 0) -> Batch:
-    """Drawn shapes with their captions; views are brighter, darker and mirrored."""
+@functools.cache
+def drawn_pairs(count: int) -> tuple[Tensor, Tensor]:
+    """Drawn shapes [count, 3, 48, 48], about normalized, and their captions [count, L]."""
     pixels, rows = [], []
     for index in range(count):
         image, texts = draw_shapes(index, size=48)
@@ -86,7 +88,12 @@ def drawn_batch(count: int, *, seed: int = 0) -> Batch:
         words = [1 + DRAWN_WORDS.index(word) for word in texts[0].split()]
         rows.append(torch.tensor([VOCABULARY - 2, *words, VOCABULARY - 1]))
     images = torch.stack(pixels).float() / 64 - 2
-    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return images, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+
+def drawn_batch(count: int, *, seed: int = 0) -> Batch:
+    """Drawn pairs; views are a darker image, and a brighter one mirrored."""
+    images, tokens = drawn_pairs(count)
     views = (0.8 * images, 1.2 * images.flip(3))
     return Batch(images, tokens, views, torch.Generator().manual_seed(seed))
 
