@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import importlib.machinery
+import importlib.util
+import os
+import subprocess
 import sys
 import types
+from typing import Any
 
 import pytest
 import torch
 
 from maskclip_bench.backbones.openmmlab import mmcv_kernels as kernels
+from maskclip_bench.data_files import shipped_root
 
 
 @pytest.fixture
@@ -149,6 +154,45 @@ def test_roi_align__gradient() -> None:
     )
 
 
+def align_gradient(grad_output: torch.Tensor, rois: torch.Tensor, like: torch.Tensor) -> Any:
+    gradient = torch.full_like(like, torch.nan)
+    empty = like.new_zeros(0)
+    kernels.roi_align_backward(
+        grad_output, rois, empty, empty, gradient,
+        aligned_height=3, aligned_width=3, spatial_scale=0.5, sampling_ratio=2, pool_mode=1,
+        aligned=True,
+    )  # fmt: skip
+    return gradient
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_roi_align__gradient_of_other_types_and_layouts(
+    dtype: torch.dtype, channels_last: bool
+) -> None:
+    """As autograd's through the naive one, in float32, rounded once at the end."""
+    maps, rois = maps_and_rois()
+    weights = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(1)).to(dtype)
+    rois = rois.to(dtype)
+    maps.requires_grad_()
+    (naive_roi_align(maps, rois.float(), 3, 0.5, 2, True) * weights.float()).sum().backward()
+    like = maps.detach().to(dtype)
+    if channels_last:
+        like = like.contiguous(memory_format=torch.channels_last)
+        weights = weights.contiguous(memory_format=torch.channels_last)
+    found = align_gradient(weights, rois, like)
+    assert found.dtype == dtype
+    assert maps.grad is not None
+    torch.testing.assert_close(found, maps.grad.to(dtype), atol=1e-5, rtol=2e-2)
+
+
+def test_roi_align__no_rois() -> None:
+    """An image without proposals: nothing comes out, and its gradient is zero."""
+    maps, rois = maps_and_rois()
+    assert align(maps, rois[:0]).shape == (0, 4, 3, 3)
+    assert (align_gradient(maps.new_zeros(0, 4, 3, 3), rois[:0], maps) == 0).all()
+
+
 def test_roi_align__max_pooling_is_refused() -> None:
     maps, rois = maps_and_rois()
     empty = maps.new_zeros(0)
@@ -192,7 +236,11 @@ def test_install__absent_operators_say_their_name(clean_module: None) -> None:
     assert kernels.install() == kernels.STAND_IN
     assert kernels.kernels_in_use() == kernels.STAND_IN
     operator = sys.modules[kernels.MODULE].carafe_forward
-    with pytest.raises(NotImplementedError, match=r"'carafe_forward' is not in the torchvision .*"):
+    with pytest.raises(
+        NotImplementedError,
+        match=r"'carafe_forward' is not in the torchvision stand-in \(it has .*nms.*\)\. "
+        r"A config that needs it wants an mmcv with compiled operators",
+    ):
         operator()
     assert not hasattr(sys.modules[kernels.MODULE], "__wrapped__")
     assert kernels.install() == kernels.STAND_IN  # safe to call twice
@@ -207,3 +255,59 @@ def test_install__steps_aside_for_a_compiled_module(
     assert kernels.install() == kernels.COMPILED
     assert sys.modules[kernels.MODULE] is compiled
     assert kernels.install(force=True) == kernels.STAND_IN
+
+
+def test_install__finds_a_compiled_module_that_is_not_imported(
+    clean_module: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    compiled = importlib.machinery.ModuleSpec(kernels.MODULE, loader=None)
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name: compiled if name == kernels.MODULE else find_spec(name),
+    )
+    assert kernels.kernels_in_use() == kernels.COMPILED
+    assert kernels.install() == kernels.COMPILED
+    assert kernels.MODULE not in sys.modules
+
+
+@pytest.mark.parametrize("error", [ModuleNotFoundError, ValueError])
+def test_install__without_mmcv(
+    error: type[Exception], clean_module: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find_spec(name: str) -> None:
+        if name == kernels.MODULE:
+            raise error(name)
+
+    monkeypatch.setattr("importlib.util.find_spec", find_spec)
+    assert kernels.kernels_in_use() == kernels.NO_KERNELS
+    assert kernels.install() == kernels.NO_KERNELS
+
+
+WITHOUT_MMDET = """
+import sys
+sys.modules["mmdet"] = None
+from mmengine.config import Config
+from mmengine.registry import MODELS
+
+for _ in range(2):
+    Config.fromfile(sys.argv[1])
+assert MODELS.get("MaskCLIPViT") is not None
+from maskclip_bench.backbones.openmmlab import mmcv_kernels
+print(mmcv_kernels.kernels_in_use())
+"""
+
+
+def test_hook__imported_twice_and_without_mmdet() -> None:
+    """Two configs in one process name it, and a segmentation does not need mmdet."""
+    pytest.importorskip("mmcv")
+    root = shipped_root()
+    config = root / "configs/mmseg/demo/vit-demo_upernet_1xb8-200_demo-scenes-96x96.py"
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WITHOUT_MMDET, str(config)],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.split("\n")[-2] in (kernels.STAND_IN, kernels.COMPILED)
