@@ -31,7 +31,8 @@ USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])
 
 EPILOG = """
 Exit codes: 0 all done; 1 a cell failed or a run stopped with an error; 2 the command is wrong
-(unknown name, key or value); 3 data is missing or broken; 4 the disk refused (space, permission);
+(unknown name, key or value); 3 data is missing or broken, or what a run was asked for by name
+cannot be measured here; 4 the disk refused (space, permission);
 5 an optional dependency is missing; 130 interrupted, and the same command goes on.
 """
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from maskclip_bench.cli.options import DeviceOption, WorkspaceOption, console
-from maskclip_bench.errors import EXIT_FAILED, ConfigError
+from maskclip_bench.errors import EXIT_DATA, EXIT_FAILED, ConfigError
 from maskclip_bench.runtime import Workspace, default_num_threads, resolve_device
 
 if TYPE_CHECKING:
@@ -53,7 +53,9 @@ def run_suite(
     """Measure every cell of a suite that this machine can measure, and show the table.
 
     Makes the demo data and the demo rows if they are missing, skips cells already recorded, lists
-    what was left out and why. Interrupt it at any time: the same command goes on.
+    what was left out and why. What --backbone and --task name is not left out: its cells are
+    recorded as failed, and the exit code is 3. A named row of a zoo is downloaded by its library.
+    Interrupt it at any time: the same command goes on.
 
     For example:
 
@@ -64,18 +66,20 @@ def run_suite(
         maskclip-bench run --backbone clip_vit-demo_demo --task "*/demo_objects"
     """
     from maskclip_bench.cli.progress import RunDisplay
-    from maskclip_bench.tasks.suite import Execution, make_plan
+    from maskclip_bench.tasks.suite import Execution
 
     began = time.monotonic()
     target = resolve_device(device)
     place = Workspace.open(workspace)
     chosen = _suite(suite, backbone, task)
-    made_plan = make_plan(chosen, place, seeds=_seeds(seeds))
+    made_plan = _plan(chosen, place, seeds, backbone, task)
     messages = Console(stderr=True, highlight=False)
     num_open = len(made_plan.open_cells)
+    num_refused = sum(cell.refused is not None for cell in made_plan.cells)
     messages.print(
         f"{len(made_plan.cells)} cells: {len(made_plan.cells) - num_open} recorded, "
-        f"{num_open} to measure, {len(made_plan.pretraining)} rows to pretrain first."
+        f"{num_open - num_refused} to measure, {len(made_plan.pretraining)} rows to pretrain first."
+        + (f" {num_refused} cannot be measured here." if num_refused else "")
     )
     failed = []
     if num_open:
@@ -92,11 +96,16 @@ def run_suite(
     _show_left_out(made_plan.left_out, output, remedies=False)
     _show_tables(chosen, place, output)
     for record in failed:
+        assert record.error is not None
+        first = (record.error.message.splitlines() or [""])[0]
         output.print(
-            f"[red]failed[/] {record.row_id}: {record.task}: "
-            f"{record.error.type if record.error else ''} (traceback in its record)"
+            f"[red]failed[/] {record.row_id}: {record.task}: {record.error.type}: {escape(first)} "
+            "(traceback in its record)",
+            soft_wrap=True,
         )
     output.print(f"Done in {_duration(time.monotonic() - began)}.")
+    if any(item.error is not None for item in made_plan.left_out):
+        raise typer.Exit(EXIT_DATA)
     if failed:
         raise typer.Exit(EXIT_FAILED)
 
@@ -109,11 +118,8 @@ def plan(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Show what `run` would do: cells recorded, cells to measure, what is left out and why."""
-    from maskclip_bench.tasks.suite import make_plan
-
-    made_plan = make_plan(
-        _suite(suite, backbone, task), Workspace.open(workspace), seeds=_seeds(seeds)
-    )
+    chosen = _suite(suite, backbone, task)
+    made_plan = _plan(chosen, Workspace.open(workspace), seeds, backbone, task)
     output = console()
     output.print(_plan_table(made_plan))
     for row in made_plan.pretraining:
@@ -141,6 +147,27 @@ def _suite(
     return suite.model_copy(update=changes)
 
 
+def _plan(
+    suite: SuiteDeclaration,
+    place: Workspace,
+    seeds: str,
+    backbones: list[str] | None,
+    tasks: list[str] | None,
+) -> Plan:
+    """The suite's plan; what the command names is asked for, not only part of a suite."""
+    from maskclip_bench.tasks.suite import Named, make_plan
+
+    named = Named.of(backbones or [], tasks or [])
+    made = make_plan(suite, place, seeds=_seeds(seeds), named=named)
+    if not made.cells and not made.left_out:
+        raise ConfigError(
+            "There is no cell: a row of the demo world meets only columns of the demo world, and "
+            "likewise in the paper world. The worlds stand in: maskclip-bench list backbones, and "
+            "maskclip-bench list tasks."
+        )
+    return made
+
+
 def _seeds(text: str) -> list[int]:
     try:
         seeds = [int(part) for part in text.split(",")]
@@ -160,7 +187,9 @@ def _plan_table(plan: Plan) -> RichTable:
     for label in rows:
         view.add_column(label, justify="center")
     state = {
-        (cell.row.label, cell.column.name): "recorded" if cell.recorded else "to measure"
+        (cell.row.label, cell.column.name): "recorded"
+        if cell.recorded
+        else ("to measure" if cell.is_to_measure else "cannot be measured")
         for cell in plan.cells
     }
     for column in columns:
@@ -183,6 +212,9 @@ def _show_left_out(left_out: list[LeftOut], output: Console, *, remedies: bool) 
                 output.print(f"    {item.what}  [dim]{escape(item.remedy)}[/]")
         else:
             output.print(f"  {why}: {', '.join(item.what for item in items)}")
+    for item in left_out:
+        if item.error is not None:
+            output.print(f"  [red]asked for by name[/]: {escape(str(item.error))}", soft_wrap=True)
     if not remedies:
         output.print("  [dim]How to get them: maskclip-bench plan[/]")
 

@@ -231,7 +231,8 @@ class RecordStore:
     def save(self, record: Record, outcomes: pd.DataFrame | None = None) -> Record:
         """Write a record, its outcomes first; replaces the cell's previous record.
 
-        A failed record does not replace an ok record of the same cell fingerprint.
+        A failed record does not replace an ok record of the same cell fingerprint, nor one of
+        which it knows a part (it could not read the data, say) that is still the same.
 
         Args:
             record: From `measured_record` or `failed_record`.
@@ -252,7 +253,10 @@ class RecordStore:
                     if (
                         standing is not None
                         and standing.status == "ok"
-                        and standing.cell.cell_fingerprint == cell.cell_fingerprint
+                        and (
+                            standing.cell.cell_fingerprint == cell.cell_fingerprint
+                            or _is_part(record.fingerprints, standing.fingerprints)
+                        )
                     ):
                         return standing
             if outcomes is not None:
@@ -395,6 +399,11 @@ def _metric_record(
         num_samples=num_samples,
         num_groups=num_groups,
     )
+
+
+def _is_part(parts: Mapping[str, str], whole: Mapping[str, str]) -> bool:
+    """Whether `parts` are some of `whole`, but not all."""
+    return bool(parts) and parts.items() < whole.items()
 
 
 def _write_outcomes(record_path: Path, outcomes: pd.DataFrame) -> tuple[Path, str]:

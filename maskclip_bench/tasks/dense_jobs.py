@@ -25,8 +25,8 @@ from pydantic import Field
 
 from maskclip_bench import storage
 from maskclip_bench.backbones.declaration import BackboneDeclaration
-from maskclip_bench.config import Declaration
-from maskclip_bench.data.readers import root_of
+from maskclip_bench.config import Declaration, validate
+from maskclip_bench.data.readers import open_dataset, root_of
 from maskclip_bench.data_files import config_file
 from maskclip_bench.errors import ConfigError, DataError, JobError, MissingDependencyError
 from maskclip_bench.jobs import run_job
@@ -58,6 +58,15 @@ class DenseSettings(Declaration):
     """Raised when the recipe changes."""
 
 
+class OwnRecipe(Declaration):
+    """What a row may change of a dense recipe (`openmmlab: {segmentation: ...}` in backbones/)."""
+
+    config: str | None = None
+    """Config file instead of the data set's for the architecture."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Dotted keys of the config -> values laid over those of the data set."""
+
+
 @dataclass(frozen=True)
 class SplitResult:
     """What a job found on one split.
@@ -83,11 +92,13 @@ class JobResult:
         splits: The test split, then those of `also_test`.
         report: `run_report.json`: which kernels were used, how many parameters were trained.
         config: The config file.
+        preset: The data set's, with a suffix where the row changes the recipe.
     """
 
     splits: list[SplitResult]
     report: dict[str, Any]
     config: Path
+    preset: str
 
 
 class DenseProtocol(Protocol):
@@ -124,6 +135,30 @@ class DenseProtocol(Protocol):
             **super().task_fingerprints(task, workspace),
             "configs": storage.fingerprint(configs),
         }
+
+    def data_fingerprint(self, task: TaskDeclaration, workspace: Workspace) -> str:
+        """Hash of all splits, those of `also_test` among them.
+
+        Raises:
+            DataError: The data is missing or broken.
+        """
+        names: dict[str, str] = {ours: theirs for ours, theirs in task.splits.items()}
+        for suffix, split in self.settings_of(task).also_test.items():
+            names[f"also_test.{suffix}"] = split
+        return storage.fingerprint(
+            {
+                name: open_dataset(task.reader, split, workspace.data, what=task.name).fingerprint
+                for name, split in sorted(names.items())
+            }
+        )
+
+    def cell_fingerprints(
+        self, task: TaskDeclaration, backbone: BackboneDeclaration, workspace: Workspace
+    ) -> dict[str, str]:
+        """Also what the row changes of the recipe."""
+        parts = self.task_fingerprints(task, workspace)
+        own = own_recipe_fingerprint(self.settings_of(task), backbone, self.name)
+        return parts if own is None else {**parts, "own_recipe": own}
 
     def split_entry(self, split: str) -> dict[str, str]:
         """Paths of a split below the data root, as the job wants them."""
@@ -168,7 +203,7 @@ class DenseProtocol(Protocol):
             "options": {
                 **_normalization(context),
                 **settings.options,
-                **backbone.declaration.openmmlab.get(self.name, {}).get("options", {}),
+                **own_recipe(backbone.declaration, self.name).options,
             },
         }
         identity = {
@@ -176,7 +211,7 @@ class DenseProtocol(Protocol):
             "weights": backbone.weights_fingerprint,
             "config": config_fingerprint(config),
             "data_root": "",
-            "data": context.dataset("train").fingerprint,
+            "data": self.data_fingerprint(context.task, context.workspace),
         }
         folder = (
             context.workspace.jobs
@@ -192,6 +227,7 @@ class DenseProtocol(Protocol):
             ],
             report=report,
             config=config,
+            preset=preset_name(settings, backbone.declaration, self.name),
         )
 
     def check_split(self, root: Path, entry: dict[str, str]) -> None:
@@ -245,10 +281,53 @@ def missing_packages(toolbox: str) -> list[str]:
 def config_name(
     settings: DenseSettings, backbone: BackboneDeclaration, protocol: str
 ) -> str | None:
-    """The config for a backbone: its own wish, else its architecture's, else the one for all."""
-    own = backbone.openmmlab.get(protocol, {}).get("config")
+    """The config for a backbone: its own wish, else its architecture's, else the one for all.
+
+    Raises:
+        ConfigError: The backbone's `openmmlab:` entry is wrong.
+    """
+    return own_recipe(backbone, protocol).config or _usual_config(settings, backbone)
+
+
+def _usual_config(settings: DenseSettings, backbone: BackboneDeclaration) -> str | None:
     configs = settings.configs
-    return own or configs.get(backbone.arch) or configs.get(ANY_ARCHITECTURE)
+    return configs.get(backbone.arch) or configs.get(ANY_ARCHITECTURE)
+
+
+def own_recipe(backbone: BackboneDeclaration, protocol: str) -> OwnRecipe:
+    """What a row changes of a protocol's recipe.
+
+    Raises:
+        ConfigError: Its `openmmlab:` entry is wrong.
+    """
+    return validate(
+        backbone.openmmlab.get(protocol, {}),
+        OwnRecipe,
+        where=f"{backbone.name}: openmmlab.{protocol}",
+    )
+
+
+def own_recipe_fingerprint(
+    settings: DenseSettings, backbone: BackboneDeclaration, protocol: str
+) -> str | None:
+    """Hash of what a row changes of the data set's recipe, None if nothing.
+
+    Raises:
+        ConfigError: Its `openmmlab:` entry is wrong, or names a config that does not exist.
+    """
+    own = own_recipe(backbone, protocol)
+    changes: dict[str, Any] = {}
+    if own.config is not None and own.config != _usual_config(settings, backbone):
+        changes["config"] = config_fingerprint(config_file(own.config))
+    if own.options:
+        changes["options"] = own.options
+    return storage.fingerprint(changes) if changes else None
+
+
+def preset_name(settings: DenseSettings, backbone: BackboneDeclaration, protocol: str) -> str:
+    """The data set's preset; a row with a recipe of its own shares a column with nobody else."""
+    own = own_recipe_fingerprint(settings, backbone, protocol)
+    return settings.preset if own is None else f"{settings.preset}+own-{own[:8]}"
 
 
 def config_fingerprint(path: Path) -> str:

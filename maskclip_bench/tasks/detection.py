@@ -23,6 +23,8 @@ AP_NAMES = {
 }
 """mmdet's names -> ours; COCO's definitions: small below 32^2 pixels, large above 96^2."""
 
+OVER_ALL_SIZES = ("mAP", "mAP_50", "mAP_75")
+
 RECALLS = {"object_recall": "num_found", "localization_recall": "num_located"}
 """Recalls made of per-image counts, so that they have intervals: detections of the object's class
 count for the first, of any class for the second."""
@@ -52,7 +54,8 @@ class Detection(DenseProtocol):
         metrics: dict[str, Metric] = {}
         columns = {}
         for part in result.splits:
-            for name, metric in average_precisions(part.scores).items():
+            num_objects = int(part.outcomes["num_objects"].sum())
+            for name, metric in average_precisions(part.scores, num_objects=num_objects).items():
                 metrics[suffixed(name, part.suffix)] = metric
             for name, key in RECALLS.items():
                 hits, objects = part.outcomes[key], part.outcomes["num_objects"]
@@ -63,7 +66,7 @@ class Detection(DenseProtocol):
             metrics=metrics,
             primary_metric="box_ap",
             outcomes=outcome_table(result.splits, columns),
-            preset=context.settings.preset,
+            preset=result.preset,
             preset_version=context.settings.preset_version,
             details={
                 "config": result.config.name,
@@ -74,15 +77,22 @@ class Detection(DenseProtocol):
         )
 
 
-def average_precisions(scores: dict[str, float]) -> dict[str, Metric]:
+def average_precisions(scores: dict[str, float], *, num_objects: int = 0) -> dict[str, Metric]:
     """COCO's APs from mmdet's scores, which are fractions already, rounded to three digits.
 
     A size without objects has no AP (mmdet says -1). AP has no per-image outcomes, so no interval.
+    A detector without any detection gets no AP from mmdet; where there are objects, it is 0.
+
+    Args:
+        scores: As mmdet gave them.
+        num_objects: Objects in the tested images.
 
     Example:
         >>> list(average_precisions({"coco/bbox_mAP": 0.25, "coco/segm_mAP_s": -1.0}))
         ['box_ap']
     """
+    if num_objects and not any(f"coco/{kind}_mAP" in scores for kind in KINDS):
+        scores = {f"coco/{kind}_{name}": 0.0 for kind in KINDS for name in OVER_ALL_SIZES}
     metrics = {}
     for kind, ours in KINDS.items():
         for name, short in AP_NAMES.items():

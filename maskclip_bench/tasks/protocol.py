@@ -148,6 +148,17 @@ class Protocol(ABC):
             ),
         }
 
+    def cell_fingerprints(
+        self, task: TaskDeclaration, backbone: BackboneDeclaration, workspace: Workspace
+    ) -> dict[str, str]:
+        """`task_fingerprints`, and a hash of what the row changes of the recipe, where it may.
+
+        Raises:
+            ConfigError: The settings do not fit.
+            DataError: The data is missing or broken.
+        """
+        return self.task_fingerprints(task, workspace)
+
 
 def cell_fingerprint(parts: dict[str, str]) -> str:
     """The hash of a cell from the hashes of its parts: weights, preprocessing, data, settings."""

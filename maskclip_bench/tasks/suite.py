@@ -3,10 +3,11 @@
     plan -> (data, weights) -> protocols -> records
 
 `make_plan` looks at what is on this machine and says of every cell whether it is recorded, ready,
-can be made ready here (demo data, demo rows), or is left out and why. `execute` does the rest with
-a small pool: pretraining and the protocols that train through the backbone run as subprocesses,
-the others in this process, each as soon as what it needs is there. A cell that fails is recorded as
-failed and the run goes on; killed at any moment, the same call goes on.
+can be made ready here (demo data, demo rows), or is left out and why. What was asked for by name is
+not left out quietly: its cells are recorded as failed. `Execution` does the rest with a small pool:
+pretraining and the protocols that train through the backbone run as subprocesses, the others in
+this process, each as soon as what it needs is there. A cell that fails is recorded as failed and
+the run goes on; killed at any moment, the same call goes on.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ from maskclip_bench.backbones import (
 from maskclip_bench.config import Declaration, load_declaration
 from maskclip_bench.data_files import declarations, find_declaration
 from maskclip_bench.errors import (
+    CheckpointError,
     ConfigError,
+    DataError,
     JobError,
     MaskCLIPBenchError,
     StorageError,
@@ -176,11 +179,22 @@ class Column:
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell the run has, or will have, a record of."""
+    """A cell the run has, or will have, a record of.
+
+    Attributes:
+        recorded: Its record, if that still holds.
+        refused: Why it cannot be measured here, for a cell that was asked for by name.
+    """
 
     row: Row
     column: Column
     recorded: Record | None
+    refused: MaskCLIPBenchError | None = None
+
+    @property
+    def is_to_measure(self) -> bool:
+        """Whether it has no record and this machine can make one."""
+        return self.recorded is None and self.refused is None
 
     @property
     def unit(self) -> Unit:
@@ -194,11 +208,40 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Something of the suite that this machine cannot do now."""
+    """Something of the suite that this machine cannot do now.
+
+    Attributes:
+        error: What its cells fail with, where it was asked for by name; else None.
+    """
 
     what: str
     why: str
     remedy: str
+    error: MaskCLIPBenchError | None = None
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a run was asked for by name: to leave that out is a failure."""
+
+    rows: frozenset[str] = frozenset()
+    datasets: frozenset[str] = frozenset()
+    protocols: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, backbones: Iterable[str], tasks: Iterable[str]) -> Named:
+        """From names of rows and patterns of columns, in which "*" names nothing."""
+        parts = [pattern.partition("/") for pattern in tasks]
+        return cls(
+            rows=frozenset(map(_stem, backbones)),
+            datasets=frozenset(_stem(dataset) for _, _, dataset in parts) - {"*"},
+            protocols=frozenset(protocol for protocol, _, _ in parts) - {"*"},
+        )
+
+
+def _stem(name: str) -> str:
+    """The name of a declaration that may be given by the path of its file."""
+    return Path(name).stem if name.endswith((".yaml", ".yml")) else name
 
 
 @dataclass
@@ -224,7 +267,11 @@ class Plan:
 
 
 def make_plan(
-    suite: SuiteDeclaration, workspace: Workspace, *, seeds: Sequence[int] = (0,)
+    suite: SuiteDeclaration,
+    workspace: Workspace,
+    *,
+    seeds: Sequence[int] = (0,),
+    named: Named | None = None,
 ) -> Plan:
     """Say of every cell of the suite what this machine can do about it.
 
@@ -232,34 +279,42 @@ def make_plan(
         suite: Rows x columns.
         workspace: Where data, weights and records lie.
         seeds: Pretraining seeds of the rows that are made here.
+        named: What of it was asked for by name.
 
     Raises:
         UnknownNameError: The suite names a backbone, protocol or data set that does not exist.
         DataError: A record is damaged.
     """
     plan = Plan()
+    named = named or Named()
     store = RecordStore(workspace.records)
-    columns = _available_columns(_columns(suite), workspace, plan)
+    columns = _columns(suite)
+    no_data = _absent_data(columns, workspace, named)
+    plan.left_out += no_data.values()
     for row in _rows(suite, seeds):
-        missing = missing_weights(row.declaration, workspace, row.seed)
-        if missing is not None and not row.can_be_made:
-            plan.left_out.append(LeftOut(row.name, "its weights are not on this machine", missing))
-            continue
+        missing = _missing_weights(row, workspace, named)
+        no_weights = None if row.can_be_made else _absent_weights(row, missing, named)
+        plan.left_out += [no_weights] if no_weights else []
         weights = weights_identity(row, workspace) if missing is None else None
         cells = []
         for column in columns:
             if row.declaration.world != column.declaration.world:
                 continue
-            reason = column.protocol.left_out(column.declaration, row.declaration)
-            if reason is not None:
-                plan.left_out.append(LeftOut(f"{row.name} x {column.name}", reason, ""))
+            absent = [item for item in (no_data.get(column.declaration.name), no_weights) if item]
+            if not absent:
+                absent = _unfit(row, column, named)
+                plan.left_out += absent
+            if any(item.error is None for item in absent):
                 continue
-            recorded = _recorded(store, row, column, workspace, weights=weights)
-            cells.append(PlannedCell(row, column, recorded))
+            if absent:
+                cells.append(PlannedCell(row, column, None, refused=absent[0].error))
+            else:
+                recorded = _recorded(store, row, column, workspace, weights=weights)
+                cells.append(PlannedCell(row, column, recorded))
         plan.cells += cells
-        if missing is not None and any(cell.recorded is None for cell in cells):
+        if missing is not None and any(cell.is_to_measure for cell in cells):
             plan.pretraining.append(row)
-    plan.needs_demo = any(cell.column.on_demo_data for cell in plan.open_cells)
+    plan.needs_demo = any(cell.column.on_demo_data for cell in plan.cells if cell.is_to_measure)
     return plan
 
 
@@ -307,22 +362,56 @@ def _columns(suite: SuiteDeclaration) -> list[Column]:
     ]
 
 
-def _available_columns(columns: Iterable[Column], workspace: Workspace, plan: Plan) -> list[Column]:
-    """Columns whose data is here, or can be drawn here; the others are left out, once a set."""
-    available = []
-    missing: dict[str, str] = {}
+def _absent_data(
+    columns: Iterable[Column], workspace: Workspace, named: Named
+) -> dict[str, LeftOut]:
+    """Data sets that are not here and cannot be drawn here, by name."""
+    absent: dict[str, LeftOut] = {}
     for column in columns:
         task = column.declaration
-        reason = None if column.on_demo_data else missing_data(task, workspace)
-        if reason is None:
-            available.append(column)
-        else:
-            missing[task.name] = task.obtain
-    plan.left_out += [
-        LeftOut(f"*/{name}", "its data is not on this machine", remedy)
-        for name, remedy in missing.items()
-    ]
-    return available
+        missing = None if column.on_demo_data else missing_data(task, workspace)
+        if missing is not None:
+            error = DataError(
+                f"{task.name}: {missing.rstrip('.')}. The data root is {workspace.data}; "
+                f"{DATA_VARIABLE} sets another."
+            )
+            absent[task.name] = LeftOut(
+                f"*/{task.name}",
+                "its data is not on this machine",
+                task.obtain,
+                error if task.name in named.datasets else None,
+            )
+    return absent
+
+
+def _missing_weights(row: Row, workspace: Workspace, named: Named) -> str | None:
+    """What is missing of a row's weights; a named row of a zoo is downloaded when it is loaded."""
+    source = row.declaration.source
+    if row.name in named.rows and source.kind in ZOOS and source.checkpoint is None:
+        return None
+    return missing_weights(row.declaration, workspace, row.seed)
+
+
+def _absent_weights(row: Row, missing: str | None, named: Named) -> LeftOut | None:
+    if missing is None:
+        return None
+    error = CheckpointError(f"{row.name}: {missing}")
+    return LeftOut(
+        row.name,
+        "its weights are not on this machine",
+        missing,
+        error if row.name in named.rows else None,
+    )
+
+
+def _unfit(row: Row, column: Column, named: Named) -> list[LeftOut]:
+    """Why the protocol cannot measure the row, if so."""
+    reason = column.protocol.left_out(column.declaration, row.declaration)
+    if reason is None:
+        return []
+    asked = row.name in named.rows and column.protocol.name in named.protocols
+    what = f"{row.name} x {column.name}"
+    return [LeftOut(what, reason, "", ConfigError(f"{what}: {reason}.") if asked else None)]
 
 
 def weights_identity(row: Row, workspace: Workspace) -> str:
@@ -345,12 +434,21 @@ def weights_identity(row: Row, workspace: Workspace) -> str:
 def _fingerprints(
     row: Row, column: Column, workspace: Workspace, *, weights: str
 ) -> dict[str, str]:
-    """Hashes of all that a cell's number depends on, by part."""
+    """Hashes of all that a cell's number depends on, by part.
+
+    Raises:
+        DataError: The data is missing or broken.
+        ConfigError: The settings do not fit.
+    """
     return {
         "weights": weights,
-        "preprocess": storage.fingerprint(row.declaration.preprocess.model_dump(mode="json")),
-        **column.protocol.task_fingerprints(column.declaration, workspace),
+        "preprocess": _preprocess_fingerprint(row),
+        **column.protocol.cell_fingerprints(column.declaration, row.declaration, workspace),
     }
+
+
+def _preprocess_fingerprint(row: Row) -> str:
+    return storage.fingerprint(row.declaration.preprocess.model_dump(mode="json"))
 
 
 def _recorded(
@@ -359,6 +457,7 @@ def _recorded(
     """The ok record of the cell, if what it depends on is still the same.
 
     A row whose weights were deleted after it was measured (`weights` is None) keeps its records.
+    Data that cannot be read leaves the cell to be measured, which says what is wrong with it.
     """
     record = store.load(row_id(row.name, row.seed), column.protocol.name, column.declaration.name)
     if record is None or record.status != "ok":
@@ -367,7 +466,10 @@ def _recorded(
         return None
     if weights is None:
         weights = record.fingerprints.get("weights", "")
-    now = _fingerprints(row, column, workspace, weights=weights)
+    try:
+        now = _fingerprints(row, column, workspace, weights=weights)
+    except (DataError, OSError):
+        return None
     return record if record.fingerprints == now else None
 
 
@@ -463,10 +565,11 @@ class Execution:
     # What there is to do, and in which order.
 
     def _rows(self) -> dict[tuple[str, int], list[PlannedCell]]:
-        """Open cells by row."""
+        """Cells to measure, by row."""
         rows: dict[tuple[str, int], list[PlannedCell]] = {}
         for cell in self._plan.open_cells:
-            rows.setdefault((cell.row.name, cell.row.seed), []).append(cell)
+            if cell.is_to_measure:
+                rows.setdefault((cell.row.name, cell.row.seed), []).append(cell)
         return rows
 
     def _units(self) -> list[Unit]:
@@ -476,7 +579,11 @@ class Execution:
 
     def _nodes(self) -> list[_Node]:
         """Longest first, so that the pool is not left waiting for one late long piece."""
-        nodes = []
+        nodes = [
+            _Node(cell.unit.key, partial(self._measure, cell, None))
+            for cell in self._plan.open_cells
+            if cell.refused is not None
+        ]
         first: frozenset[str] = frozenset()
         if self._plan.needs_demo:
             nodes.append(_Node(DEMO_UNIT.key, self._prepare_demo))
@@ -571,29 +678,24 @@ class Execution:
         unit, row, column = cell.unit, cell.row, cell.column
         self._listener.started(unit)
         began = time.monotonic()
-        weights = weights_identity(row, self._workspace) if backbone else "not on this machine"
-        fingerprints = _fingerprints(row, column, self._workspace, weights=weights)
-        identity = Cell(
-            backbone=row.name,
-            seed=row.seed,
-            protocol=column.protocol.name,
-            dataset=column.declaration.name,
-            world=column.declaration.world,
-            task_version=column.declaration.task_version,
-            cell_fingerprint=cell_fingerprint(fingerprints),
-        )
         origin = provenance(self._device)
         if backbone is not None:
             origin["weights_state"] = backbone.weights_fingerprint
             origin["transform"] = backbone.transform_id
+        fingerprints = {"preprocess": _preprocess_fingerprint(row)}
         outcomes = None
         try:
+            if cell.refused is not None:
+                raise cell.refused
+            found = weights_identity(row, self._workspace) if backbone else "not on this machine"
+            fingerprints["weights"] = found
+            fingerprints = _fingerprints(row, column, self._workspace, weights=found)
             if backbone is None:
                 raise self._broken_rows[row.name, row.seed]
             measurement = column.protocol.run(self._context(cell, backbone))
             outcomes = measurement.outcomes
             record = measured_record(
-                identity,
+                _identity(row, column, fingerprints),
                 measurement,
                 fingerprints=fingerprints,
                 provenance=origin,
@@ -603,14 +705,17 @@ class Execution:
             raise  # nothing can be recorded on a disk that refuses
         except Exception as error:
             logger.debug("cell failed", exc_info=True)
+            outcomes = None
             record = failed_record(
-                identity,
+                _identity(row, column, fingerprints),
                 error,
                 fingerprints=fingerprints,
                 provenance=origin,
                 seconds=time.monotonic() - began,
             )
-        record = self._store.save(record, outcomes)
+        standing = self._store.save(record, outcomes)
+        if standing.cell == record.cell:  # else an older score stands, and this still failed
+            record = standing
         with self._lock:
             (self._result.measured if record.status == "ok" else self._result.failed).append(record)
         self._listener.finished(unit, ok=record.status == "ok", note=_summary(record))
@@ -637,9 +742,25 @@ class Execution:
             raise JobCancelled
 
 
+def _identity(row: Row, column: Column, fingerprints: dict[str, str]) -> Cell:
+    """The cell that a record is of."""
+    return Cell(
+        backbone=row.name,
+        seed=row.seed,
+        protocol=column.protocol.name,
+        dataset=column.declaration.name,
+        world=column.declaration.world,
+        task_version=column.declaration.task_version,
+        cell_fingerprint=cell_fingerprint(fingerprints),
+    )
+
+
 DEMO_UNIT = Unit("demo-world", "drawing the demo world", expected_seconds=30.0)
 
 LIST_TASKS = "List them with: maskclip-bench list tasks"
+
+ZOOS = ("open_clip", "timm", "huggingface")
+"""Sources whose library downloads weights that are not here."""
 
 SECONDS_PER_PAIR = 1 / 400
 """Of CLIP on the demo world on one core; only weighs the pieces of a run against each other."""

@@ -105,6 +105,22 @@ def test_failed__never_replaces_a_score_of_the_same_cell(
     assert store.all() == [good]
 
 
+def test_failed__without_a_look_at_the_data_replaces_only_other_weights(
+    store: RecordStore,
+) -> None:
+    outcomes = pd.DataFrame({"sample_id": ["a"], "group": ["a"], "top1": [1.0]})
+    measurement = Measurement(
+        metrics={"top1": Metric(1.0)}, primary_metric="top1", outcomes=outcomes, preset="p"
+    )
+    parts = {"weights": "w", "data": "d"}
+    good = store.save(measured_record(CELL, measurement, fingerprints=parts), outcomes)
+    unread = CELL.model_copy(update={"cell_fingerprint": "unread"})
+    same = failed_record(unread, failure(), fingerprints={"weights": "w"})
+    assert store.save(same) == good
+    other = failed_record(unread, failure(), fingerprints={"weights": "other"})
+    assert store.save(other).status == "failed"
+
+
 def test_failed__replaces_a_score_of_other_weights(
     save: Callable[..., Record], store: RecordStore
 ) -> None:

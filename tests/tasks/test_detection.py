@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from maskclip_bench.backbones.loading import load_backbone
 from maskclip_bench.data.demo import DemoSizes, prepare_demo
 from maskclip_bench.errors import DataError
 from maskclip_bench.runtime import Workspace
+from maskclip_bench.tasks import dense_jobs
 from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.detection import Detection, average_precisions
 from maskclip_bench.tasks.features import FeatureStore
@@ -131,3 +134,39 @@ def test_average_precisions__sizes_without_objects_are_left_out() -> None:
     }
     found = {name: metric.value for name, metric in average_precisions(scores).items()}
     assert found == {"box_ap": 0.25, "box_ap50": 0.5, "mask_ap": 0.2, "mask_ap_large": 0.0}
+
+
+def test_average_precisions__without_any_detection() -> None:
+    """mmdet ends its evaluation without a word on AP when no image has a detection."""
+    found = average_precisions({}, num_objects=3)
+    expected = {f"{kind}_{name}" for kind in ("box", "mask") for name in ("ap", "ap50", "ap75")}
+    assert {name: metric.value for name, metric in found.items()} == dict.fromkeys(expected, 0.0)
+    assert average_precisions({}, num_objects=0) == {}
+    boxes_only = average_precisions({"coco/bbox_mAP": 0.1}, num_objects=3)
+    assert set(boxes_only) == {"box_ap"}
+
+
+def test_run__detector_that_finds_nothing_has_ap_0(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_results(
+        self: Detection, context: ProtocolContext, job: dict[str, Any], folder: Path
+    ) -> dict[str, Any]:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "scores_val.json").write_text("{}")
+        nothing = np.zeros((2, 3), np.int64)
+        np.savez(
+            folder / "outcomes_val.npz",
+            sample_id=np.array(["0", "1"]),
+            num_objects=nothing + 1,
+            num_found=nothing,
+            num_located=nothing,
+        )
+        return {}
+
+    monkeypatch.setattr(dense_jobs, "missing_packages", lambda toolbox: [])
+    monkeypatch.setattr(Detection, "_run", write_results)
+    measurement = Detection().run(context(world))
+    assert measurement.metrics["box_ap"].value == 0.0
+    assert measurement.metrics["mask_ap"].value == 0.0
+    assert measurement.metrics["object_recall"].value == 0.0

@@ -7,6 +7,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 
 from maskclip_bench.backbones.declaration import BackboneDeclaration
 from maskclip_bench.backbones.loading import load_backbone
+from maskclip_bench.data import readers
 from maskclip_bench.data.demo import DemoSizes, prepare_demo
 from maskclip_bench.errors import ConfigError, DataError, JobError, MissingDependencyError
 from maskclip_bench.results.records import Cell, measured_record
@@ -23,7 +25,7 @@ from maskclip_bench.tasks import dense_jobs
 from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.features import FeatureStore
 from maskclip_bench.tasks.protocol import ProtocolContext
-from maskclip_bench.tasks.segmentation import Segmentation, segmentation_metrics
+from maskclip_bench.tasks.segmentation import MMSEG_ROUNDING, Segmentation, segmentation_metrics
 
 CONFIG = "configs/mmseg/demo/vit-demo_upernet_1xb8-200_demo-scenes-96x96.py"
 SMALL = DemoSizes(
@@ -217,6 +219,109 @@ def test_fingerprints__follow_the_configs(world: Path, tmp_path: Path) -> None:
     workspace = Workspace(root=world, data=world / "data")
     assert "configs" in Segmentation().task_fingerprints(task(), workspace)
     assert Segmentation().preset_version(task(preset_version=3)) == 3
+
+
+def test_fingerprints__hold_every_tested_split(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "data" / "demo" / "scenes", tmp_path / "data" / "demo" / "scenes")
+    workspace = Workspace(root=tmp_path, data=tmp_path / "data")
+    declared = task(also_test={"ood": "validation_ood"})
+    protocol = Segmentation()
+    plain = protocol.data_fingerprint(task(), workspace)
+    both = protocol.data_fingerprint(declared, workspace)
+    assert plain != both
+    mask = next((tmp_path / "data/demo/scenes/annotations/validation_ood").iterdir())
+    mask.write_bytes(mask.read_bytes() + b"\0")
+    readers._open.cache_clear()
+    assert protocol.data_fingerprint(task(), workspace) == plain
+    assert protocol.data_fingerprint(declared, workspace) != both
+
+
+@pytest.mark.parametrize("split", ["validation", "validation_ood"])
+def test_run__other_test_images_are_another_job(
+    world: Path, tmp_path: Path, split: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(world / "data" / "demo" / "scenes", tmp_path / "data" / "demo" / "scenes")
+    monkeypatch.setattr(dense_jobs, "missing_packages", lambda toolbox: [])
+    monkeypatch.setattr(Segmentation, "_run", write_results)
+    given = context(tmp_path, task(also_test={"ood": "validation_ood"}))
+    for _ in range(2):
+        Segmentation().run(given)
+    assert len([path for path in (tmp_path / "jobs/random").iterdir() if path.is_dir()]) == 1
+    image = next((tmp_path / "data/demo/scenes/images" / split).iterdir())
+    image.write_bytes(image.read_bytes() + b"\0")
+    readers._open.cache_clear()
+    Segmentation().run(given)
+    assert len([path for path in (tmp_path / "jobs/random").iterdir() if path.is_dir()]) == 2
+
+
+def write_results(
+    self: Segmentation, context: ProtocolContext, job: dict[str, Any], folder: Path
+) -> dict[str, Any]:
+    """What a job leaves: two images of the 29 classes, all of them right."""
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = np.ones((2, 29), np.int64)
+    for split in job["tests"]:
+        (folder / f"scores_{split['name']}.json").write_text('{"mIoU": 100.0}')
+        np.savez(
+            folder / f"outcomes_{split['name']}.npz",
+            sample_id=np.array(["0", "1"]),
+            intersection=counts,
+            predicted=counts,
+            labelled=counts,
+        )
+    (folder / "job.json").write_text(json.dumps(job))
+    return {}
+
+
+def test_own_recipe__changes_fingerprint_and_preset(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol, workspace = Segmentation(), Workspace(root=world, data=world / "data")
+    settings = protocol.settings_of(task())
+
+    def row(**own: object) -> BackboneDeclaration:
+        return ROW.model_copy(update={"openmmlab": {"segmentation": own}})
+
+    usual = protocol.cell_fingerprints(task(), ROW, workspace)
+    assert usual == protocol.task_fingerprints(task(), workspace)
+    assert protocol.cell_fingerprints(task(), row(config=CONFIG), workspace) == usual
+    config = tmp_path / "own.py"
+    config.write_text("a = 1\n")
+    presets = {dense_jobs.preset_name(settings, ROW, "segmentation")}
+    assert presets == {"demo_upernet"}
+    for own in ({"config": str(config)}, {"options": {"a": 1}}, {"options": {"a": 2}}):
+        found = protocol.cell_fingerprints(task(), row(**own), workspace)
+        assert {key: value for key, value in found.items() if key != "own_recipe"} == usual
+        presets.add(dense_jobs.preset_name(settings, row(**own), "segmentation"))
+    assert len(presets) == 4
+    assert all(name.startswith("demo_upernet") for name in presets)
+    before = protocol.cell_fingerprints(task(), row(config=str(config)), workspace)
+    config.write_text("a = 2\n")
+    assert protocol.cell_fingerprints(task(), row(config=str(config)), workspace) != before
+    with pytest.raises(ConfigError, match=r"(?s)random: openmmlab\.segmentation .*mean 'config'"):
+        protocol.left_out(task(), row(confg=CONFIG))
+
+    # The record says so, and the options reach the job.
+    monkeypatch.setattr(dense_jobs, "missing_packages", lambda toolbox: [])
+    monkeypatch.setattr(Segmentation, "_run", write_results)
+    given = context(world, task())
+    assert protocol.run(given).preset == "demo_upernet"
+    own_row = replace(given.backbone, declaration=row(options={"model.neck.x": 1}))
+    measurement = protocol.run(replace(given, backbone=own_row))
+    assert measurement.preset in {
+        dense_jobs.preset_name(settings, row(options={"model.neck.x": 1}), "segmentation")
+    } - {"demo_upernet"}
+    jobs = [json.loads(path.read_text()) for path in (world / "jobs/random").rglob("job.json")]
+    assert any(job["options"].get("model.neck.x") == 1 for job in jobs)
+
+
+def test_rounding__leaves_room_for_sums_in_float32() -> None:
+    """Two digits of a percentage round by up to 0.5e-4; mmseg's sums are a little off before."""
+    dense_jobs.check_agreement("mIoU", 0.476354, 0.4763, tolerance=MMSEG_ROUNDING)
+    with pytest.raises(
+        DataError, match=r"the outcomes give 0\.476410 and the toolbox says 0\.4763"
+    ):
+        dense_jobs.check_agreement("mIoU", 0.47641, 0.4763, tolerance=MMSEG_ROUNDING)
 
 
 def test_environment__device(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
