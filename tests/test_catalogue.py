@@ -93,6 +93,28 @@ def test_tables_name_what_exists(name: str) -> None:
         assert {row.backbone for row in table.rows} <= known
 
 
+@pytest.mark.parametrize("name", table_names())
+def test_dense_columns_show_the_preset_that_their_task_records(name: str) -> None:
+    for column in load_table(name).columns:
+        protocol, _, dataset = (column.task or "").partition("/")
+        if protocol in ("segmentation", "detection"):
+            settings = load_task_declaration(dataset).protocols[protocol]
+            assert column.preset in (None, settings["preset"])
+
+
+@pytest.mark.parametrize("protocol", ["segmentation", "detection"])
+def test_presets_of_dense_tasks_are_told_apart(protocol: str) -> None:
+    """A preset is one recipe: two tasks that share its name share its configs."""
+    recipes: dict[str, object] = {}
+    for task in task_names():
+        if task.startswith(f"{protocol}/"):
+            settings = load_task_declaration(task.split("/")[1]).protocols[protocol]
+            recipe = {key: settings.get(key) for key in ("configs", "options")}
+            assert recipes.setdefault(settings["preset"], recipe) == recipe
+            for config in settings["configs"].values():
+                assert data_files.config_file(config).is_file()
+
+
 @pytest.mark.parametrize("name", data_files.declarations("configs/suites"))
 def test_suites_name_what_exists(name: str) -> None:
     suite = load_suite(name)

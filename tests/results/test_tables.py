@@ -368,3 +368,43 @@ def test_table_of_records__rows_and_columns_in_order(save: Save, store: RecordSt
 def test_table_of_records__nothing_recorded(store: RecordStore) -> None:
     with pytest.raises(ConfigError, match=r"no record of the demo world yet. Make some"):
         table_of_records(store.all(), title="T", world="demo")
+
+
+def test_dense__measured_cells_stand_beside_published_ones(save: Save, store: RecordStore) -> None:
+    """Every column of the declared table takes the records that its task makes."""
+    declaration = load_table("dense")
+    ours, baseline = "maskclip_vit-b-16_yfcc15m", "clip_vit-b-16_yfcc15m"
+    for column in declaration.columns:
+        for backbone, hits in ((baseline, 10), (ours, 20)):
+            if column.metric != "mask_ap":  # stands in the record of box_ap
+                save(
+                    backbone,
+                    column.task,
+                    hits,
+                    world="paper",
+                    metric=column.metric,
+                    preset=column.preset,
+                    budget={},
+                )
+    table = build_table(declaration, store, references=load_references())
+    shown = [column.title for column in table.columns]
+    assert shown == ["UperNet", "linear", "APᵇ", "APᵐ"]
+    assert [cell.value for cell in cells(table, "MaskCLIP")[:3]] == [0.5, 0.5, 0.5]
+    assert [cell.value for cell in cells(table, "MaskCLIP (DetailCLIP)")] == pytest.approx(
+        [0.475, 0.363, 0.458, 0.409]
+    )
+    assert cells(table, "MaskCLIP")[0].delta == 0.25
+    assert any(note.startswith("Preset not stated by the source") for note in table.notes)
+    assert len(build_table(declaration, store).rows) == 2
+
+
+def test_dense__a_recipe_of_its_own_is_refused(save: Save, store: RecordStore) -> None:
+    save(
+        "maskclip_vit-b-16_yfcc15m",
+        "segmentation/ade20k",
+        world="paper",
+        metric="mean_iou",
+        preset="bootmae_upernet_160k+own-12345678",
+    )
+    with pytest.raises(ConfigError, match=r"was measured under 'bootmae_upernet_160k\+own-1234"):
+        build_table(load_table("dense"), store)
