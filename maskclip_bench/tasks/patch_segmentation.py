@@ -286,8 +286,7 @@ def training_bank(context: ProtocolContext, num_classes: int) -> Bank:
     )
 
     def make() -> tuple[Bank, int]:
-        step = max(1, len(dataset) // settings.max_images)
-        indices = list(range(0, len(dataset), step))[: settings.max_images]
+        indices = evenly_spaced(len(dataset), settings.max_images)
         per_image = -(-settings.max_patches // len(indices))
         generator = torch.Generator().manual_seed(context.seed)
         tokens, labels = [], []
@@ -306,6 +305,17 @@ def training_bank(context: ProtocolContext, num_classes: int) -> Bank:
 
     bank: Bank = _cache.get(key, make)
     return bank
+
+
+def evenly_spaced(num: int, at_most: int) -> list[int]:
+    """Indices below `num`, `at_most` of them, from the whole range.
+
+    Example:
+        >>> evenly_spaced(5, 3)
+        [0, 1, 3]
+    """
+    count = min(num, at_most)
+    return [index * num // count for index in range(count)]
 
 
 def tokens_of_images(

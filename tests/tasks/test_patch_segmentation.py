@@ -22,6 +22,7 @@ from maskclip_bench.tasks.patch_segmentation import (
     LinearSegmentation,
     PatchProtocol,
     ZeroShotSegmentation,
+    evenly_spaced,
     fit_linear,
     image_windows,
     join_tiles,
@@ -158,3 +159,12 @@ def test_read_mask__values(tmp_path: Path) -> None:
     file.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"mask\.png is no readable image"):
         read_mask(file, num_classes=2)
+
+
+@pytest.mark.parametrize("num", [1, 1999, 2000, 2001, 3000, 3999, 4001, 20210])
+def test_evenly_spaced__reaches_over_the_whole_range(num: int) -> None:
+    indices = evenly_spaced(num, 2000)
+    assert len(indices) == len(set(indices)) == min(num, 2000)
+    steps = np.diff([*indices, num])
+    assert indices[0] == 0
+    assert steps.max() - steps.min() <= 1
