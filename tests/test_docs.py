@@ -13,10 +13,12 @@ import typer
 
 from maskclip_bench import data_files
 from maskclip_bench.cli.app import app
+from maskclip_bench.pretrain.recipe import load_recipe
+from maskclip_bench.tasks import task_names
 
 ROOT = Path(__file__).resolve().parent.parent
 
-MARKDOWN = sorted([*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md")])
+MARKDOWN = sorted([*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("docs/*.md")])
 DOCUMENTS = [*MARKDOWN, ROOT / "Makefile"]
 DECLARATIONS = [
     path
@@ -113,11 +115,32 @@ def test_command_parses(path: Path, command: str) -> None:
         raise
     if values["command"] == "table" and values.get("name"):
         assert values["name"] in data_files.declarations("configs/tables")
+    if values["command"] == "pretrain":
+        load_recipe_unless_own(values["recipe"], values["overrides"])
+    for named in (*(values.get("backbone") or ()), *(values.get("task") or ())):
+        if not PLACEHOLDER.search(named):
+            assert_declared(named)
     if values.get("suite"):
         assert values["suite"] in data_files.declarations("configs/suites")
     for token in tokens:
         if re.match(r"(configs|tasks|backbones|results)/.*\.(yaml|py|csv)$", token):
             assert (ROOT / token).exists(), f"{path.name} names {token}, which does not exist"
+
+
+def load_recipe_unless_own(name: str, overrides: list[str] | None) -> None:
+    """The recipe exists, and takes the overrides shown; `my_...` is the reader's own."""
+    if not name.startswith("my_"):
+        load_recipe(name, [text for text in overrides or () if not PLACEHOLDER.search(text)])
+
+
+def assert_declared(name: str) -> None:
+    """A row, or a column whose parts are declared or `*`."""
+    protocol, slash, dataset = name.partition("/")
+    if not slash:
+        assert name in data_files.declarations("backbones")
+        return
+    assert dataset == "*" or dataset in data_files.declarations("tasks")
+    assert protocol == "*" or dataset == "*" or name in task_names()
 
 
 def test_commands_are_found() -> None:
