@@ -143,7 +143,7 @@ def _suite(
     if backbones:
         changes["backbones"] = backbones
     if tasks:
-        changes |= {"tasks": tasks, "without_tasks": []}
+        changes |= {"tasks": tasks, "without_tasks": [], "without_cells": []}
     return suite.model_copy(update=changes)
 
 

@@ -290,6 +290,8 @@ def _write_timm(trunk: nn.Module, folder: Path, recipe: Recipe) -> None:
         arguments["img_size"] = size
     if recipe.model.vision.pool:
         arguments["global_pool"] = recipe.model.vision.pool
+        if hasattr(trunk, "fc_norm"):  # open_clip pools after the trunk's norm; timm would before
+            arguments["fc_norm"] = not isinstance(trunk.fc_norm, nn.Identity)
     if arguments:
         config["model_args"] = arguments
     _write_text(folder / TIMM_CONFIG, json.dumps(config, indent=2) + "\n")

@@ -89,6 +89,8 @@ class SuiteDeclaration(Declaration):
     """Columns, "protocol/dataset"; either part may be "*"."""
     without_tasks: list[str] = Field(default_factory=list)
     """Columns of `tasks` that the suite does not have, as shell patterns ("detection/demo_*")."""
+    without_cells: list[str] = Field(default_factory=list)
+    """Cells that the suite does not have, as shell patterns of "row/protocol/data set"."""
     tables: list[str] = Field(default_factory=list)
     """Tables shown at the end, those that have at least one measured cell."""
 
@@ -298,7 +300,10 @@ def make_plan(
         weights = weights_identity(row, workspace) if missing is None else None
         cells = []
         for column in columns:
-            if row.declaration.world != column.declaration.world:
+            name = f"{row.name}/{column.name}"
+            if row.declaration.world != column.declaration.world or any(
+                fnmatch(name, pattern) for pattern in suite.without_cells
+            ):
                 continue
             absent = [item for item in (no_data.get(column.declaration.name), no_weights) if item]
             if not absent:

@@ -27,7 +27,7 @@ reader: {{kind: ade20k, root: {root}, classes: classes.json}}
 splits: {{train: training, test: validation}}
 protocols:
   segmentation:
-    configs: {{"*": configs/mmseg/demo/vit-demo_upernet_1xb8-200_demo-scenes-96x96.py}}
+    configs: {{"*": configs/mmseg/demo/vit-demo_upernet_1xb8-160_demo-scenes-144x144.py}}
     preset: demo_upernet
   knn_segmentation: {{tiles: 1}}
 obtain: "ask the author for the scenes"
@@ -40,7 +40,7 @@ reader: {kind: coco_instances, root: tiny/instances}
 splits: {train: train, test: val}
 protocols:
   detection:
-    configs: {"*": configs/mmdet/demo/vit-demo_mask-rcnn_1xb4-200_demo-instances-128x128.py}
+    configs: {"*": configs/mmdet/demo/vit-demo_mask-rcnn_1xb4-400_demo-instances-128x128.py}
     preset: demo_mask_rcnn
 obtain: "ask the author for the instances"
 """

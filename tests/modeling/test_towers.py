@@ -110,6 +110,11 @@ def test_encode_image__average_pooling(config: ModelConfig, images: Tensor) -> N
     model = build_model(config.model_copy(update={"vision": vision}))
     theirs = model.encode_image(images, normalize=True)
     torch.testing.assert_close(towers.encode_image(model, images), theirs, rtol=1e-5, atol=1e-5)
+    # open_clip pools after the norm of every token: patches and their mean share a space.
+    trunk = model.visual.trunk
+    patches = towers.patch_tokens(trunk, trunk.forward_features(images))
+    torch.testing.assert_close(trunk(images), patches.mean(1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(patches.mean(-1), torch.zeros(patches.shape[:2]), atol=1e-5, rtol=0)
 
 
 def test_encode_text__trimmed_equals_full_context(model: CustomTextCLIP, captions: Tensor) -> None:

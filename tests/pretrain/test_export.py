@@ -107,6 +107,20 @@ def test_export__timm_loads_the_trunk(
             torch.testing.assert_close(model(images), expected, atol=1e-5, rtol=0)
 
 
+def test_export__timm_pools_as_the_model_does(
+    tiny: ModuleType, data_root: Path, tmp_path: Path, images: torch.Tensor
+) -> None:
+    values = tiny.tiny_recipe("clip", num_pairs=16).model_dump(mode="json")
+    recipe = validate(merge(values, {"model": {"vision": {"pool": "avg"}}}), Recipe, where="test")
+    train(recipe, output=tmp_path / "run", data_root=data_root)
+    folder = export_checkpoint(tmp_path / "run", tmp_path / "out", target="timm")
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    trunk = open_clip.create_model(f"local-dir:{tmp_path / 'run' / 'model'}").eval().visual.trunk
+    assert trunk.global_pool == "avg"
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images), trunk(images), atol=1e-5, rtol=0)
+
+
 def test_export__hf_folder_is_whole(run: Path, tmp_path: Path) -> None:
     folder = export_checkpoint(run, tmp_path / "out", target="hf")
     assert {path.name for path in folder.iterdir()} == {

@@ -22,7 +22,7 @@ from maskclip_bench.tasks.detection import Detection, average_precisions
 from maskclip_bench.tasks.features import FeatureStore
 from maskclip_bench.tasks.protocol import ProtocolContext
 
-CONFIG = "configs/mmdet/demo/vit-demo_mask-rcnn_1xb4-200_demo-instances-128x128.py"
+CONFIG = "configs/mmdet/demo/vit-demo_mask-rcnn_1xb4-400_demo-instances-128x128.py"
 SMALL = DemoSizes(
     pretrain=2,
     shard=2,

@@ -27,7 +27,7 @@ from maskclip_bench.tasks.features import FeatureStore
 from maskclip_bench.tasks.protocol import ProtocolContext
 from maskclip_bench.tasks.segmentation import MMSEG_ROUNDING, Segmentation, segmentation_metrics
 
-CONFIG = "configs/mmseg/demo/vit-demo_upernet_1xb8-200_demo-scenes-96x96.py"
+CONFIG = "configs/mmseg/demo/vit-demo_upernet_1xb8-160_demo-scenes-144x144.py"
 SMALL = DemoSizes(
     pretrain=2,
     shard=2,

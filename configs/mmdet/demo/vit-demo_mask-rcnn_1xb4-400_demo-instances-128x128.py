@@ -1,4 +1,4 @@
-"""Mask R-CNN on the demo ViT and the demo world's instances: ViTDet's protocol in under a minute.
+"""Mask R-CNN on the demo ViT and the demo world's instances: ViTDet's protocol in a minute.
 
 The row is filled in by `maskclip-bench run`; by itself, this config trains from a random start.
 Widths and schedule are the demo's own, chosen for two CPU cores.
@@ -9,7 +9,7 @@ _base_ = ["../_base_/mask-rcnn_vit-b-16.py", "../_base_/runtime.py"]
 data_root = "{{$MASKCLIP_BENCH_DATA:workspace/data}}/demo/instances/"
 num_classes = 21
 width = 32
-max_iters = 200
+max_iters = 400
 size = (128, 128)  # of images of 160 px; objects are then about as large as in pretraining
 meta_keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "instances")
 model = dict(
@@ -121,9 +121,9 @@ test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=5e-3, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05),
     constructor="BackboneLayerDecay",
-    paramwise_cfg=dict(decay_rate=0.4),
+    paramwise_cfg=dict(decay_rate=0.8),
     clip_grad=dict(max_norm=10.0),
 )
 param_scheduler = [

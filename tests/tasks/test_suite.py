@@ -1,0 +1,37 @@
+"""Tests of which cells a suite has."""
+
+from pathlib import Path
+
+from maskclip_bench.runtime import Workspace
+from maskclip_bench.tasks.suite import SuiteDeclaration, load_suite, make_plan
+
+
+def cells(suite: SuiteDeclaration, place: Path) -> list[str]:
+    plan = make_plan(suite, Workspace(root=place, data=place))
+    return [f"{cell.row.name}/{cell.column.name}" for cell in plan.cells]
+
+
+def test_make_plan__leaves_out_what_the_suite_does_not_have(tmp_path: Path) -> None:
+    suite = SuiteDeclaration(
+        description="",
+        backbones=["clip_vit-demo_demo", "slip_vit-demo_demo"],
+        tasks=["knn/demo_objects", "few_shot/demo_objects", "retrieval/demo_captions"],
+        without_tasks=["few_shot/*"],
+        without_cells=["slip_*/knn/*"],
+    )
+    assert cells(suite, tmp_path) == [
+        "clip_vit-demo_demo/knn/demo_objects",
+        "clip_vit-demo_demo/retrieval/demo_captions",
+        "slip_vit-demo_demo/retrieval/demo_captions",
+    ]
+
+
+def test_suite_all__trains_dense_heads_for_the_rows_of_the_dense_table(tmp_path: Path) -> None:
+    found = cells(load_suite("all"), tmp_path)
+    dense = {cell for cell in found if "/detection/" in cell or "/segmentation/" in cell}
+    rows = ("random_init", "clip", "slip", "clip_mae", "maskclip")
+    assert dense == {
+        f"{row}_vit-demo_demo/{task}"
+        for row in rows
+        for task in ("segmentation/demo_scenes", "detection/demo_instances")
+    }
