@@ -273,7 +273,7 @@ def missing_weights(
     if _cached(declaration):
         return None
     remedy = declaration.obtain or (
-        "Naming the row in `run --backbones` lets its library download it"
+        "Naming the row in `run --backbone` lets its library download it"
     )
     return f"the weights of {declaration.display_name} are not in this machine's cache. {remedy}"
 
