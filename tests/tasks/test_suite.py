@@ -33,5 +33,9 @@ def test_suite_all__trains_dense_heads_for_the_rows_of_the_dense_table(tmp_path:
     assert dense == {
         f"{row}_vit-demo_demo/{task}"
         for row in rows
-        for task in ("segmentation/demo_scenes", "detection/demo_instances")
+        for task in (
+            "segmentation/demo_scenes",
+            "segmentation/demo_scenes_linear",
+            "detection/demo_instances",
+        )
     }
