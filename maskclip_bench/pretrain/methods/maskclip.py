@@ -177,7 +177,7 @@ class MaskCLIP(ContrastiveMethod):
     """One whole and one quarter image pass, one teacher pass, and captions twice in one batch."""
 
     Config = MaskCLIPConfig
-    relative_cost = 2.4
+    relative_cost = 2.0
 
     center: Tensor
     center_sum: Tensor

@@ -38,7 +38,7 @@ class SLIP(ContrastiveMethod):
 
     Config = SLIPConfig
     num_ssl_views = 2
-    relative_cost = 2.5
+    relative_cost = 2.4
 
     def __init__(self, config: SLIPConfig, model_config: ModelConfig) -> None:
         super().__init__(config, model_config)
