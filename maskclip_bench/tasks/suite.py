@@ -50,6 +50,7 @@ from maskclip_bench.errors import (
     unknown_name,
 )
 from maskclip_bench.jobs import JobCancelled, own_command, run_job
+from maskclip_bench.pretrain.export import finished_fingerprint
 from maskclip_bench.pretrain.methods import METHODS
 from maskclip_bench.pretrain.progress import read_progress
 from maskclip_bench.pretrain.recipe import load_recipe
@@ -298,6 +299,8 @@ def make_plan(
         no_weights = None if row.can_be_made else _absent_weights(row, missing, named)
         plan.left_out += [no_weights] if no_weights else []
         weights = weights_identity(row, workspace) if missing is None else None
+        if row.can_be_made and missing is None:
+            _warn_of_another_recipe(row, workspace)
         cells = []
         for column in columns:
             name = f"{row.name}/{column.name}"
@@ -395,6 +398,24 @@ def _missing_weights(row: Row, workspace: Workspace, named: Named) -> str | None
     if row.name in named.rows and source.kind in ZOOS and source.checkpoint is None:
         return None
     return missing_weights(row.declaration, workspace, row.seed)
+
+
+def _warn_of_another_recipe(row: Row, workspace: Workspace) -> None:
+    """Say if a row's weights were made by its recipe as it was before a change."""
+    name = row.declaration.source.recipe
+    assert name is not None
+    folder = weights_folder(row.declaration, workspace, row.seed)
+    made_by = None if folder is None else finished_fingerprint(folder)
+    now = load_recipe(name, [f"seed={row.seed}"]).computation_fingerprint()
+    if made_by not in (None, now):
+        logger.warning(
+            "The weights of %s were made by another version of the recipe %s, and are measured as "
+            "they are. To make them anew, delete %s and the row's records in %s.",
+            row.label,
+            name,
+            workspace.pretraining(name, row.seed),
+            workspace.records / row_id(row.name, row.seed),
+        )
 
 
 def _absent_weights(row: Row, missing: str | None, named: Named) -> LeftOut | None:

@@ -1,7 +1,12 @@
 """Tests of which cells a suite has."""
 
+import json
+import logging
 from pathlib import Path
 
+import pytest
+
+from maskclip_bench.pretrain.recipe import load_recipe
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks.suite import SuiteDeclaration, load_suite, make_plan
 
@@ -39,3 +44,24 @@ def test_suite_all__trains_dense_heads_for_the_rows_of_the_dense_table(tmp_path:
             "detection/demo_instances",
         )
     }
+
+
+def test_make_plan__warns_of_weights_of_another_recipe(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    suite = SuiteDeclaration(
+        description="", backbones=["clip_vit-demo_demo"], tasks=["knn/demo_objects"]
+    )
+    place = Workspace(root=tmp_path, data=tmp_path)
+    folder = place.pretraining("demo/clip", 0) / "model"
+    folder.mkdir(parents=True)
+    (folder / "open_clip_config.json").write_text("{}")
+    (folder / "open_clip_model.safetensors").write_bytes(b"")
+    for overrides, warns in (["seed=0"], False), (["seed=0", "num_pairs=64"], True):
+        made_by = load_recipe("demo/clip", overrides).computation_fingerprint()
+        (folder / "provenance.json").write_text(json.dumps({"recipe_fingerprint": made_by}))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            make_plan(suite, place)
+        assert ("another version of the recipe demo/clip" in caplog.text) == warns
+        assert ("delete" in caplog.text) == warns
