@@ -27,8 +27,8 @@ reader: {{kind: ade20k, root: {root}, classes: classes.json}}
 splits: {{train: training, test: validation}}
 protocols:
   segmentation:
-    configs: {{"*": configs/mmseg/demo/vit-demo_upernet_1xb8-160_demo-scenes-144x144.py}}
-    preset: demo_upernet
+    configs: {{"*": configs/mmseg/demo/vit-demo_frozen-upernet_1xb4-500_demo-scenes-144x144.py}}
+    preset: demo_frozen_upernet
   knn_segmentation: {{tiles: 1}}
 obtain: "ask the author for the scenes"
 """
@@ -40,8 +40,8 @@ reader: {kind: coco_instances, root: tiny/instances}
 splits: {train: train, test: val}
 protocols:
   detection:
-    configs: {"*": configs/mmdet/demo/vit-demo_mask-rcnn_1xb4-400_demo-instances-128x128.py}
-    preset: demo_mask_rcnn
+    configs: {"*": configs/mmdet/demo/vit-demo_frozen-mask-rcnn_1xb4-600_demo-instances-144x144.py}
+    preset: demo_frozen_mask_rcnn
 obtain: "ask the author for the instances"
 """
 

@@ -22,7 +22,7 @@ from maskclip_bench.tasks.detection import Detection, average_precisions
 from maskclip_bench.tasks.features import FeatureStore
 from maskclip_bench.tasks.protocol import ProtocolContext
 
-CONFIG = "configs/mmdet/demo/vit-demo_mask-rcnn_1xb4-400_demo-instances-128x128.py"
+CONFIG = "configs/mmdet/demo/vit-demo_frozen-mask-rcnn_1xb4-600_demo-instances-144x144.py"
 SMALL = DemoSizes(
     pretrain=2,
     shard=2,
@@ -55,7 +55,7 @@ TASK = TaskDeclaration(
     protocols={
         "detection": {
             "configs": {"*": CONFIG},
-            "preset": "demo_mask_rcnn",
+            "preset": "demo_frozen_mask_rcnn",
             "options": {"train_cfg.max_iters": 5, "default_hooks.checkpoint.interval": 5},
         }
     },

@@ -27,7 +27,7 @@ from maskclip_bench.tasks.features import FeatureStore
 from maskclip_bench.tasks.protocol import ProtocolContext
 from maskclip_bench.tasks.segmentation import MMSEG_ROUNDING, Segmentation, segmentation_metrics
 
-CONFIG = "configs/mmseg/demo/vit-demo_upernet_1xb8-160_demo-scenes-144x144.py"
+CONFIG = "configs/mmseg/demo/vit-demo_frozen-upernet_1xb4-500_demo-scenes-144x144.py"
 SMALL = DemoSizes(
     pretrain=2,
     shard=2,
@@ -64,7 +64,7 @@ def task(**settings: object) -> TaskDeclaration:
         protocols={
             "segmentation": {
                 "configs": {"*": CONFIG},
-                "preset": "demo_upernet",
+                "preset": "demo_frozen_upernet",
                 "options": options,
                 **settings,
             }
@@ -288,13 +288,13 @@ def test_own_recipe__changes_fingerprint_and_preset(
     config = tmp_path / "own.py"
     config.write_text("a = 1\n")
     presets = {dense_jobs.preset_name(settings, ROW, "segmentation")}
-    assert presets == {"demo_upernet"}
+    assert presets == {"demo_frozen_upernet"}
     for own in ({"config": str(config)}, {"options": {"a": 1}}, {"options": {"a": 2}}):
         found = protocol.cell_fingerprints(task(), row(**own), workspace)
         assert {key: value for key, value in found.items() if key != "own_recipe"} == usual
         presets.add(dense_jobs.preset_name(settings, row(**own), "segmentation"))
     assert len(presets) == 4
-    assert all(name.startswith("demo_upernet") for name in presets)
+    assert all(name.startswith("demo_frozen_upernet") for name in presets)
     before = protocol.cell_fingerprints(task(), row(config=str(config)), workspace)
     config.write_text("a = 2\n")
     assert protocol.cell_fingerprints(task(), row(config=str(config)), workspace) != before
@@ -305,12 +305,12 @@ def test_own_recipe__changes_fingerprint_and_preset(
     monkeypatch.setattr(dense_jobs, "missing_packages", lambda toolbox: [])
     monkeypatch.setattr(Segmentation, "_run", write_results)
     given = context(world, task())
-    assert protocol.run(given).preset == "demo_upernet"
+    assert protocol.run(given).preset == "demo_frozen_upernet"
     own_row = replace(given.backbone, declaration=row(options={"model.neck.x": 1}))
     measurement = protocol.run(replace(given, backbone=own_row))
     assert measurement.preset in {
         dense_jobs.preset_name(settings, row(options={"model.neck.x": 1}), "segmentation")
-    } - {"demo_upernet"}
+    } - {"demo_frozen_upernet"}
     jobs = [json.loads(path.read_text()) for path in (world / "jobs/random").rglob("job.json")]
     assert any(job["options"].get("model.neck.x") == 1 for job in jobs)
 

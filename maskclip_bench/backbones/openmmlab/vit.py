@@ -196,11 +196,15 @@ class MaskCLIPViT(BaseModule):
             bottom and right, after the norm. Prefix tokens, which ViTDet does not have, are
             copied into each window, and what they attend to is averaged over the windows.
         global_indices: Blocks that attend globally in spite of `window_size`.
+        tile_positions: Repeat the position embeddings over the image instead of resampling them.
+            With windows of the native grid, each window then looks like an image of pretraining
+            (Bolya et al., 2023, arXiv 2311.05613).
         init_cfg: mmengine's; only None is taken, because the weights come from the source.
 
     Raises:
         ConfigError: The source is not a plain ViT, an index is out of range, `init_cfg` is given,
-            or blocks of this kind cannot attend in windows.
+            blocks of this kind cannot attend in windows, or `tile_positions` goes with windows
+            that are not the native grid.
         CheckpointError: The weights are missing or of another architecture.
     """
 
@@ -222,6 +226,7 @@ class MaskCLIPViT(BaseModule):
         with_cp: bool = False,
         window_size: int | None = None,
         global_indices: Sequence[int] = (),
+        tile_positions: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__()
@@ -256,6 +261,13 @@ class MaskCLIPViT(BaseModule):
         self.frozen = frozen
         self.with_cp = with_cp
         self.window_size = window_size
+        self.tile_positions = tile_positions
+        if tile_positions and self.tower.grid_size != (window_size, window_size):
+            raise ConfigError(
+                f"tile_positions repeats the native grid of {self.tower.grid_size[0]} x "
+                f"{self.tower.grid_size[1]} patches and needs windows of that size; window_size is "
+                f"{window_size}. Set window_size to the grid's side, or tile_positions=False."
+            )
         self.windowed = [
             window_size is not None and index not in global_blocks for index in range(num_blocks)
         ]
@@ -311,7 +323,8 @@ class MaskCLIPViT(BaseModule):
         tokens = maps.flatten(2).transpose(1, 2)  # [B, N, D]
         prefix_positions, positions = tower.positions()
         if positions is not None:
-            tokens = tokens + resample_positions(positions, tower.grid_size, grid)
+            arrange = tile_positions if self.tile_positions else resample_positions
+            tokens = tokens + arrange(positions, tower.grid_size, grid)
         prefix = tower.prefix()
         if prefix is not None:
             if prefix_positions is not None:
@@ -573,6 +586,13 @@ def resample_positions(positions: Tensor, native: tuple[int, int], grid: tuple[i
     maps = positions.float().unflatten(1, native).permute(0, 3, 1, 2)  # [1, D, h, w]
     maps = F.interpolate(maps, size=grid, mode="bicubic", align_corners=False, antialias=True)
     return maps.flatten(2).transpose(1, 2).to(positions.dtype)
+
+
+def tile_positions(positions: Tensor, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Position embeddings [1, n, D] of the `native` grid, repeated until they cover `grid`."""
+    rows, columns = (-(-size // own) for size, own in zip(grid, native, strict=True))
+    maps = positions.unflatten(1, native).repeat(1, rows, columns, 1)  # [1, h', w', D]
+    return maps[:, : grid[0], : grid[1]].flatten(1, 2)
 
 
 def partition_windows(patches: Tensor, grid: tuple[int, int], size: int) -> Tensor:

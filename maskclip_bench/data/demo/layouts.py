@@ -96,7 +96,7 @@ class DemoSizes:
     scenes_validation: int = 250
     scenes_validation_ood: int = 250
     instances_train: int = 600
-    instances_val: int = 200
+    instances_val: int = 400
     instances_val_ood: int = 200
 
 

@@ -18,8 +18,8 @@ from maskclip_bench.data_files import shipped_root
 from maskclip_bench.errors import CheckpointError, ConfigError
 from maskclip_bench.jobs import PARENT_VARIABLE
 
-SEGMENTATION = "configs/mmseg/demo/vit-demo_upernet_1xb8-160_demo-scenes-144x144.py"
-DETECTION = "configs/mmdet/demo/vit-demo_mask-rcnn_1xb4-400_demo-instances-128x128.py"
+SEGMENTATION = "configs/mmseg/demo/vit-demo_frozen-upernet_1xb4-500_demo-scenes-144x144.py"
+DETECTION = "configs/mmdet/demo/vit-demo_frozen-mask-rcnn_1xb4-600_demo-instances-144x144.py"
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 

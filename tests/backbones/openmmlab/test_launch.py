@@ -18,10 +18,10 @@ from maskclip_bench.data_files import shipped_root
 from maskclip_bench.errors import ConfigError, DataError, MissingDependencyError, UnknownNameError
 
 SEGMENTATION = shipped_root() / (
-    "configs/mmseg/demo/vit-demo_upernet_1xb8-160_demo-scenes-144x144.py"
+    "configs/mmseg/demo/vit-demo_frozen-upernet_1xb4-500_demo-scenes-144x144.py"
 )
 DETECTION = shipped_root() / (
-    "configs/mmdet/demo/vit-demo_mask-rcnn_1xb4-400_demo-instances-128x128.py"
+    "configs/mmdet/demo/vit-demo_frozen-mask-rcnn_1xb4-600_demo-instances-144x144.py"
 )
 TOY_CLASSES = {
     "mmseg": [

@@ -302,7 +302,7 @@ def test_hook__imported_twice_and_without_mmdet() -> None:
     """Two configs in one process name it, and a segmentation does not need mmdet."""
     pytest.importorskip("mmcv")
     root = shipped_root()
-    config = root / "configs/mmseg/demo/vit-demo_upernet_1xb8-160_demo-scenes-144x144.py"
+    config = root / "configs/mmseg/demo/vit-demo_frozen-upernet_1xb4-500_demo-scenes-144x144.py"
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", WITHOUT_MMDET, str(config)],
         env={**os.environ, "PYTHONPATH": str(root)},

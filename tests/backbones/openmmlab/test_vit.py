@@ -17,6 +17,7 @@ from maskclip_bench.backbones.openmmlab.vit import (
     join_windows,
     partition_windows,
     resample_positions,
+    tile_positions,
 )
 from maskclip_bench.errors import CheckpointError, ConfigError
 
@@ -219,6 +220,43 @@ def test_vit__windows_of_open_clips_blocks(tmp_path: Path, batch_first: bool) ->
     torch.testing.assert_close(
         flat(backbone(images())[0]), visual.ln_post(tokens)[:, 1:], atol=1e-5, rtol=0
     )
+
+
+def test_vit__tiled_positions_make_each_window_an_image(tmp_path: Path) -> None:
+    arguments = {**TINY, "class_token": False, "global_pool": "avg"}
+    torch.manual_seed(0)
+    model = timm.create_model(NAME, **arguments).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    file = tmp_path / "trunk.safetensors"
+    save_file(model.state_dict(), file)
+    backbone = MaskCLIPViT(
+        timm=NAME, model_args=arguments, checkpoint=str(file), window_size=4, tile_positions=True
+    ).eval()
+    pixels = images((64, 96))
+    whole = backbone(pixels)[0]  # [2, 24, 8, 12]
+    for top in range(0, 64, 32):
+        for left in range(0, 96, 32):
+            native = model.norm(model.forward_features(pixels[..., top:, left:][..., :32, :32]))
+            part = whole[:, :, top // 8 :, left // 8 :][..., :4, :4]
+            torch.testing.assert_close(flat(part), native, atol=1e-5, rtol=0)
+    odd = backbone(images((40, 48)))[0]
+    assert odd.shape == (2, 24, 5, 6)
+    torch.testing.assert_close(odd[..., :4, :4], backbone(images((40, 48))[..., :32, :32])[0])
+
+
+def test_tile_positions__repeats_the_grid() -> None:
+    positions = torch.arange(6.0).view(1, 6, 1)  # 2 x 3
+    tiled = tile_positions(positions, (2, 3), (3, 5)).view(3, 5)
+    assert tiled.tolist() == [[0, 1, 2, 0, 1], [3, 4, 5, 3, 4], [0, 1, 2, 0, 1]]
+
+
+@pytest.mark.parametrize("size", [None, 3])
+def test_vit__tiled_positions_need_windows_of_the_native_grid(
+    trunk: tuple[nn.Module, Path], size: int | None
+) -> None:
+    with pytest.raises(ConfigError, match=rf"native grid of 4 x 4 .* window_size is {size}\."):
+        build(trunk[1], window_size=size, tile_positions=True)
 
 
 def test_vit__an_images_path_is_dropped_as_one(trunk: tuple[nn.Module, Path]) -> None:

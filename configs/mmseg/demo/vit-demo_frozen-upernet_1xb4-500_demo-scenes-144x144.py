@@ -1,7 +1,8 @@
-"""UperNet on the demo ViT and the demo world's scenes: the paper's protocol in a minute.
+"""UperNet on the frozen demo ViT and the demo world's scenes, in half a minute.
 
 The row is filled in by `maskclip-bench run`; by itself, this config trains from a random start.
-Widths and schedule are the demo's own, chosen for two CPU cores.
+The head reads the last map alone, standardized. Widths and schedule are the demo's own: at a higher
+learning rate, or with earlier maps, the head reads pixels and a random ViT does as well.
 """
 
 _base_ = "../_base_/runtime.py"
@@ -9,7 +10,8 @@ _base_ = "../_base_/runtime.py"
 data_root = "{{$MASKCLIP_BENCH_DATA:workspace/data}}/demo/scenes"
 num_classes = 29
 norm_cfg = dict(type="BN", requires_grad=True)
-max_iters = 160
+max_iters = 500
+size = (144, 144)  # of scenes of 128 px; objects are then about as large as in pretraining
 model = dict(
     type="EncoderDecoder",
     data_preprocessor=dict(
@@ -19,7 +21,7 @@ model = dict(
         bgr_to_rgb=True,
         pad_val=0,
         seg_pad_val=255,
-        size=(144, 144),
+        size=size,
         test_cfg=dict(size_divisor=8),
     ),
     backbone=dict(
@@ -27,19 +29,15 @@ model = dict(
         timm="vit_demo_patch8_48",
         out_indices=(3,),
         final_norm=True,
-        drop_path_rate=0.0,
+        frozen=True,
+        # Each window of 6 x 6 patches is an image as in pretraining.
+        window_size=6,
+        tile_positions=True,
     ),
-    # One tap: with earlier ones, the head of so short a training reads pixels, not features.
-    neck=dict(
-        type="DeconvolutionPyramid",
-        in_channels=96,
-        scale_factors=(1,),
-        out_channels=48,
-        norm_cfg=norm_cfg,
-    ),
+    neck=dict(type="NormalizedTaps", in_channels=96, norm_cfg=dict(type="BN", affine=False)),
     decode_head=dict(
         type="UPerHead",
-        in_channels=[48],
+        in_channels=[96],
         in_index=[0],
         pool_scales=(1, 2, 4),
         channels=48,
@@ -58,23 +56,23 @@ model = dict(
     train_cfg=dict(),
     test_cfg=dict(mode="whole"),
 )
-# Scenes are 128 px, and most of their objects small: at 144 px they are about as large as in
-# pretraining.
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", reduce_zero_label=True),
-    dict(type="Resize", scale=(144, 144), keep_ratio=True),
+    dict(type="Resize", scale=size, keep_ratio=True),
     dict(type="RandomFlip", prob=0.5),
+    # Twice the resolution of the scores, not eight times: half the time of a step.
+    dict(type="SegRescale", scale_factor=0.25),
     dict(type="PackSegInputs"),
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(144, 144), keep_ratio=True),
+    dict(type="Resize", scale=size, keep_ratio=True),
     dict(type="LoadAnnotations", reduce_zero_label=True),
     dict(type="PackSegInputs"),
 ]
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=0,
     persistent_workers=False,
     sampler=dict(type="InfiniteSampler", shuffle=True),
@@ -103,13 +101,11 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
 test_evaluator = val_evaluator
 
-# The head starts from nothing and has 160 steps: a high rate for it, a tenth and less for the
-# backbone.
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-2, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05),
     constructor="BackboneLayerDecay",
-    paramwise_cfg=dict(decay_rate=0.3),
+    paramwise_cfg=dict(decay_rate=0.3),  # for a backbone that is not frozen
     clip_grad=dict(max_norm=3.0),
 )
 param_scheduler = [
