@@ -32,6 +32,43 @@ TOY_CLASSES = {
 }
 
 
+PYRAMIDS = {
+    "mmseg": """
+    neck=dict(
+        _delete_=True,
+        type="DeconvolutionPyramid",
+        in_channels=96,
+        scale_factors=(2, 1),
+        norm_cfg=dict(type="BN"),
+    ),
+    decode_head=dict(in_channels=[96, 96], in_index=[0, 1]),
+""",
+    "mmdet": """
+    neck=dict(
+        _delete_=True,
+        type="SimpleFeaturePyramid",
+        in_channels=96,
+        out_channels=96,
+        scale_factors=(1, 0.5),
+        num_outs=2,
+    ),
+    rpn_head=dict(anchor_generator=dict(strides=[8, 16])),
+    roi_head=dict(
+        bbox_roi_extractor=dict(featmap_strides=[8, 16]),
+        mask_roi_extractor=dict(featmap_strides=[8, 16]),
+    ),
+""",
+}
+
+
+def finetuning(toolbox: str, config: Path, folder: Path) -> Path:
+    """A demo config that trains through the backbone and a pyramid."""
+    backbone = "backbone=dict(frozen=False, window_size=None, tile_positions=False),"
+    file = folder / "finetuning.py"
+    file.write_text(f'_base_ = "{config}"\nmodel = dict(\n    {backbone}{PYRAMIDS[toolbox]})\n')
+    return file
+
+
 def options(toolbox: str, iterations: int) -> list[str]:
     """`--cfg-options` that make a demo config train a few iterations on the toy data."""
     number = 3 if toolbox == "mmseg" else 2
@@ -243,6 +280,7 @@ def test_routes__train_resume_test(
 ) -> None:
     """Plain script, then our launcher on from its checkpoint, then a test of that."""
     pytest.importorskip(toolbox)
+    config = finetuning(toolbox, config, tmp_path)
     root, work_dir = scenes.parents[1], tmp_path / "work"
     plain = str(launching.script(toolbox, "train"))
     where = ["--work-dir", str(work_dir)]
@@ -267,6 +305,7 @@ def test_ddp__two_gloo_processes(
     toolbox: str, config: Path, tmp_path: Path, scenes: Path, instances: Path
 ) -> None:
     pytest.importorskip(toolbox)
+    config = finetuning(toolbox, config, tmp_path)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
     output = run(
         [
