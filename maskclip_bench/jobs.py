@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,10 @@ from maskclip_bench.errors import JobError
 PARENT_VARIABLE = "MASKCLIP_BENCH_PARENT"
 GRACE_SECONDS = 30.0
 LOG_TAIL_LINES = 25
+ERROR_LINE = re.compile(
+    r"(?:\[\w+\]: ?)?(?P<error>(?:error|[\w.]*(?:Error|Exception|Interrupt))(?:: .*|$))"
+)
+"""Our own errors, and the last line of a traceback, also under torchrun's `[rank0]: `."""
 
 
 class JobCancelled(BaseException):
@@ -51,7 +56,8 @@ def run_job(
         poll_seconds: Seconds between two looks.
 
     Raises:
-        JobError: The job ended with another exit code than 0; the message ends with its log's tail.
+        JobError: The job ended with another exit code than 0; the message begins with the cause
+            that its log names and ends with the log's tail.
         JobCancelled: `cancel` was set.
     """
     variables = {
@@ -80,19 +86,37 @@ def run_job(
             if process.poll() is None:
                 _stop(process)
     if code != 0:
+        tail = log_tail(log_file)
         raise JobError(
-            f"`{' '.join(map(str, command))}` ended with exit code {code}. Its log, {log_file}, "
-            f"ends with:\n{log_tail(log_file)}"
+            f"{cause(tail)} (exit code {code}; log: {log_file})\n"
+            f"The command was `{' '.join(map(str, command))}`. Its log ends with:\n"
+            f"{tail or '(nothing)'}"
         )
 
 
 def log_tail(log_file: Path, *, num_lines: int = LOG_TAIL_LINES) -> str:
-    """The last lines of a log, or a word that it is empty."""
+    """The last lines of a log; empty if it is, or if there is none."""
     try:
         with log_file.open(encoding="utf-8", errors="replace") as file:
-            return "".join(deque(file, maxlen=num_lines)).rstrip() or "(nothing)"
+            return "".join(deque(file, maxlen=num_lines)).rstrip()
     except OSError:
-        return "(no log)"
+        return ""
+
+
+def cause(tail: str) -> str:
+    r"""The line of a log's tail that says what went wrong: the last error, or else the last line.
+
+    Example:
+        >>> cause("loading\nerror: No such file.\n=====")
+        'No such file.'
+        >>> cause("[rank1]: RuntimeError: bad shape\n  detail")
+        'RuntimeError: bad shape'
+    """
+    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    errors = [match for line in lines if (match := ERROR_LINE.match(line))]
+    if errors:
+        return errors[-1]["error"].removeprefix("error: ")
+    return lines[-1] if lines else "The job said nothing"
 
 
 def end_with_parent() -> None:

@@ -1,4 +1,4 @@
-"""A job ends with the run that started it, whoever stands between them."""
+"""A job ends with the run that started it, whoever stands between them, and says why it failed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from maskclip_bench.jobs import PARENT_VARIABLE
+from maskclip_bench.errors import JobError
+from maskclip_bench.jobs import PARENT_VARIABLE, cause, run_job
 
 WATCHED = (
     "import time; from maskclip_bench.jobs import end_with_parent; end_with_parent(); "
@@ -62,3 +65,37 @@ def test_end_with_parent__no_job() -> None:
     environment = {key: value for key, value in os.environ.items() if key != PARENT_VARIABLE}
     command = [sys.executable, "-c", WATCHED.format(seconds=0)]
     assert subprocess.run(command, env=environment, check=True, capture_output=True).stdout
+
+
+def test_run_job__failure_begins_with_the_cause(tmp_path: Path) -> None:
+    """Of the message, progress and summary show the first line alone."""
+    program = "import sys; print('loading'); sys.exit('error: no masks in /data')"
+    log = tmp_path / "job.log"
+    with pytest.raises(JobError) as caught:
+        run_job(
+            [sys.executable, "-c", program],
+            log_file=log,
+            num_threads=1,
+            cancel=threading.Event(),
+        )
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"no masks in /data (exit code 1; log: {log})"
+    assert lines[-2:] == ["loading", "error: no masks in /data"]
+
+
+@pytest.mark.parametrize(
+    ("tail", "says"),
+    [
+        ("step 1\nTraceback (most recent call last):\n  x()\nValueError: bad\n", "ValueError: bad"),
+        (
+            "[rank0]: torch.OutOfMemoryError: CUDA\n[rank0]:  more\n=====",
+            "torch.OutOfMemoryError: CUDA",
+        ),
+        ("KeyError: 1\nduring which\nKeyboardInterrupt\n", "KeyboardInterrupt"),
+        ("work_dir = 'a'\nKilled", "Killed"),
+        ("errors: 0\nthe Error: x was not first", "the Error: x was not first"),
+        ("", "The job said nothing"),
+    ],
+)
+def test_cause(tail: str, says: str) -> None:
+    assert cause(tail) == says

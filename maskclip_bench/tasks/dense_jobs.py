@@ -118,7 +118,12 @@ class DenseProtocol(Protocol):
         if source.huggingface is not None or source.python is not None:
             return f"{backbone.display_name} is no timm or open_clip model, which {self.name} needs"
         if config_name(self.settings_of(task), backbone, self.name) is None:
-            return f"there is no {self.toolbox} config for {backbone.arch or 'its architecture'}"
+            known = [arch for arch in self.settings_of(task).configs if arch != ANY_ARCHITECTURE]
+            return (
+                f"there is no {self.toolbox} config for {backbone.arch or 'a row without arch'}, "
+                f"only for {' and '.join(known)}; a row may bring its own as "
+                f"openmmlab: {{{self.name}: {{config: ...}}}}"
+            )
         return None
 
     def preset_version(self, task: TaskDeclaration) -> int:
@@ -171,7 +176,7 @@ class DenseProtocol(Protocol):
             MissingDependencyError: OpenMMLab is not installed.
             ConfigError: There is no config for the backbone's architecture.
             DataError: The data is missing or broken.
-            JobError: The job failed; the message ends with its log's tail.
+            JobError: The job failed; see `run_job`.
         """
         missing = missing_packages(self.toolbox)
         if missing:
