@@ -72,7 +72,7 @@ class TrainingError(MaskCLIPBenchError):
 
 
 class JobError(MaskCLIPBenchError):
-    """A job run as a subprocess failed; the message ends with the tail of its log."""
+    """A job run as a subprocess failed; the message begins with the cause, from its log."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -117,11 +117,11 @@ class DenseProtocol(Protocol):
         source = backbone.source
         if source.huggingface is not None or source.python is not None:
             return f"{backbone.display_name} is no timm or open_clip model, which {self.name} needs"
-        if config_name(self.settings_of(task), backbone, self.name) is None:
-            known = [arch for arch in self.settings_of(task).configs if arch != ANY_ARCHITECTURE]
+        settings = self.settings_of(task)
+        if config_name(settings, backbone, self.name) is None:
             return (
                 f"there is no {self.toolbox} config for {backbone.arch or 'a row without arch'}, "
-                f"only for {' and '.join(known)}; a row may bring its own as "
+                f"only for {' and '.join(settings.configs)}; a row may bring its own as "
                 f"openmmlab: {{{self.name}: {{config: ...}}}}"
             )
         return None

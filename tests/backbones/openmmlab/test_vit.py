@@ -29,23 +29,30 @@ TINY = {
     "num_heads": 2,
     "num_classes": 0,
 }
+WITHOUT_CLASS_TOKEN = {**TINY, "class_token": False, "global_pool": "avg"}
 NAME = "vit_tiny_patch16_224"
 
 
-@pytest.fixture
-def trunk(tmp_path: Path) -> tuple[nn.Module, Path]:
+def random_trunk(folder: Path, arguments: dict[str, Any]) -> tuple[nn.Module, Path]:
     """A tiny timm ViT with every parameter random (norms and positions too), and its file."""
     torch.manual_seed(0)
-    model = timm.create_model(NAME, **TINY).eval()
+    model = timm.create_model(NAME, **arguments).eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.1)
-    file = tmp_path / "trunk.safetensors"
+    file = folder / "trunk.safetensors"
     save_file(model.state_dict(), file)
     return model, file
 
 
+@pytest.fixture
+def trunk(tmp_path: Path) -> tuple[nn.Module, Path]:
+    """See `random_trunk`."""
+    return random_trunk(tmp_path, TINY)
+
+
 def build(file: Path, **arguments: object) -> MaskCLIPViT:
-    return MaskCLIPViT(timm=NAME, model_args=TINY, checkpoint=str(file), **arguments).eval()
+    given = {"timm": NAME, "model_args": TINY, "checkpoint": str(file), **arguments}
+    return MaskCLIPViT(**given).eval()
 
 
 def images(size: tuple[int, int] = (32, 32)) -> Tensor:
@@ -223,21 +230,13 @@ def test_vit__windows_of_open_clips_blocks(tmp_path: Path, batch_first: bool) ->
 
 
 def test_vit__tiled_positions_make_each_window_an_image(tmp_path: Path) -> None:
-    arguments = {**TINY, "class_token": False, "global_pool": "avg"}
-    torch.manual_seed(0)
-    model = timm.create_model(NAME, **arguments).eval()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.1)
-    file = tmp_path / "trunk.safetensors"
-    save_file(model.state_dict(), file)
-    backbone = MaskCLIPViT(
-        timm=NAME, model_args=arguments, checkpoint=str(file), window_size=4, tile_positions=True
-    ).eval()
+    model, file = random_trunk(tmp_path, WITHOUT_CLASS_TOKEN)
+    backbone = build(file, model_args=WITHOUT_CLASS_TOKEN, window_size=4, tile_positions=True)
     pixels = images((64, 96))
     whole = backbone(pixels)[0]  # [2, 24, 8, 12]
     for top in range(0, 64, 32):
         for left in range(0, 96, 32):
-            native = model.norm(model.forward_features(pixels[..., top:, left:][..., :32, :32]))
+            native = model.forward_features(pixels[..., top:, left:][..., :32, :32])
             part = whole[:, :, top // 8 :, left // 8 :][..., :4, :4]
             torch.testing.assert_close(flat(part), native, atol=1e-5, rtol=0)
     odd = backbone(images((40, 48)))[0]
@@ -344,7 +343,7 @@ def test_vit__windows_see_only_their_own_patches(trunk: tuple[nn.Module, Path]) 
     """One windowed block, no class token in the way: a far patch's change does not arrive."""
     backbone = MaskCLIPViT(
         timm=NAME,
-        model_args={**TINY, "class_token": False, "global_pool": "avg"},
+        model_args=WITHOUT_CLASS_TOKEN,
         out_indices=(0,),
         window_size=2,
     ).eval()
