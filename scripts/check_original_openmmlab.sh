@@ -69,8 +69,9 @@ run() {
 }
 
 stand_in="mmcv operators: torchvision stand-in"
-for toolbox in mmseg mmdet; do
-    config="$(echo "$root"/configs/"$toolbox"/demo/*.py)"
+for config in "$root"/configs/mm*/demo/*.py; do
+    toolbox="$(basename "$(dirname "$(dirname "$config")")")"
+    name="$(basename "$config" .py)"
     scripts="$("$venv_python" -c "import importlib.util as u
 print(u.find_spec('$toolbox').submodule_search_locations[0])")/.mim/tools"
     launcher=(-m maskclip_bench mm "$toolbox")
@@ -80,18 +81,18 @@ print(u.find_spec('$toolbox').submodule_search_locations[0])")/.mim/tools"
         five+=(model.decode_head.loss_decode.class_weight=None)
         eight+=(model.decode_head.loss_decode.class_weight=None)
     fi
-    plain="$folder/$toolbox-plain" ours="$folder/$toolbox-launcher"
-    run "$folder/$toolbox-plain-train.log" "$stand_in" \
+    plain="$folder/$name-plain" ours="$folder/$name-launcher"
+    run "$folder/$name-plain-train.log" "$stand_in" \
         "$scripts/train.py" "$config" --work-dir "$plain" --cfg-options "${five[@]}"
-    run "$folder/$toolbox-launcher-train.log" "$stand_in" \
+    run "$folder/$name-launcher-train.log" "$stand_in" \
         "${launcher[@]}" train "$config" --work-dir "$ours" --cfg-options "${five[@]}"
     export TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1  # these checkpoints were written just now
-    run "$folder/$toolbox-launcher-resume.log" "resumed epoch: 0, iter: 5" \
+    run "$folder/$name-launcher-resume.log" "resumed epoch: 0, iter: 5" \
         "${launcher[@]}" train "$config" --work-dir "$ours" --resume --cfg-options "${eight[@]}"
-    run "$folder/$toolbox-launcher-test.log" "Load checkpoint from" \
+    run "$folder/$name-launcher-test.log" "Load checkpoint from" \
         "${launcher[@]}" test "$config" "$ours/iter_8.pth" --work-dir "$ours-test"
     if [ "$toolbox" = mmseg ]; then
-        run "$folder/$toolbox-plain-test.log" "Load checkpoint from" \
+        run "$folder/$name-plain-test.log" "Load checkpoint from" \
             "$scripts/test.py" "$config" "$plain/iter_5.pth" --work-dir "$plain-test"
     fi
     unset TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD
