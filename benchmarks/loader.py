@@ -30,7 +30,7 @@ from PIL import Image
 
 from maskclip_bench.data.config import DataConfig
 from maskclip_bench.data.images import random_crop
-from maskclip_bench.data.pairs import PairLoader
+from maskclip_bench.data.pairs.loader import PairLoader
 from maskclip_bench.data.shapes import draw_photo, draw_shapes, jpeg_bytes
 from maskclip_bench.data.tokenizer import TokenizerConfig, load_tokenizer
 

@@ -71,6 +71,16 @@ class TrainingError(MaskCLIPBenchError):
     """Training cannot go on: too many non-finite losses, too many bad samples."""
 
 
+class NonFiniteError(MaskCLIPBenchError):
+    """Values are NaN or infinite where a number would be made of them."""
+
+
+class DamagedFileError(MaskCLIPBenchError):
+    """A file is not as it was written: its hash or its content differs."""
+
+    exit_code = EXIT_DATA
+
+
 class JobError(MaskCLIPBenchError):
     """A job run as a subprocess failed; the message begins with the cause, from its log."""
 

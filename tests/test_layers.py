@@ -21,12 +21,14 @@ LAYERS: dict[str, int] = {
     "distributed": 0,
     "errors": 0,
     "jobs": 0,
+    "registry": 0,
     "runtime": 0,
     "storage": 0,
     "data": 1,
     "modeling": 1,
     "results": 1,
     "backbones": 2,
+    "training": 2,
     "pretrain": 3,
     "tasks": 3,
     "pretrain.trainer": 4,
@@ -48,7 +50,7 @@ def modules() -> list[Path]:
 
 
 def module_name(path: Path) -> str:
-    """`maskclip_bench/tasks/knn.py` -> `tasks.knn`; a package's `__init__` is the package."""
+    """`maskclip_bench/config.py` -> `config`; a package's `__init__` is the package."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     import torch
     from open_clip.model import CustomTextCLIP
 
-    from maskclip_bench.pretrain.progress import TrainProgress
     from maskclip_bench.pretrain.recipe import Recipe
     from maskclip_bench.pretrain.trainer import Evaluator
     from maskclip_bench.tasks import Protocol, TaskDeclaration
+    from maskclip_bench.training.progress import TrainProgress
 
 LAUNCHERS = ("here", "slurm")
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from maskclip_bench.data.sources import BROKEN_IMAGE, BadSampleError
+from maskclip_bench.data.pairs.pair_sources import BROKEN_IMAGE, BadSampleError
 
 NUM_CROP_TRIES = 10
 """As in torchvision's `RandomResizedCrop`."""

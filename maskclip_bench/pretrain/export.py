@@ -22,15 +22,15 @@ from maskclip_bench.config import validate
 from maskclip_bench.data.tokenizer import merges_file
 from maskclip_bench.errors import CheckpointError, ConfigError
 from maskclip_bench.modeling.model import build_model, open_clip_config
-from maskclip_bench.pretrain.checkpoint import (
+from maskclip_bench.pretrain.methods import METHODS
+from maskclip_bench.pretrain.methods.base import STUDENT, TEACHER_TRUNK
+from maskclip_bench.pretrain.recipe import Recipe
+from maskclip_bench.training.checkpoint import (
     Checkpoint,
     CheckpointStore,
     load_checkpoint,
     restore_module,
 )
-from maskclip_bench.pretrain.methods import METHODS
-from maskclip_bench.pretrain.methods.base import STUDENT, TEACHER_TRUNK
-from maskclip_bench.pretrain.recipe import Recipe
 
 Target = Literal["open_clip", "timm", "hf"]
 Weights = Literal["student", "teacher"]

@@ -20,11 +20,11 @@ import torch
 
 from maskclip_bench import distributed
 from maskclip_bench.errors import ConfigError, MissingDependencyError
-from maskclip_bench.pretrain.interruption import STOP_SIGNALS, RunStopped
-from maskclip_bench.pretrain.progress import ProgressCallback
 from maskclip_bench.pretrain.recipe import Recipe
 from maskclip_bench.pretrain.trainer import Evaluator, train
 from maskclip_bench.runtime import configure_threads, resolve_device
+from maskclip_bench.training.interruption import STOP_SIGNALS, RunStopped
+from maskclip_bench.training.progress import ProgressCallback
 
 logger = logging.getLogger(__name__)
 

@@ -28,12 +28,10 @@ from torch import Tensor
 from maskclip_bench import distributed, storage
 from maskclip_bench.data.augment import DeviceAugment
 from maskclip_bench.data.batch import Batch, RawBatch
-from maskclip_bench.data.pairs import PairLoader
+from maskclip_bench.data.pairs.loader import PairLoader
 from maskclip_bench.data.tokenizer import PAD_TOKEN_ID, load_tokenizer
 from maskclip_bench.errors import ConfigError, StorageError, TrainingError
-from maskclip_bench.pretrain import nonfinite
 from maskclip_bench.pretrain.accumulation import accumulated_backward
-from maskclip_bench.pretrain.checkpoint import Checkpoint, CheckpointStore
 from maskclip_bench.pretrain.export import (
     Weights,
     finished_fingerprint,
@@ -41,17 +39,19 @@ from maskclip_bench.pretrain.export import (
     model_of,
     write_model_folder,
 )
-from maskclip_bench.pretrain.interruption import STOP_SIGNALS, Interruption, RunStopped
-from maskclip_bench.pretrain.logs import RunLog
 from maskclip_bench.pretrain.methods import build_method
 from maskclip_bench.pretrain.methods.base import Method
-from maskclip_bench.pretrain.optim import build_optimizer, set_learning_rate
-from maskclip_bench.pretrain.parallel import Replicas, Shards, transformer_blocks
-from maskclip_bench.pretrain.progress import Meter, ProgressCallback, Report, TrainProgress
-from maskclip_bench.pretrain.readback import Readback
 from maskclip_bench.pretrain.recipe import Recipe, load_recipe
-from maskclip_bench.pretrain.schedule import learning_rate
 from maskclip_bench.runtime import derive_seed, provenance
+from maskclip_bench.training import nonfinite
+from maskclip_bench.training.checkpoint import Checkpoint, CheckpointStore
+from maskclip_bench.training.interruption import STOP_SIGNALS, Interruption, RunStopped
+from maskclip_bench.training.logs import RunLog
+from maskclip_bench.training.optim import build_optimizer, set_learning_rate
+from maskclip_bench.training.parallel import Replicas, Shards, transformer_blocks
+from maskclip_bench.training.progress import Meter, ProgressCallback, Report, TrainProgress
+from maskclip_bench.training.readback import Readback
+from maskclip_bench.training.schedule import learning_rate
 
 logger = logging.getLogger(__name__)
 

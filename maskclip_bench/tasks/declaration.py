@@ -77,7 +77,7 @@ class TaskDeclaration(Declaration):
     class_names: ClassNames = ClassNames()
     """Words for the classes, for zero-shot classification."""
     prompt_sets: dict[str, PromptSet] = Field(default_factory=dict)
-    """Prompt sets of this data set; those that many share are in `maskclip_bench.tasks.prompts`."""
+    """Prompt sets of this data set; those that many share are in `tasks.protocols.prompts`."""
     protocols: dict[str, dict[str, Any]]
     """Protocol -> its settings; the protocol says which keys it knows."""
     task_version: int = 1

@@ -31,7 +31,7 @@ from maskclip_bench.data_files import config_file
 from maskclip_bench.errors import ConfigError, DataError, JobError, MissingDependencyError
 from maskclip_bench.jobs import run_job
 from maskclip_bench.runtime import DATA_VARIABLE, WORKSPACE_VARIABLE, Workspace
-from maskclip_bench.tasks.protocol import Protocol, ProtocolContext, split_name
+from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext, split_name
 
 if TYPE_CHECKING:
     from maskclip_bench.tasks.declaration import TaskDeclaration

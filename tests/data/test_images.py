@@ -11,8 +11,8 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from maskclip_bench.data.images import decode_crops, random_crop
+from maskclip_bench.data.pairs.pair_sources import BadSampleError
 from maskclip_bench.data.shapes import draw_photo, draw_shapes, jpeg_bytes
-from maskclip_bench.data.sources import BadSampleError
 
 RATIO = (3 / 4, 4 / 3)
 

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskclip_bench.modeling import distillation_head
 from maskclip_bench.modeling.blocks import PackedLayout
 from maskclip_bench.modeling.decoders import (
     TextDecoder,
@@ -17,9 +16,13 @@ from maskclip_bench.modeling.decoders import (
     pixel_patches,
     sine_positions,
 )
-from maskclip_bench.modeling.distillation_head import CodewordHead, codeword_cross_entropy
 from maskclip_bench.modeling.masking import random_mask
 from maskclip_bench.modeling.projection_head import GlobalBatchNorm, SimCLRHead
+from maskclip_bench.pretrain.methods.parts import online_quantizer as distillation_head
+from maskclip_bench.pretrain.methods.parts.online_quantizer import (
+    CodewordHead,
+    codeword_cross_entropy,
+)
 
 
 @pytest.mark.parametrize("depth", [1, 2])

@@ -12,8 +12,8 @@ import yaml
 from maskclip_bench.cli import pretrain as cli
 from maskclip_bench.cli.app import run
 from maskclip_bench.data.shapes import draw_shapes, write_shape_shards
-from maskclip_bench.pretrain.logs import read_log
-from maskclip_bench.pretrain.progress import TrainProgress
+from maskclip_bench.training.logs import read_log
+from maskclip_bench.training.progress import TrainProgress
 
 
 @pytest.fixture

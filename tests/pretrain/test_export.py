@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 from maskclip_bench.config import merge, validate
 from maskclip_bench.data.tokenizer import load_tokenizer
 from maskclip_bench.errors import CheckpointError, ConfigError
-from maskclip_bench.pretrain.checkpoint import CheckpointStore
 from maskclip_bench.pretrain.export import export_checkpoint, finished_fingerprint, model_of
 from maskclip_bench.pretrain.recipe import Recipe
 from maskclip_bench.pretrain.trainer import train
+from maskclip_bench.training.checkpoint import CheckpointStore
 
 CAPTIONS = ["a red circle", "two blue squares and a green triangle on sand"]
 

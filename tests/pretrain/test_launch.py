@@ -16,7 +16,6 @@ import torch
 from maskclip_bench.errors import ConfigError, MissingDependencyError
 from maskclip_bench.modeling import DEMO_VIT
 from maskclip_bench.pretrain import launch, trainer
-from maskclip_bench.pretrain.checkpoint import CheckpointStore
 from maskclip_bench.pretrain.launch import (
     SlurmTraining,
     launch_here,
@@ -24,7 +23,8 @@ from maskclip_bench.pretrain.launch import (
     rank_device,
     submit_to_slurm,
 )
-from maskclip_bench.pretrain.logs import read_log
+from maskclip_bench.training.checkpoint import CheckpointStore
+from maskclip_bench.training.logs import read_log
 
 
 class FakeExecutor:

@@ -10,7 +10,7 @@ import torch
 
 from maskclip_bench.data.batch import Batch
 from maskclip_bench.pretrain.methods import Method, build_method
-from maskclip_bench.pretrain.nonfinite import describe, shortened, value_range
+from maskclip_bench.training.nonfinite import describe, shortened, value_range
 
 
 @pytest.fixture

@@ -20,12 +20,12 @@ from torch import nn
 
 from maskclip_bench import distributed
 from maskclip_bench.data.batch import Batch
-from maskclip_bench.pretrain import nonfinite
-from maskclip_bench.pretrain.checkpoint import CheckpointStore
-from maskclip_bench.pretrain.logs import read_log
 from maskclip_bench.pretrain.methods import build_method
-from maskclip_bench.pretrain.parallel import Shards, transformer_blocks
 from maskclip_bench.pretrain.trainer import train
+from maskclip_bench.training import nonfinite
+from maskclip_bench.training.checkpoint import CheckpointStore
+from maskclip_bench.training.logs import read_log
+from maskclip_bench.training.parallel import Shards, transformer_blocks
 
 EVERYTHING: dict[str, Any] = {
     "method": "maskclip",

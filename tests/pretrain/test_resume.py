@@ -12,8 +12,8 @@ from types import ModuleType
 
 from safetensors.torch import load_file
 
-from maskclip_bench.pretrain.logs import read_log
 from maskclip_bench.pretrain.trainer import train
+from maskclip_bench.training.logs import read_log
 
 NUM_STEPS = 40
 CLOCK = ("images_per_second", "data_wait_fraction", "memory_gib")

@@ -20,12 +20,12 @@ from maskclip_bench.data.batch import Batch
 from maskclip_bench.data.shapes import write_shape_shards
 from maskclip_bench.errors import ConfigError, DataError, StorageError, TrainingError
 from maskclip_bench.pretrain import trainer
-from maskclip_bench.pretrain.checkpoint import CheckpointStore
 from maskclip_bench.pretrain.export import finished_fingerprint
-from maskclip_bench.pretrain.logs import read_log
 from maskclip_bench.pretrain.methods.clip import CLIP
-from maskclip_bench.pretrain.progress import TrainProgress, read_progress
 from maskclip_bench.pretrain.trainer import train
+from maskclip_bench.training.checkpoint import CheckpointStore
+from maskclip_bench.training.logs import read_log
+from maskclip_bench.training.progress import TrainProgress, read_progress
 
 LOSSES = ("loss", "contrastive_loss", "distillation_loss", "mlm_loss", "ssl_loss", "lr")
 

@@ -18,7 +18,7 @@ from maskclip_bench.tasks import (
     missing_data,
     task_names,
 )
-from maskclip_bench.tasks.prompts import (
+from maskclip_bench.tasks.protocols.prompts import (
     SHARED_PROMPT_SETS,
     build_zero_shot_classifier,
     class_names_of,

@@ -14,8 +14,8 @@ from maskclip_bench.errors import ConfigError, DataError, UnknownNameError
 from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks import PROTOCOLS, ProtocolContext, cell_fingerprint, get_protocol
-from maskclip_bench.tasks.few_shot import draw_shots, fit_ridge
-from maskclip_bench.tasks.knn import vote
+from maskclip_bench.tasks.protocols.few_shot import draw_shots, fit_ridge
+from maskclip_bench.tasks.protocols.knn import vote
 
 from .conftest import (
     BlindEncoder,
@@ -205,7 +205,7 @@ def test_few_shot__draws_are_of_every_class_and_deterministic() -> None:
 
 def test_few_shot__leave_one_out_equals_leaving_one_out() -> None:
     """The chosen penalty is the one that naive refitting without each image chooses."""
-    from maskclip_bench.tasks import few_shot
+    from maskclip_bench.tasks.protocols import few_shot
 
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(12, 4, generator=generator).double()

@@ -43,7 +43,6 @@ from maskclip_bench.modeling.decoders import (
     normalized_patches,
     pixel_patches,
 )
-from maskclip_bench.modeling.distillation_head import CodewordHead, codeword_cross_entropy
 from maskclip_bench.modeling.losses import per_caption_cross_entropy
 from maskclip_bench.modeling.masking import MaskKind, choose_words, draw_mask
 from maskclip_bench.modeling.model import ModelConfig
@@ -65,6 +64,10 @@ from maskclip_bench.pretrain.methods.base import (
     Terms,
     packed_layout,
     vit_trunk,
+)
+from maskclip_bench.pretrain.methods.parts.online_quantizer import (
+    CodewordHead,
+    codeword_cross_entropy,
 )
 from maskclip_bench.pretrain.methods.teacher import (
     FrozenCLIP,

@@ -23,7 +23,6 @@ from maskclip_bench.config import Declaration
 from maskclip_bench.data.batch import Batch
 from maskclip_bench.data.config import IMAGENET_MEAN, IMAGENET_STD
 from maskclip_bench.errors import ConfigError
-from maskclip_bench.modeling.distillation_head import CodewordHead, codeword_cross_entropy
 from maskclip_bench.modeling.masking import MaskKind, draw_mask
 from maskclip_bench.modeling.model import ModelConfig
 from maskclip_bench.modeling.towers import (
@@ -33,6 +32,10 @@ from maskclip_bench.modeling.towers import (
     take_tokens,
 )
 from maskclip_bench.pretrain.methods.base import Embeddings, ImageOnlyMethod, Terms, vit_trunk
+from maskclip_bench.pretrain.methods.parts.online_quantizer import (
+    CodewordHead,
+    codeword_cross_entropy,
+)
 from maskclip_bench.pretrain.methods.teacher import FrozenCLIP, follow, frozen_copy
 
 Triple = tuple[float, float, float]

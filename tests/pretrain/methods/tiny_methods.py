@@ -18,7 +18,7 @@ from maskclip_bench.data.batch import Batch
 from maskclip_bench.data.shapes import COLOURS, GROUNDS, SHAPES, draw_shapes
 from maskclip_bench.modeling import DEMO_VIT, ModelConfig, TextConfig, VisionConfig
 from maskclip_bench.pretrain.methods import METHODS, Method, build_method
-from maskclip_bench.pretrain.parallel import Replicas
+from maskclip_bench.training.parallel import Replicas
 
 VOCABULARY = 60
 MODEL = ModelConfig(

@@ -1,0 +1,454 @@
+"""Image-text pairs in batches: exact epochs, exact resume, any number of workers and ranks.
+
+What a batch holds follows from (seed, epoch, step, rank) alone:
+
+* The order of an epoch is a permutation drawn from (seed, epoch). Batch `step` of rank `r` takes
+  places `step * G + r * B` to `+ B` of it (B samples a rank, G = B x ranks in the global batch).
+  Every sample comes once; the `len % G` samples left over differ from epoch to epoch.
+* Which caption and which crops a sample shows is drawn from (seed, epoch, its key).
+* All ranks have the same number of steps. A sample that turns out broken is replaced by one of
+  the samples left over, or, when there are too few, by one drawn from the whole epoch; which one
+  is fixed beforehand too. So an epoch of intact data shows no sample twice, and one with broken
+  samples still has its length, and can still be entered at any step.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from maskclip_bench.data.batch import RawBatch
+from maskclip_bench.data.config import AugmentConfig, DataConfig, SourceConfig
+from maskclip_bench.data.images import decode_crops
+from maskclip_bench.data.pairs.caption_tables import TableSource
+from maskclip_bench.data.pairs.pair_sources import (
+    EMPTY_CAPTION,
+    BadSampleError,
+    BadSamples,
+    Source,
+)
+from maskclip_bench.data.pairs.shards import TarSource
+from maskclip_bench.data.tokenizer import CaptionTokenizer, pad
+from maskclip_bench.errors import DataError
+from maskclip_bench.runtime import derive_seed
+
+logger = logging.getLogger(__name__)
+
+Indices = npt.NDArray[np.int64]
+
+SHUFFLED_RUN = 1024
+"""Neighbouring samples that stay together when shuffling within windows."""
+
+SOURCES: dict[str, Callable[..., Source]] = {
+    "webdataset": TarSource,
+    "csv": TableSource,
+    "parquet": TableSource,
+}
+
+
+def open_source(config: SourceConfig, *, data_root: Path) -> Source:
+    """Open (and, the first time, index) the samples of a recipe.
+
+    Raises:
+        DataError: Files are missing, or are not what the configuration says.
+    """
+    return SOURCES[config.kind](config, data_root=data_root)
+
+
+def epoch_order(num_samples: int, *, seed: int, epoch: int, window: int | None) -> Indices:
+    """Every sample once, in the order of an epoch: int64 [num_samples].
+
+    Args:
+        num_samples: How many there are.
+        seed: Of the run.
+        epoch: Counted from 0.
+        window: Shuffle within windows of so many samples; None shuffles all.
+    """
+    rng = _rng(seed, "order", epoch)
+    if window is None or window >= num_samples:
+        return rng.permutation(num_samples).astype(np.int64)
+    run = max(1, min(SHUFFLED_RUN, window // 8))
+    starts = rng.permutation(np.arange(0, num_samples, run))
+    order = np.concatenate([np.arange(s, min(s + run, num_samples)) for s in starts])
+    for begin in range(0, num_samples, window):
+        rng.shuffle(order[begin : begin + window])
+    return order.astype(np.int64)
+
+
+def resampled_order(
+    part_sizes: list[int], weights: list[float], num_draws: int, *, seed: int, epoch: int
+) -> Indices:
+    """Samples drawn with replacement, each in proportion to its part's weight: [num_draws].
+
+    With parts of equal shards this is what open_clip's `--train-data-upsampling-factors` does.
+    """
+    rng = _rng(seed, "order", epoch)
+    sizes = np.array(part_sizes, dtype=np.float64)
+    shares = sizes * np.array(weights)
+    parts = rng.choice(len(sizes), size=num_draws, p=shares / shares.sum())  # [num_draws]
+    starts = np.concatenate([[0], np.cumsum(part_sizes)[:-1]])
+    within = np.floor(rng.random(num_draws) * sizes[parts])
+    return (starts[parts] + within).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """What a worker needs to make one batch.
+
+    Attributes:
+        epoch: Counted from 0.
+        position: Place of the first sample in the order of the epoch.
+        indices: Samples of the batch, [B].
+        substitutes: Samples that stand in for broken ones, in this order.
+    """
+
+    epoch: int
+    position: int
+    indices: Indices
+    substitutes: Indices
+
+
+@dataclass
+class LoadedBatch:
+    """A batch with what went wrong while it was made.
+
+    Attributes:
+        batch: The batch, None if there were not enough good samples.
+        bad: (shard, key or number, reason, detail) of each sample that was replaced.
+    """
+
+    batch: RawBatch | None
+    bad: list[tuple[str, str, str, str]] = field(default_factory=list)
+
+    def pin_memory(self) -> LoadedBatch:
+        """The same in page-locked memory."""
+        return LoadedBatch(self.batch.pin_memory() if self.batch else None, self.bad)
+
+
+class PairDataset(Dataset[LoadedBatch]):
+    """Makes whole batches from requests; a pure function of the request and the files."""
+
+    def __init__(
+        self,
+        source: Source,
+        config: SourceConfig,
+        augment: AugmentConfig,
+        *,
+        tokenizer: CaptionTokenizer,
+        image_size: int,
+        num_ssl_views: int,
+        seed: int,
+    ) -> None:
+        self._source = source
+        self._config = config
+        self._tokenizer = tokenizer
+        self._image_size = image_size
+        self._scales = [augment.crop_scale, *[augment.ssl_crop_scale] * num_ssl_views]
+        self._ratio = augment.crop_ratio
+        self._seed = seed
+
+    def __getitem__(self, request: BatchRequest) -> LoadedBatch:
+        size = self._image_size
+        batch_size = len(request.indices)
+        shape = (len(self._scales), batch_size, size, size, 3)
+        views: npt.NDArray[np.uint8] = np.empty(shape, dtype=np.uint8)  # [V, B, S, S, 3]
+        tokens: list[list[int]] = []
+        keys: list[str] = []
+        loaded = LoadedBatch(None)
+        taken = set(request.indices.tolist())
+        substitutes = iter(request.substitutes.tolist())
+        for slot, wanted in enumerate(request.indices.tolist()):
+            index: int | None = wanted
+            while index is not None:
+                try:
+                    key, row = self._load(index, request, slot, views)
+                except BadSampleError as error:
+                    if index == wanted:  # a broken substitute is counted where its turn is
+                        self._note(loaded, index, error)
+                    index = next((spare for spare in substitutes if spare not in taken), None)
+                    if index is not None:
+                        taken.add(index)
+                else:
+                    keys.append(key)
+                    tokens.append(row)
+                    break
+            if index is None:
+                return loaded
+        images = torch.from_numpy(views).permute(0, 1, 4, 2, 3)  # [V, B, 3, S, S]
+        loaded.batch = RawBatch(images[0], pad(tokens), tuple(images[1:]), keys)
+        return loaded
+
+    def _load(
+        self, index: int, request: BatchRequest, slot: int, views: npt.NDArray[np.uint8]
+    ) -> tuple[str, list[int]]:
+        """Decode one sample into `views[:, slot]`; returns its key and its tokens."""
+        pair = self._source.read(index)
+        purpose: tuple[object, ...] = ("sample", request.epoch, pair.key)
+        if self._config.sampling == "resampled":  # the same sample may come again in an epoch
+            purpose = (*purpose, request.position + slot)
+        rng = random.Random(derive_seed(self._seed, *purpose))
+        caption = choose_caption(pair.captions, self._config, rng)
+        outputs = list(views[:, slot])
+        decode_crops(pair.image, outputs, scales=self._scales, ratio=self._ratio, rng=rng)
+        return pair.key, self._tokenizer.encode_caption(caption)
+
+    def _note(self, loaded: LoadedBatch, index: int, error: BadSampleError) -> None:
+        loaded.bad.append((self._source.shard(index), str(index), error.reason, error.detail))
+
+
+def choose_caption(captions: list[list[str]], config: SourceConfig, rng: random.Random) -> str:
+    """One caption of a sample, by the rule of its configuration.
+
+    Args:
+        captions: For each field, its captions.
+        config: `captions` and `empty_captions` are the rule.
+        rng: What to draw from.
+
+    Raises:
+        BadSampleError: There is none.
+    """
+    if config.empty_captions == "drop":
+        captions = [[text for text in of_field if text.strip()] for of_field in captions]
+    fields = [of_field for of_field in captions if of_field]
+    if not fields:
+        raise BadSampleError(EMPTY_CAPTION)
+    if config.captions == "first":
+        return fields[0][0]
+    if config.captions == "random_of_fields":
+        return rng.choice(rng.choice(fields))
+    return rng.choice([text for of_field in fields for text in of_field])
+
+
+class PairLoader:
+    """Batches of image-text pairs for one rank.
+
+    Attributes:
+        steps_per_epoch: Batches of an epoch; the same on every rank.
+        num_samples: Samples there are, on all ranks together.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        data_root: Path,
+        tokenizer: CaptionTokenizer,
+        image_size: int,
+        num_ssl_views: int,
+        batch_size_per_gpu: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Open the source.
+
+        Raises:
+            DataError: Files are missing, more samples than allowed are unusable, or there are
+                fewer samples than one global batch.
+        """
+        self._config = config.source
+        self._source = open_source(config.source, data_root=data_root)
+        self._batch_size = batch_size_per_gpu
+        self._global_batch_size = batch_size_per_gpu * world_size
+        self._seed = seed
+        self._rank = rank
+        self._order: tuple[int, Indices] | None = None
+        self._bad = BadSamples()
+        self._warned: set[str] = set()
+        self.num_samples = len(self._source)
+        self._epoch_samples = self._config.epoch_samples or self.num_samples
+        self.steps_per_epoch = self._epoch_samples // self._global_batch_size
+        self._check_lost()
+        if self.steps_per_epoch == 0 or self.num_samples == 0:
+            raise DataError(
+                f"{self._config.path} has {self.num_samples} usable samples, fewer than one "
+                f"global batch of {self._global_batch_size}. Lower the batch size or add data."
+            )
+        dataset = PairDataset(
+            self._source,
+            config.source,
+            config.augment,
+            tokenizer=tokenizer,
+            image_size=image_size,
+            num_ssl_views=num_ssl_views,
+            seed=seed,
+        )
+        self._dataset = dataset
+        self._requests = _Requests()
+        self._workers: DataLoader[LoadedBatch] | None = None
+        if config.num_workers:
+            self._workers = DataLoader(
+                dataset,
+                batch_size=None,
+                sampler=self._requests,
+                num_workers=config.num_workers,
+                prefetch_factor=config.prefetch_batches,
+                persistent_workers=True,
+                pin_memory=torch.cuda.is_available(),
+                collate_fn=_unchanged,
+                generator=torch.Generator(),  # else it would draw from torch's global one
+            )
+
+    def epoch(self, epoch: int, *, start_step: int = 0) -> Generator[RawBatch, None, None]:
+        """The batches of an epoch from `start_step` on; those before are not touched.
+
+        When it is exhausted, closed or fails, a warning says how many samples were replaced.
+
+        Args:
+            epoch: Counted from 0.
+            start_step: Batches to leave out, as when a run is resumed.
+
+        Raises:
+            DataError: More samples than `max_bad_fraction` of the epoch are unusable.
+        """
+        self._bad = BadSamples()
+        self._check_lost()
+        requests = (self._request(epoch, step) for step in range(start_step, self.steps_per_epoch))
+        try:
+            for loaded in self._load(requests):
+                self._count(epoch, loaded)
+                if loaded.batch is None:
+                    raise DataError(
+                        f"Too many broken samples in one batch of epoch {epoch}. "
+                        f"{self._bad.describe()}. Repair or replace these shards."
+                    )
+                yield loaded.batch
+        finally:
+            if self._bad.counts:
+                logger.warning(
+                    "Epoch %d, rank %d: %d samples replaced. %s",
+                    epoch,
+                    self._rank,
+                    self._bad.total(),
+                    self._bad.describe(),
+                )
+
+    @property
+    def num_replaced(self) -> int:
+        """Samples this rank found unusable in the epoch under way or just finished."""
+        return self._bad.total()
+
+    @property
+    def num_lost(self) -> int:
+        """Samples left out when the data were indexed; the same for all ranks."""
+        return self._source.lost.total()
+
+    def report(self) -> dict[str, dict[str, int]]:
+        """Unusable samples by shard and reason.
+
+        Those found when the data were indexed (missing and truncated shards; the same for all
+        ranks), and those this rank met in the epoch under way or just finished.
+        """
+        together = BadSamples()
+        for bad in (self._source.lost, self._bad):
+            for shard, reasons in bad.counts.items():
+                for reason, number in reasons.items():
+                    together.add(shard, reason, number)
+        return together.as_dict()
+
+    def _load(self, requests: Iterator[BatchRequest]) -> Iterator[LoadedBatch]:
+        if self._workers is None:
+            return map(self._dataset.__getitem__, requests)
+        self._requests.pending = requests
+        return iter(self._workers)
+
+    def _request(self, epoch: int, step: int) -> BatchRequest:
+        order = self._epoch_order(epoch)
+        position = step * self._global_batch_size + self._rank * self._batch_size
+        indices = order[position : position + self._batch_size]
+        return BatchRequest(epoch, position, indices, self._substitutes(order, epoch, position))
+
+    def _substitutes(self, order: Indices, epoch: int, position: int) -> Indices:
+        """Candidates for broken samples of the batch at `position`, left-over ones first."""
+        rng = _rng(self._seed, "substitutes", epoch, position)
+        left_over = order[self.steps_per_epoch * self._global_batch_size :]
+        num = self._batch_size
+        near = left_over[rng.integers(len(left_over), size=num)] if len(left_over) else left_over
+        return np.concatenate([near, order[rng.integers(len(order), size=num)]])
+
+    def _epoch_order(self, epoch: int) -> Indices:
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, self._draw_order(epoch))
+        return self._order[1]
+
+    def _draw_order(self, epoch: int) -> Indices:
+        config = self._config
+        if config.sampling == "exact":
+            return epoch_order(
+                self.num_samples, seed=self._seed, epoch=epoch, window=config.shuffle_window
+            )
+        sizes = list(self._source.part_sizes)
+        weights = list(config.weights) or [1.0] * len(sizes)
+        return resampled_order(sizes, weights, self._epoch_samples, seed=self._seed, epoch=epoch)
+
+    def _count(self, epoch: int, loaded: LoadedBatch) -> None:
+        """Add the bad samples of a batch; a shard is named in the log the first time."""
+        if not loaded.bad:
+            return
+        for shard, index, reason, detail in loaded.bad:
+            self._bad.add(shard, reason)
+            if shard not in self._warned:
+                self._warned.add(shard)
+                logger.warning(
+                    "%s: sample %s skipped: %s. More of this shard are only counted.",
+                    shard,
+                    index,
+                    f"{reason} ({detail})" if detail else reason,
+                )
+        self._check(f"epoch {epoch}", self._bad.total(), self.steps_per_epoch * self._batch_size)
+
+    def _check_lost(self) -> None:
+        lost = self._source.lost
+        for shard in lost.counts.keys() - self._warned:
+            self._warned.add(shard)
+            reasons = ", ".join(f"{n} {reason}" for reason, n in lost.counts[shard].items())
+            logger.warning("%s: samples left out: %s.", shard, reasons)
+        self._check("the index", 0, 1)
+
+    def _check(self, where: str, num_bad: int, num_samples: int) -> None:
+        """Stop if too many samples are unusable.
+
+        Raises:
+            DataError: With the counts and the shards.
+        """
+        lost = self._source.lost.total()
+        fraction = lost / max(1, lost + self.num_samples) + num_bad / num_samples
+        allowed = self._config.max_bad_fraction
+        if fraction <= allowed:
+            return
+        together = BadSamples()
+        for shard, reasons in self.report().items():
+            for reason, number in reasons.items():
+                together.add(shard, reason, number)
+        raise DataError(
+            f"{together.total()} samples are unusable in {where}, {fraction:.1%} of them, and "
+            f"data.source.max_bad_fraction allows {allowed:.1%}. {together.describe()}. Repair or "
+            "replace these files, or raise max_bad_fraction."
+        )
+
+
+class _Requests:
+    """The sampler of the worker processes: hands on the requests of the epoch under way."""
+
+    def __init__(self) -> None:
+        self.pending: Iterator[BatchRequest] = iter(())
+
+    def __iter__(self) -> Iterator[BatchRequest]:
+        return self.pending
+
+
+def _unchanged(loaded: Any) -> Any:
+    return loaded
+
+
+def _rng(seed: int, *purpose: object) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(derive_seed(seed, *purpose)))

@@ -1,0 +1,102 @@
+"""Object detection and instance segmentation: Mask R-CNN trained on the backbone by mmdet.
+
+S images, C classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maskclip_bench.data.dense import check_coco
+from maskclip_bench.results.measurement import Measurement, Metric, mean_ratio
+from maskclip_bench.tasks.dense_jobs import DenseProtocol, suffixed
+from maskclip_bench.tasks.protocols.base import ProtocolContext
+from maskclip_bench.tasks.protocols.segmentation import outcome_table
+
+AP_NAMES = {
+    "mAP": "ap",
+    "mAP_50": "ap50",
+    "mAP_75": "ap75",
+    "mAP_s": "ap_small",
+    "mAP_m": "ap_medium",
+    "mAP_l": "ap_large",
+}
+"""mmdet's names -> ours; COCO's definitions: small below 32^2 pixels, large above 96^2."""
+
+OVER_ALL_SIZES = ("mAP", "mAP_50", "mAP_75")
+
+RECALLS = {"object_recall": "num_found", "localization_recall": "num_located"}
+"""Recalls made of per-image counts, so that they have intervals: detections of the object's class
+count for the first, of any class for the second."""
+
+KINDS = {"bbox": "box", "segm": "mask"}
+
+
+class Detection(DenseProtocol):
+    """Box and mask AP of a detector trained with the backbone."""
+
+    name = "detection"
+    display_name = "detection"
+    toolbox = "mmdet"
+    expected_seconds = 60.0
+
+    def split_entry(self, split: str) -> dict[str, str]:
+        """COCO's layout."""
+        return {"images": split, "annotations": f"annotations/instances_{split}.json"}
+
+    def check_split(self, root: Path, entry: dict[str, str]) -> None:
+        """See `check_coco`."""
+        check_coco(root / entry["annotations"], root / entry["images"])
+
+    def run(self, context: ProtocolContext) -> Measurement:
+        """Train and test; see `DenseProtocol.run_dense` for what it raises."""
+        result = self.run_dense(context)
+        metrics: dict[str, Metric] = {}
+        columns = {}
+        for part in result.splits:
+            num_objects = int(part.outcomes["num_objects"].sum())
+            for name, metric in average_precisions(part.scores, num_objects=num_objects).items():
+                metrics[suffixed(name, part.suffix)] = metric
+            for name, key in RECALLS.items():
+                hits, objects = part.outcomes[key], part.outcomes["num_objects"]
+                value = mean_ratio(hits.sum(0).astype(float), objects.sum(0).astype(float))
+                metrics[suffixed(name, part.suffix)] = Metric(float(value), statistic="mean_ratio")
+                columns[suffixed(name, part.suffix)] = {part.split: (hits, objects)}
+        return Measurement(
+            metrics=metrics,
+            primary_metric="box_ap",
+            outcomes=outcome_table(result.splits, columns),
+            preset=result.preset,
+            preset_version=context.settings.preset_version,
+            details={
+                "config": result.config.name,
+                "toolbox_scores": {part.split: part.scores for part in result.splits},
+                "recalls": "share of objects met at IoU 0.5, score >= 0.05, by class",
+                **result.report,
+            },
+        )
+
+
+def average_precisions(scores: dict[str, float], *, num_objects: int = 0) -> dict[str, Metric]:
+    """COCO's APs from mmdet's scores, which are fractions already, rounded to three digits.
+
+    A size without objects has no AP (mmdet says -1). AP has no per-image outcomes, so no interval.
+    A detector without any detection gets no AP from mmdet; where there are objects, it is 0.
+
+    Args:
+        scores: As mmdet gave them.
+        num_objects: Objects in the tested images.
+
+    Example:
+        >>> list(average_precisions({"coco/bbox_mAP": 0.25, "coco/segm_mAP_s": -1.0}))
+        ['box_ap']
+    """
+    if num_objects and not any(f"coco/{kind}_mAP" in scores for kind in KINDS):
+        scores = {f"coco/{kind}_{name}": 0.0 for kind in KINDS for name in OVER_ALL_SIZES}
+    metrics = {}
+    for kind, ours in KINDS.items():
+        for name, short in AP_NAMES.items():
+            value = scores.get(f"coco/{kind}_{name}", -1.0)
+            if value >= 0:
+                metrics[f"{ours}_{short}"] = Metric(value, statistic="none")
+    return metrics

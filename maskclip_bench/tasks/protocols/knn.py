@@ -1,0 +1,143 @@
+"""kNN on frozen features: neighbours vote with exp(cosine / T) (DINO's evaluation)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskclip_bench.config import Declaration
+from maskclip_bench.results.measurement import Measurement, Metric
+from maskclip_bench.tasks.declaration import TaskDeclaration
+from maskclip_bench.tasks.metrics import label_ranks, top_k_hits
+from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext
+from maskclip_bench.tasks.protocols.classification import (
+    ClassificationMetric,
+    classification_result,
+)
+
+PRESET_VERSION = 1
+NUM_NEIGHBORS = (10, 20, 100, 200)
+PRIMARY_NUM_NEIGHBORS = 20
+"""The one DINO publishes."""
+TEMPERATURE = 0.07
+BLOCK_ELEMENTS = 1 << 27
+"""Similarities in memory at a time: half a gigabyte."""
+
+
+class Settings(Declaration):
+    """`protocols: {knn: ...}` of a data set."""
+
+    preset: Literal["dino_knn"] = "dino_knn"
+    """dino_knn: L2-normalised backbone features, k of 10, 20, 100, 200, temperature 0.07."""
+    metric: ClassificationMetric = "top1_accuracy"
+    """What the data set is reported with, at 20 neighbours."""
+
+
+def vote(
+    test: Tensor,
+    bank: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int,
+    num_neighbors: tuple[int, ...],
+    temperature: float = TEMPERATURE,
+) -> dict[int, Tensor]:
+    """Class scores of test features from their nearest neighbours in a bank.
+
+    Args:
+        test: [N, D], L2-normalised.
+        bank: [M, D], L2-normalised.
+        labels: int64 [M], of the bank.
+        num_classes: C.
+        num_neighbors: Values of k; none above M.
+        temperature: T of exp(cosine / T).
+
+    Returns:
+        k -> [N, C].
+    """
+    scores: dict[int, list[Tensor]] = {k: [] for k in num_neighbors}
+    for part in test.split(max(1, BLOCK_ELEMENTS // len(bank))):
+        similarity, index = (part @ bank.T).topk(max(num_neighbors), dim=1)  # [B, K]
+        weights = (similarity / temperature).exp()
+        votes = labels[index]  # [B, K]
+        for k in num_neighbors:
+            block = torch.zeros(len(part), num_classes, device=part.device)
+            scores[k].append(block.scatter_add_(1, votes[:, :k], weights[:, :k]))
+    return {k: torch.cat(parts) for k, parts in scores.items()}
+
+
+class KNN(Protocol):
+    """k nearest neighbours in the train split."""
+
+    name = "knn"
+    display_name = "kNN"
+    settings_model: ClassVar[type[Declaration]] = Settings
+    expected_seconds = 1.0
+
+    def preset_version(self, task: TaskDeclaration) -> int:
+        """Version of the preset."""
+        return PRESET_VERSION
+
+    def run(self, context: ProtocolContext) -> Measurement:
+        """Classify the test split by the train split.
+
+        Raises:
+            DataError: The data is missing or broken.
+        """
+        settings: Settings = context.settings
+        train, test = context.dataset("train"), context.dataset("test")
+        labels = train.need_labels()
+        num_classes = int(max(labels.max(), test.need_labels().max())) + 1
+        bank = self._features(context, "train")
+        num_neighbors = tuple(sorted({min(k, len(bank)) for k in NUM_NEIGHBORS}))
+        primary = min(PRIMARY_NUM_NEIGHBORS, len(bank))
+        scores = vote(
+            self._features(context, "test"),
+            bank,
+            torch.from_numpy(labels).to(context.device),
+            num_classes=num_classes,
+            num_neighbors=num_neighbors,
+        )
+        classes = np.arange(num_classes, dtype=np.int64)
+        result = classification_result(
+            scores[primary], test, classes=classes, primary=settings.metric
+        )
+        metrics, outcomes = dict(result.metrics), result.outcomes
+        truth = torch.from_numpy(test.need_labels()).to(context.device)
+        for k in num_neighbors:
+            if k != primary:
+                name = f"top1_accuracy_k{k}"
+                outcomes[name] = top_k_hits(label_ranks(scores[k], truth), 1)
+                metrics[name] = Metric(
+                    float(outcomes[name].mean()), chance_level=metrics["top1_accuracy"].chance_level
+                )
+        return Measurement(
+            metrics=metrics,
+            primary_metric=settings.metric,
+            outcomes=outcomes,
+            preset=settings.preset,
+            preset_version=PRESET_VERSION,
+            details={
+                "num_neighbors": primary,
+                "temperature": TEMPERATURE,
+                "num_train": len(train),
+                "num_images": len(test),
+                "num_classes": num_classes,
+                "feature_point": context.backbone.feature_point,
+                "normalized": True,
+                "transform": context.backbone.transform_id,
+                "data": {"train": train.fingerprint, "test": test.fingerprint},
+            },
+        )
+
+    @staticmethod
+    def _features(context: ProtocolContext, split: str) -> Tensor:
+        """Backbone features of a split, L2-normalised, on the device."""
+        features = context.features.images(
+            context.backbone, context.dataset(split), progress=context.progress
+        )
+        return F.normalize(features.backbone.to(context.device), dim=-1)

@@ -1,0 +1,424 @@
+"""Segmentation without training the backbone: its patch tokens against labelled patches, or texts.
+
+| protocol | a patch's class scores |
+| --- | --- |
+| `knn_segmentation` | votes of the nearest labelled patches (arXiv 2306.01667) |
+| `linear_segmentation` | a linear layer trained on frozen patches |
+| `zero_shot_segmentation` | cosine of projected patches with the class names |
+
+An image is resized to a square of `tiles` x `tiles` windows of the size the backbone was trained
+with, so that no position embedding is resampled. The scores of the patches are upsampled to the
+mask's size (bilinear) before the largest one is taken.
+
+S images, G patches along a side, N patches, D width, C classes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from maskclip_bench import storage
+from maskclip_bench.backbones.loading import Backbone
+from maskclip_bench.config import Declaration
+from maskclip_bench.data.dense import count_pixels, read_mask
+from maskclip_bench.data.readers import Dataset
+from maskclip_bench.errors import ConfigError
+from maskclip_bench.results.measurement import Measurement
+from maskclip_bench.tasks.dense_jobs import SplitResult
+from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext
+from maskclip_bench.tasks.protocols.prompts import (
+    build_zero_shot_classifier,
+    prompt_set,
+    templates_of,
+)
+from maskclip_bench.tasks.protocols.segmentation import (
+    class_iou,
+    classes_of,
+    outcome_table,
+    segmentation_metrics,
+)
+
+PRESET_VERSION = 1
+NUM_NEIGHBORS = 30
+TEMPERATURE = 0.02
+"""Of the votes; Balazevic et al., 2023 (arXiv 2306.01667)."""
+L2 = 1e-4
+"""Weight of the squared weights in the linear layer's loss."""
+LBFGS_ITERATIONS = 100
+IMAGES_AT_ONCE = 16
+CACHE_BYTES = 512 * 2**20
+
+
+class PatchSettings(Declaration):
+    """What a data set may set for a patch protocol."""
+
+    tiles: int = 2
+    """Windows along a side of the image; the grid has tiles * image size / patch size patches."""
+    max_patches: int = 20_000
+    """Labelled patches that are kept, drawn evenly from the training images."""
+    max_images: int = 2_000
+    """Training images looked at, evenly spaced."""
+    prompts: str = "class_name_only"
+    """Prompt set of the zero-shot classifier."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bank:
+    """Labelled patches of the training images.
+
+    Attributes:
+        tokens: float32 [N, D].
+        labels: float32 [N, C], shares of the classes among the labelled pixels of each patch.
+    """
+
+    tokens: Tensor
+    labels: Tensor
+
+
+class _Cache:
+    """Tokens of a split, shared by the protocols on it; the least recently used goes first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._values: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str, make: Callable[[], tuple[Any, int]]) -> Any:
+        """The value under `key`; `make` gives it and its bytes. May be made twice in a race."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key][0]
+        value, size = make()
+        with self._lock:
+            self._values[key] = (value, size)
+            while len(self._values) > 1 and self._bytes() > self._max_bytes:
+                self._values.popitem(last=False)
+        return value
+
+    def _bytes(self) -> int:
+        return sum(size for _, size in self._values.values())
+
+
+_cache = _Cache(CACHE_BYTES)
+
+
+class PatchProtocol(Protocol):
+    """Base of the three: scores for each patch of the test images, then pixel counts."""
+
+    settings_model: ClassVar[type[Declaration]] = PatchSettings
+    expected_seconds = 4.0
+
+    def scorer(
+        self, context: ProtocolContext, num_classes: int
+    ) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+        """A function tokens [N, D] -> class scores [N, C], and details for the record."""
+        raise NotImplementedError
+
+    def run(self, context: ProtocolContext) -> Measurement:
+        """Segment the test split.
+
+        Raises:
+            ConfigError: The backbone gives no patch tokens, or no class names are declared.
+            DataError: The data is missing or broken.
+        """
+        settings: PatchSettings = context.settings
+        dataset = context.dataset("test")
+        names, kinds = self._classes(context)
+        score, details = self.scorer(context, len(names))
+        tokens = tokens_of_images(context, dataset, settings.tiles)
+        counts = []
+        for index in range(len(dataset)):
+            mask = read_mask(dataset.annotations[index], num_classes=len(names))
+            predicted = segment(score(tokens(index).to(context.device)), mask.shape)
+            counts.append(count_pixels(predicted, mask, len(names)))
+            if index % 32 == 0:
+                context.progress("segmenting", index, len(dataset))
+        stacked = {key: np.stack([count[key] for count in counts]) for key in counts[0]}
+        metrics, lists = segmentation_metrics(stacked, kinds)
+        split = SplitResult("", dataset.split, {}, {"sample_id": np.array(dataset.sample_ids)})
+        return Measurement(
+            metrics=metrics,
+            primary_metric="mean_iou",
+            outcomes=outcome_table(
+                [split], {name: {dataset.split: pair} for name, pair in lists.items()}
+            ),
+            preset=self.name,
+            preset_version=PRESET_VERSION,
+            details={
+                "class_iou": class_iou(stacked, names),
+                "tiles": settings.tiles,
+                "transform": context.backbone.transform_id,
+                "data": dataset.fingerprint,
+                **details,
+            },
+        )
+
+    @staticmethod
+    def _classes(context: ProtocolContext) -> tuple[list[str], list[str] | None]:
+        """Names of the classes of mask values 1..C, and their kinds where the data says them."""
+        found, kinds = classes_of(context)
+        if found is None:
+            raise ConfigError(
+                f"{context.task.name} declares no classes for the values of its masks. "
+                "Set reader.classes to a JSON list, or class_names.names."
+            )
+        return found, kinds
+
+
+class KnnSegmentation(PatchProtocol):
+    """The nearest labelled patches vote."""
+
+    name = "knn_segmentation"
+    display_name = "kNN segmentation"
+
+    def scorer(
+        self, context: ProtocolContext, num_classes: int
+    ) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+        """Votes of the nearest patches."""
+        bank = training_bank(context, num_classes)
+        keys = F.normalize(bank.tokens, dim=-1).to(context.device)
+        labels = bank.labels.to(context.device)
+        num_neighbors = min(NUM_NEIGHBORS, len(keys))
+
+        def score(tokens: Tensor) -> Tensor:
+            similarity, index = (F.normalize(tokens, dim=-1) @ keys.T).topk(num_neighbors, dim=1)
+            weights = F.softmax(similarity / TEMPERATURE, dim=1)  # [N, K]
+            return torch.einsum("nk,nkc->nc", weights, labels[index])
+
+        details = {"k": num_neighbors, "temperature": TEMPERATURE, "bank": len(keys)}
+        return score, details
+
+
+class LinearSegmentation(PatchProtocol):
+    """A linear layer on standardized, frozen patches."""
+
+    name = "linear_segmentation"
+    display_name = "linear segmentation (patches)"
+
+    def scorer(
+        self, context: ProtocolContext, num_classes: int
+    ) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+        """Class probabilities of the trained layer."""
+        bank = training_bank(context, num_classes)
+        tokens, labels = bank.tokens.to(context.device), bank.labels.to(context.device)
+        shift, scale = tokens.mean(0), tokens.std(0).clamp(min=1e-6)
+        context.progress("fitting the linear layer", 0, 1)
+        weight, bias = fit_linear((tokens - shift) / scale, labels, l2=L2)
+
+        def score(patches: Tensor) -> Tensor:
+            return F.softmax((patches - shift) / scale @ weight.T + bias, dim=-1)
+
+        return score, {"l2": L2, "iterations": LBFGS_ITERATIONS, "bank": len(tokens)}
+
+
+class ZeroShotSegmentation(PatchProtocol):
+    """Cosine of projected patches and the class names' text embeddings."""
+
+    name = "zero_shot_segmentation"
+    display_name = "zero-shot segmentation"
+    needs_text = True
+    expected_seconds = 2.0
+
+    def scorer(
+        self, context: ProtocolContext, num_classes: int
+    ) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
+        """Cosines with the classes."""
+        names, _ = self._classes(context)
+        templates = templates_of(prompt_set(context.task, context.settings.prompts))
+        classifier = build_zero_shot_classifier(
+            [[name] for name in names],
+            templates,
+            lambda texts: context.features.texts(context.backbone, texts),
+        ).to(context.device)  # [C, P]
+        project = patch_projection(context.backbone)
+
+        def score(tokens: Tensor) -> Tensor:
+            with torch.no_grad():
+                return F.normalize(project(tokens).float(), dim=-1) @ classifier.T
+
+        return score, {
+            "prompts": context.settings.prompts,
+            "templates_hash": storage.fingerprint(templates),
+        }
+
+
+def patch_projection(backbone: Backbone) -> Callable[[Tensor], Tensor]:
+    """The map of a backbone's pooled token into the joint space, for patch tokens.
+
+    Raises:
+        ConfigError: The model's image tower has no projection of its own.
+    """
+    visual: Any = getattr(backbone.model, "visual", None)
+    if hasattr(visual, "trunk") and hasattr(visual, "head"):
+        return lambda tokens: visual.head(tokens)
+    if getattr(visual, "proj", None) is not None:
+        return lambda tokens: tokens @ visual.proj
+    raise ConfigError(
+        f"{backbone.name} has no projection that patch tokens can go through: zero-shot "
+        "segmentation needs an open_clip model. Use knn_segmentation for it."
+    )
+
+
+def training_bank(context: ProtocolContext, num_classes: int) -> Bank:
+    """At most `max_patches` labelled patches of the training split, drawn by the context's seed."""
+    settings: PatchSettings = context.settings
+    dataset = context.dataset("train")
+    key = storage.fingerprint(
+        [
+            "bank",
+            context.backbone.weights_fingerprint,
+            context.backbone.transform_id,
+            dataset.fingerprint,
+            context.seed,
+            settings.tiles,
+            settings.max_patches,
+            settings.max_images,
+            num_classes,
+        ]
+    )
+
+    def make() -> tuple[Bank, int]:
+        indices = evenly_spaced(len(dataset), settings.max_images)
+        per_image = -(-settings.max_patches // len(indices))
+        generator = torch.Generator().manual_seed(context.seed)
+        tokens, labels = [], []
+        for done, (index, patches) in enumerate(_encode(context, dataset, indices, settings.tiles)):
+            grid = round(len(patches) ** 0.5)
+            mask = read_mask(dataset.annotations[index], num_classes=num_classes)
+            shares = patch_labels(mask, num_classes, grid)  # [N, C]
+            known = shares.sum(1) > 0.5
+            chosen = torch.randperm(int(known.sum()), generator=generator)[:per_image]
+            tokens.append(patches[known][chosen])
+            labels.append(shares[known][chosen])
+            if done % 32 == 0:
+                context.progress("patches of the training images", done, len(indices))
+        bank = Bank(torch.cat(tokens), torch.cat(labels))
+        return bank, 4 * (bank.tokens.numel() + bank.labels.numel())
+
+    bank: Bank = _cache.get(key, make)
+    return bank
+
+
+def evenly_spaced(num: int, at_most: int) -> list[int]:
+    """Indices below `num`, `at_most` of them, from the whole range.
+
+    Example:
+        >>> evenly_spaced(5, 3)
+        [0, 1, 3]
+    """
+    count = min(num, at_most)
+    return [index * num // count for index in range(count)]
+
+
+def tokens_of_images(
+    context: ProtocolContext, dataset: Dataset, tiles: int
+) -> Callable[[int], Tensor]:
+    """Index of a test image -> its tokens [N, D]; encoded once where they fit into memory."""
+    key = storage.fingerprint(
+        [
+            "test",
+            context.backbone.weights_fingerprint,
+            context.backbone.transform_id,
+            dataset.fingerprint,
+            tiles,
+        ]
+    )
+
+    def make() -> tuple[Tensor, int]:
+        parts = []
+        for index, patches in _encode(context, dataset, range(len(dataset)), tiles):
+            parts.append(patches.half())
+            if index % 32 == 0:
+                context.progress("patches of the test images", index, len(dataset))
+        stacked = torch.stack(parts)  # [S, N, D]
+        return stacked, 2 * stacked.numel()
+
+    _, first = next(iter(_encode(context, dataset, [0], tiles)))
+    if 2 * first.numel() * len(dataset) <= CACHE_BYTES:
+        stored: Tensor = _cache.get(key, make)
+        return lambda index: stored[index].float()
+    return lambda index: next(iter(_encode(context, dataset, [index], tiles)))[1]
+
+
+def _encode(context: ProtocolContext, dataset: Dataset, indices: Any, tiles: int) -> Any:
+    """Yield (index, patch tokens [N, D] in row-major order of the whole image)."""
+    backbone = context.backbone
+    waiting = list(indices)
+    for start in range(0, len(waiting), IMAGES_AT_ONCE):
+        part = waiting[start : start + IMAGES_AT_ONCE]
+        windows = torch.cat([image_windows(dataset.image(i), backbone, tiles) for i in part])
+        tokens = backbone.patch_tokens(windows).cpu()  # [B * tiles^2, n, D]
+        yield from zip(part, join_tiles(tokens, tiles), strict=True)
+
+
+def image_windows(image: Image.Image, backbone: Backbone, tiles: int) -> Tensor:
+    """One image -> uint8 [tiles^2, 3, S, S], row by row."""
+    size = backbone.image_size
+    bilinear = backbone.transform.interpolation == "bilinear"
+    kernel = Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC
+    side = tiles * size
+    resized = image if image.size == (side, side) else image.resize((side, side), kernel)
+    pixels = torch.from_numpy(np.array(resized, dtype=np.uint8)).permute(2, 0, 1)
+    windows = pixels.reshape(3, tiles, size, tiles, size).permute(1, 3, 0, 2, 4)
+    return windows.reshape(tiles**2, 3, size, size)
+
+
+def join_tiles(tokens: Tensor, tiles: int) -> Tensor:
+    """[B * tiles^2, n, D] -> [B, tiles^2 * n, D] in row-major order of the whole grid."""
+    side, width = round(tokens.shape[1] ** 0.5), tokens.shape[2]
+    grid = tokens.view(-1, tiles, tiles, side, side, width).transpose(2, 3)
+    return grid.reshape(len(grid), -1, width)
+
+
+def patch_labels(mask: NDArray[np.uint8], num_classes: int, grid: int) -> Tensor:
+    """Shares of the classes in each patch, [grid^2, C]; unlabelled pixels (255) count nowhere."""
+    labels = torch.from_numpy(mask.astype(np.int64))
+    one_hot = F.one_hot(labels.clamp(max=num_classes), num_classes + 1)[..., :num_classes]
+    shares = F.adaptive_avg_pool2d(one_hot.permute(2, 0, 1).float(), grid)  # [C, grid, grid]
+    return shares.flatten(1).T
+
+
+def segment(scores: Tensor, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Scores of the patches [N, C] -> the class of each pixel [H, W]."""
+    side = round(len(scores) ** 0.5)
+    maps = scores.T.reshape(1, -1, side, side)
+    upsampled = F.interpolate(maps, size=tuple(shape), mode="bilinear", align_corners=False)
+    return np.asarray(upsampled[0].argmax(0).cpu().numpy())
+
+
+def fit_linear(tokens: Tensor, labels: Tensor, *, l2: float) -> tuple[Tensor, Tensor]:
+    """Weights [C, D] and bias [C] of softmax regression on label shares, by L-BFGS from zero.
+
+    Args:
+        tokens: [N, D], standardized.
+        labels: [N, C], rows sum to at most 1.
+        l2: Weight of the sum of squared weights.
+    """
+    weight = torch.zeros(labels.shape[1], tokens.shape[1], device=tokens.device)
+    bias = torch.zeros(labels.shape[1], device=tokens.device)
+    parameters = [weight.requires_grad_(), bias.requires_grad_()]
+    optimizer = torch.optim.LBFGS(
+        parameters, max_iter=LBFGS_ITERATIONS, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = -(labels * F.log_softmax(tokens @ weight.T + bias, dim=-1)).sum(1).mean()
+        loss = loss + l2 * weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[arg-type]
+    return weight.detach(), bias.detach()

@@ -1,0 +1,196 @@
+"""Image-text retrieval: recall@k in both directions, as CLIP papers count it.
+
+A query counts once if any of its matches is among the first k: an image has several captions, a
+caption one image. (A "true" recall, the share of an image's captions found, is another number.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from maskclip_bench.config import Declaration
+from maskclip_bench.results.measurement import Measurement, Metric
+from maskclip_bench.runtime import Workspace
+from maskclip_bench.tasks.declaration import TaskDeclaration
+from maskclip_bench.tasks.metrics import (
+    TIE_TOLERANCE,
+    RetrievalRanks,
+    retrieval_chance,
+    retrieval_ranks,
+)
+from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext, open_split
+
+PRESET_VERSION = 1
+PREFIXES = {"plain_captions": "", "a_photo_of": "a photo of "}
+"""What stands before every caption. CLIP's paper writes "a photo of"; most public code nothing."""
+KS = (1, 5, 10)
+IMAGE_TO_TEXT = "image_to_text_recall"
+TEXT_TO_IMAGE = "text_to_image_recall"
+
+
+class Settings(Declaration):
+    """`protocols: {retrieval: ...}` of a data set."""
+
+    preset: Literal["plain_captions", "a_photo_of"] = "plain_captions"
+    """plain_captions: captions as they are. a_photo_of: "a photo of " before each, as in CLIP."""
+    captions_per_image: int | None = None
+    """Captions kept of each image, the first ones; None keeps all (COCO's test split then has
+    25,010 captions rather than 25,000)."""
+    metric: Literal["mean_recall@1", "image_to_text_recall@1", "text_to_image_recall@1"] = (
+        "mean_recall@1"
+    )
+    """What a table shows when it is not told which."""
+
+
+class Retrieval(Protocol):
+    """Images find captions, captions find images, in the joint space."""
+
+    name = "retrieval"
+    display_name = "Retrieval"
+    settings_model: ClassVar[type[Declaration]] = Settings
+    needs_text = True
+    expected_seconds = 4.0
+
+    def preset_version(self, task: TaskDeclaration) -> int:
+        """Version of the preset."""
+        return PRESET_VERSION
+
+    def data_fingerprint(self, task: TaskDeclaration, workspace: Workspace) -> str:
+        """Only the test split is looked at."""
+        return open_split(task, "test", workspace).fingerprint
+
+    def run(self, context: ProtocolContext) -> Measurement:
+        """Rank both ways on the test split.
+
+        Raises:
+            ConfigError: The backbone has no text tower, or the data no captions.
+            DataError: The data is missing or broken.
+        """
+        settings: Settings = context.settings
+        dataset = context.dataset("test")
+        captions = [of_image[: settings.captions_per_image] for of_image in dataset.need_captions()]
+        owner = [image for image, of_image in enumerate(captions) for _ in of_image]
+        of_image = matches_of(owner, len(captions))
+        prefix = PREFIXES[settings.preset]
+        texts = context.features.texts(
+            context.backbone,
+            [prefix + caption for of_image in captions for caption in of_image],
+            progress=context.progress,
+        ).to(context.device)  # [T, P]
+        features = context.features.images(context.backbone, dataset, progress=context.progress)
+        assert features.joint is not None
+        images = features.joint.to(context.device)  # [I, P]
+        image_ranks = retrieval_ranks(
+            images,
+            texts,
+            of_image,
+            progress=lambda done, total: context.progress("image to text", done, total),
+        )
+        text_ranks = retrieval_ranks(
+            texts,
+            images,
+            [[image] for image in owner],
+            progress=lambda done, total: context.progress("text to image", done, total),
+        )
+        return Measurement(
+            metrics=_metrics(image_ranks, text_ranks, of_image, len(owner)),
+            primary_metric=settings.metric,
+            outcomes=_outcomes(image_ranks, text_ranks, dataset.sample_ids, owner),
+            preset=settings.preset,
+            preset_version=PRESET_VERSION,
+            details={
+                "num_images": len(captions),
+                "num_texts": len(owner),
+                "captions_per_image": settings.captions_per_image,
+                "prefix": prefix,
+                "tie_tolerance": TIE_TOLERANCE,
+                "ties": _tie_details(image_ranks, text_ranks),
+                "transform": context.backbone.transform_id,
+                "data": dataset.fingerprint,
+            },
+        )
+
+
+def matches_of(owner: Sequence[int], num_images: int) -> list[list[int]]:
+    """Texts of each image, from the image of each text.
+
+    Example:
+        >>> matches_of([0, 0, 1], 2)
+        [[0, 1], [2]]
+    """
+    texts: list[list[int]] = [[] for _ in range(num_images)]
+    for text, image in enumerate(owner):
+        texts[image].append(text)
+    return texts
+
+
+def _metrics(
+    image_ranks: RetrievalRanks,
+    text_ranks: RetrievalRanks,
+    of_image: list[list[int]],
+    num_texts: int,
+) -> dict[str, Metric]:
+    num_images = len(of_image)
+    metrics: dict[str, Metric] = {}
+    for k in KS:
+        metrics[f"{IMAGE_TO_TEXT}@{k}"] = Metric(
+            float(image_ranks.hits(k).mean()),
+            chance_level=retrieval_chance([len(texts) for texts in of_image], num_texts, k),
+        )
+        metrics[f"{TEXT_TO_IMAGE}@{k}"] = Metric(
+            float(text_ranks.hits(k).mean()), chance_level=retrieval_chance([1], num_images, k)
+        )
+    both = [metrics[f"{direction}@1"] for direction in (IMAGE_TO_TEXT, TEXT_TO_IMAGE)]
+    metrics["mean_recall@1"] = Metric(
+        sum(metric.value for metric in both) / 2,
+        chance_level=sum(metric.chance_level or 0.0 for metric in both) / 2,
+        statistic="none",
+    )
+    return metrics
+
+
+def _outcomes(
+    image_ranks: RetrievalRanks,
+    text_ranks: RetrievalRanks,
+    image_ids: Sequence[str],
+    owner: Sequence[int],
+) -> pd.DataFrame:
+    """One row a query: first the images, then the texts; an image and its texts are one group."""
+    nothing = {
+        IMAGE_TO_TEXT: np.full(len(owner), np.nan),
+        TEXT_TO_IMAGE: np.full(len(image_ids), np.nan),
+    }
+    columns: dict[str, object] = {
+        "sample_id": [
+            *(f"image:{image}" for image in image_ids),
+            *(f"text:{index}:{image_ids[image]}" for index, image in enumerate(owner)),
+        ],
+        "group": [*image_ids, *(image_ids[image] for image in owner)],
+    }
+    for k in KS:
+        columns[f"{IMAGE_TO_TEXT}@{k}"] = np.concatenate(
+            [image_ranks.hits(k), nothing[IMAGE_TO_TEXT]]
+        )
+        columns[f"{TEXT_TO_IMAGE}@{k}"] = np.concatenate(
+            [nothing[TEXT_TO_IMAGE], text_ranks.hits(k)]
+        )
+    return pd.DataFrame(columns)
+
+
+def _tie_details(
+    image_ranks: RetrievalRanks, text_ranks: RetrievalRanks
+) -> dict[str, dict[str, float]]:
+    """What the recalls would be if all ties fell in favour of, or against, the right answer."""
+    details: dict[str, dict[str, float]] = {}
+    for direction, ranks in ((IMAGE_TO_TEXT, image_ranks), (TEXT_TO_IMAGE, text_ranks)):
+        tied = torch.from_numpy(ranks.tied) > 0
+        details[direction] = {"tied_queries": float(tied.double().mean())}
+        for k in KS:
+            details[direction][f"optimistic@{k}"] = float(ranks.optimistic_hits(k).mean())
+            details[direction][f"pessimistic@{k}"] = float(ranks.pessimistic_hits(k).mean())
+    return details

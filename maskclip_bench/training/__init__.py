@@ -1,0 +1,1 @@
+"""What every training loop here needs: optimizer, schedule, checkpoints, logs, interruption."""

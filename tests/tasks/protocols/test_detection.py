@@ -1,0 +1,172 @@
+"""Detection as a job on a small demo world, mmdet's scores in our words, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from maskclip_bench.backbones.declaration import BackboneDeclaration
+from maskclip_bench.backbones.loading import load_backbone
+from maskclip_bench.data.demo import DemoSizes, prepare_demo
+from maskclip_bench.errors import DataError
+from maskclip_bench.runtime import Workspace
+from maskclip_bench.tasks import dense_jobs
+from maskclip_bench.tasks.declaration import TaskDeclaration
+from maskclip_bench.tasks.features import FeatureStore
+from maskclip_bench.tasks.protocols.base import ProtocolContext
+from maskclip_bench.tasks.protocols.detection import Detection, average_precisions
+
+CONFIG = "configs/mmdet/demo/vit-demo_frozen-mask-rcnn_1xb4-600_demo-instances-144x144.py"
+SMALL = DemoSizes(
+    pretrain=2,
+    shard=2,
+    objects_train=1,
+    objects_val=1,
+    objects_val_ood=1,
+    objects_tune=1,
+    captions_test=1,
+    captions_val=1,
+    scenes_training=1,
+    scenes_validation=1,
+    scenes_validation_ood=1,
+    instances_train=16,
+    instances_val=6,
+    instances_val_ood=2,
+)
+ROW = BackboneDeclaration(
+    name="random",
+    display_name="Random",
+    world="demo",
+    source={"timm": "vit_demo_patch8_48", "random_init": True},
+    arch="ViT-demo",
+)
+TASK = TaskDeclaration(
+    name="small_instances",
+    display_name="Small instances",
+    world="demo",
+    reader={"kind": "coco_instances", "root": "demo/instances"},
+    splits={"train": "train", "test": "val"},
+    protocols={
+        "detection": {
+            "configs": {"*": CONFIG},
+            "preset": "demo_frozen_mask_rcnn",
+            "options": {"train_cfg.max_iters": 5, "default_hooks.checkpoint.interval": 5},
+        }
+    },
+    obtain="-",
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    prepare_demo(root / "data", sizes=SMALL, num_processes=1)
+    return root
+
+
+def context(root: Path) -> ProtocolContext:
+    workspace = Workspace(root=root, data=root / "data")
+    return ProtocolContext(
+        task=TASK,
+        settings=Detection().settings_of(TASK),
+        backbone=load_backbone(ROW, workspace=workspace),
+        features=FeatureStore(workspace.features),
+        workspace=workspace,
+        device=torch.device("cpu"),
+    )
+
+
+def test_run__record_holds_the_toolboxes_numbers(world: Path) -> None:
+    pytest.importorskip("mmdet")
+    measurement = Detection().run(context(world))
+    (folder,) = (world / "jobs" / "random").glob("detection__*")
+    scores = json.loads((folder / "scores_val.json").read_text())
+    log = (folder / "job.log").read_text()
+    assert f"coco/bbox_mAP: {scores['coco/bbox_mAP']:.4f}" in log
+    assert measurement.metrics["box_ap"].value == scores["coco/bbox_mAP"]
+    assert measurement.metrics["mask_ap50"].value == scores["coco/segm_mAP_50"]
+    assert measurement.metrics["box_ap"].statistic == "none"
+    assert measurement.metrics["object_recall"].statistic == "mean_ratio"
+    located = measurement.metrics["localization_recall"].value
+    assert located >= measurement.metrics["object_recall"].value
+    assert len(measurement.outcomes) == 6
+    annotations = json.loads(
+        (world / "data/demo/instances/annotations/instances_val.json").read_text()
+    )
+    counted = sum(sum(row) for row in measurement.outcomes["object_recall.denominator"])
+    assert counted == len(annotations["annotations"])
+
+
+def test_run__annotations_that_name_absent_images(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "data/demo/instances", tmp_path / "data/demo/instances")
+    next((tmp_path / "data/demo/instances/val").glob("*.jpg")).unlink()
+    with pytest.raises(DataError, match=r"names 1 of 6 images that are not in .*, e\.g\. 0000"):
+        Detection().run(context(tmp_path))
+
+
+def test_run__broken_annotations(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "data/demo/instances", tmp_path / "data/demo/instances")
+    file = tmp_path / "data/demo/instances/annotations/instances_train.json"
+    file.write_text("{")
+    with pytest.raises(DataError, match=r"instances_train\.json is not valid JSON"):
+        Detection().run(context(tmp_path))
+    file.write_text('{"images": []}')
+    with pytest.raises(DataError, match="is no COCO instances file: it needs non-empty lists"):
+        Detection().run(context(tmp_path))
+    file.unlink()
+    with pytest.raises(DataError, match=r"No annotation file .*instances_train\.json"):
+        Detection().run(context(tmp_path))
+
+
+def test_average_precisions__sizes_without_objects_are_left_out() -> None:
+    scores = {
+        "coco/bbox_mAP": 0.25,
+        "coco/bbox_mAP_50": 0.5,
+        "coco/bbox_mAP_s": -1.0,
+        "coco/segm_mAP": 0.2,
+        "coco/segm_mAP_l": 0.0,
+    }
+    found = {name: metric.value for name, metric in average_precisions(scores).items()}
+    assert found == {"box_ap": 0.25, "box_ap50": 0.5, "mask_ap": 0.2, "mask_ap_large": 0.0}
+
+
+def test_average_precisions__without_any_detection() -> None:
+    """mmdet ends its evaluation without a word on AP when no image has a detection."""
+    found = average_precisions({}, num_objects=3)
+    expected = {f"{kind}_{name}" for kind in ("box", "mask") for name in ("ap", "ap50", "ap75")}
+    assert {name: metric.value for name, metric in found.items()} == dict.fromkeys(expected, 0.0)
+    assert average_precisions({}, num_objects=0) == {}
+    boxes_only = average_precisions({"coco/bbox_mAP": 0.1}, num_objects=3)
+    assert set(boxes_only) == {"box_ap"}
+
+
+def test_run__detector_that_finds_nothing_has_ap_0(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_results(
+        self: Detection, context: ProtocolContext, job: dict[str, Any], folder: Path
+    ) -> dict[str, Any]:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "scores_val.json").write_text("{}")
+        nothing = np.zeros((2, 3), np.int64)
+        np.savez(
+            folder / "outcomes_val.npz",
+            sample_id=np.array(["0", "1"]),
+            num_objects=nothing + 1,
+            num_found=nothing,
+            num_located=nothing,
+        )
+        return {}
+
+    monkeypatch.setattr(dense_jobs, "missing_packages", lambda toolbox: [])
+    monkeypatch.setattr(Detection, "_run", write_results)
+    measurement = Detection().run(context(world))
+    assert measurement.metrics["box_ap"].value == 0.0
+    assert measurement.metrics["mask_ap"].value == 0.0
+    assert measurement.metrics["object_recall"].value == 0.0
