@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -183,17 +184,191 @@ def test_exclusive__no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         pass
 
 
-def test_remove_leftovers__only_old_ones(tmp_path: Path) -> None:
-    old, new, kept = (tmp_path / name for name in (".a.tmp", ".b.tmp", "c.tmp"))
-    folder = tmp_path / ".d.tmp"
-    folder.mkdir()
-    (folder / "x").touch()
-    for path in (old, new, kept):
+KILLED_WRITER = """
+import sys, time
+from pathlib import Path
+from maskclip_bench.storage import atomic_file, atomic_folder
+with atomic_file(Path(sys.argv[1]) / "a.json") as file, atomic_folder(Path(sys.argv[1]) / "m"):
+    file.write_text("half")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_remove_leftovers__of_a_killed_process_at_once_of_a_living_one_never(
+    tmp_path: Path,
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED_WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    assert remove_leftovers(tmp_path) == []
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert len(leftovers(tmp_path)) == 2
+    assert len(remove_leftovers(tmp_path)) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_remove_leftovers__of_other_machines_only_when_old_and_nothing_that_is_not_ours(
+    tmp_path: Path,
+) -> None:
+    old, new, legacy, foreign, plain = (
+        tmp_path / name
+        for name in (
+            ".a.0123abcd-5-0123abcd.tmp",
+            ".b.0123abcd-5-0123abcd.tmp",
+            f".c.{2**22 + 1}-0123abcd.tmp",
+            ".theirs.tmp",
+            "d.tmp",
+        )
+    )
+    for path in (old, new, legacy, foreign, plain):
         path.touch()
-    for path in (old, kept, folder):
+    for path in (old, legacy, foreign, plain):
         os.utime(path, (0, 0))
-    remove_leftovers(tmp_path)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".b.tmp", "c.tmp"]
+    assert remove_leftovers(tmp_path) == [old, legacy]
+    assert sorted(tmp_path.iterdir()) == [new, foreign, plain]
+
+
+def test_remove_leftovers__below_and_of_a_missing_folder(tmp_path: Path) -> None:
+    below = tmp_path / "x" / ".a.0123abcd-5-0123abcd.tmp"
+    below.mkdir(parents=True)
+    (below / "part").touch()
+    os.utime(below, (0, 0))
+    assert remove_leftovers(tmp_path) == []
+    assert storage.leftovers(tmp_path, recursive=True) == [below]
+    assert remove_leftovers(tmp_path, recursive=True) == [below]
+    assert remove_leftovers(tmp_path / "nowhere") == []
+
+
+def test_remove_leftovers__brings_back_a_folder_that_was_being_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with atomic_folder(tmp_path / "model") as folder:
+        (folder / "weights").write_text("old")
+    with monkeypatch.context() as patch:
+        # A pid that no process has: the writer died between the two renames.
+        patch.setattr(os, "getpid", lambda: 2**22 + 1)
+        (tmp_path / "model").rename(storage._temporary(tmp_path / "model", suffix=".old.tmp"))
+    assert len(remove_leftovers(tmp_path)) == 1
+    assert (tmp_path / "model" / "weights").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    "number", [errno.EFBIG, errno.EIO, errno.ENODEV, errno.ELOOP, errno.EMFILE, errno.EDQUOT]
+)
+def test_atomic_file__any_refusal_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(storage, "fsync_path", refuse(number))
+    with pytest.raises(StorageError, match=r"Cannot write \(.*\): .*a.txt"):
+        write_text(tmp_path / "a.txt", "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_atomic_file__a_limit_on_file_sizes(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from maskclip_bench.storage import write_text\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
+        "try: write_text(Path(sys.argv[1]), 'x' * 100)\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True
+    )
+    assert result.stdout.startswith("StorageError Cannot write (File too large)"), result.stderr
+
+
+def test_atomic_file__a_name_that_is_too_long_and_one_that_just_fits(tmp_path: Path) -> None:
+    write_text(tmp_path / ("é" * 127), "fits")
+    with pytest.raises(StorageError, match=r"Cannot write \(File name too long\)"):
+        write_text(tmp_path / ("x" * 300), "does not")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["é" * 127]
+
+
+def test_atomic_file__errors_of_a_network_pass(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionResetError), atomic_file(tmp_path / "a"):
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+
+HOSTILE_NAMES = ["plain", "two\nlines", "back\\slash", "cr\r", "  spaces ", "*star", "ü/é", "\\n"]
+
+
+@pytest.fixture
+def checked_folder(tmp_path: Path) -> Path:
+    for number, name in enumerate(HOSTILE_NAMES):
+        path = tmp_path / "folder" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(number))
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/folder/\xff")).touch()
+    storage.write_checksums(tmp_path / "folder")
+    return tmp_path / "folder"
+
+
+def test_checksums__are_those_of_sha256sum(checked_folder: Path) -> None:
+    assert storage.check_checksums(checked_folder) == []
+    if shutil.which("sha256sum"):
+        subprocess.run(
+            ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"],
+            cwd=checked_folder,
+            check=True,
+        )
+
+
+def test_checksums__name_what_differs_is_missing_or_extra(checked_folder: Path) -> None:
+    (checked_folder / "plain").write_text("X")
+    (checked_folder / "*star").unlink()
+    (checked_folder / "more").touch()
+    (checked_folder / ".x.0123abcd-5-0123abcd.tmp").touch()
+    (checked_folder / ".x.lock").touch()
+    read = []
+    assert storage.check_checksums(checked_folder, progress=read.append) == [
+        "*star is missing",
+        "more is not listed in SHA256SUMS",
+        "plain differs from its hash in SHA256SUMS",
+    ]
+    assert len(read) == len(HOSTILE_NAMES)
+
+
+def test_checksums__a_folder_without_them_and_damaged_ones(checked_folder: Path) -> None:
+    listing = checked_folder / "SHA256SUMS"
+    whole = listing.read_bytes()
+    listing.write_bytes(whole[:-10])
+    assert storage.check_checksums(checked_folder) != []
+    listing.write_bytes(whole[:64])
+    problems = storage.check_checksums(checked_folder)
+    assert problems is not None
+    assert problems[0] == "SHA256SUMS is damaged in line 1"
+    listing.unlink()
+    assert storage.check_checksums(checked_folder) is None
+
+
+def test_checksums__a_file_that_cannot_be_read(
+    checked_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "sha256_file", refuse(errno.EACCES))
+    with pytest.raises(StorageError, match=r"No permission to read: .*folder"):
+        storage.check_checksums(checked_folder)
+    monkeypatch.setattr(storage, "sha256_file", refuse(errno.EIO))
+    with pytest.raises(StorageError, match=r"Cannot read .*folder \(Input/output error\)"):
+        storage.check_checksums(checked_folder)
+
+
+def test_checksums__any_single_bit_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    content = bytes(range(64))
+    path.write_bytes(content)
+    storage.write_checksums(tmp_path)
+    for bit in range(0, 512, 7):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        assert storage.check_checksums(tmp_path) == ["weights differs from its hash in SHA256SUMS"]
 
 
 def test_sha256_file__known_value(tmp_path: Path) -> None:
