@@ -1,12 +1,17 @@
 """Declarations: YAML in, frozen pydantic models out; unknown keys are refused with a suggestion.
 
 A file may name others in `_base_` (one relative path or a list); they are loaded first and the
-file is laid over them, mapping by mapping. Overrides `a.b=value` come last; values are YAML.
+file is merged over them, mapping by mapping. Overrides `a.b=value` come last; values are YAML.
+
+The YAML is read strictly: a key given twice, a number that is not finite, a date, a file that
+nests or repeats itself without end are refused or kept as text, each with the line where possible.
 """
 
 from __future__ import annotations
 
+import math
 import reprlib
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,12 +24,23 @@ from maskclip_bench.errors import ConfigError, did_you_mean
 
 BASE_KEY = "_base_"
 
+MAX_BYTES = 4 << 20
+"""Of one YAML file; the largest shipped one has 10 kB."""
+MAX_DEPTH = 64
+"""Nesting of one YAML file."""
+MAX_NODES = 200_000
+"""Values in one YAML file, each counted as often as an alias repeats it."""
+
 
 class Declaration(BaseModel):
-    """Base of everything that is read from YAML: frozen, and strict about its keys."""
+    """Base of everything that is read from YAML: frozen, strict about its keys, finite numbers."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
 
 
@@ -32,7 +48,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def load_declaration(path: Path, model: type[T], *, overrides: Sequence[str] = ()) -> T:
-    """Read `path`, lay `overrides` over it and validate it as `model`.
+    """Read `path`, apply `overrides` and validate it as `model`.
 
     Raises:
         ConfigError: The file is missing or no YAML mapping, a key is unknown, a value is wrong.
@@ -66,29 +82,135 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _read_yaml(path: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:
-    path = path.resolve()
+    try:
+        path = path.resolve()
+    except (ValueError, OSError, RuntimeError) as error:  # a zero byte; links in a circle
+        raise ConfigError(f"{str(path)!r} cannot be read: {error}.") from None
     if path in seen:
         chain = " -> ".join(p.name for p in (*seen, path))
         raise ConfigError(f"`{BASE_KEY}` goes in circles: {chain}")
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"No file {path}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    loaded = _parse(_read_file(path), where=str(path))
     if not isinstance(loaded, dict):
         raise ConfigError(
             f"{path} should hold a mapping (`key: value` lines), not {type(loaded).__name__}."
         )
-    bases = loaded.pop(BASE_KEY, [])
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in _base_names(loaded.pop(BASE_KEY, []), path):
         merged = merge(merged, _read_yaml(path.parent / base, seen=(*seen, path)))
     return merge(merged, loaded)
 
 
+def _read_file(path: Path) -> str:
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigError(f"{path} is not a file.")
+        if found.st_size > MAX_BYTES:
+            raise ConfigError(
+                f"{path} has {found.st_size:,} bytes; a YAML file here has at most {MAX_BYTES:,}."
+            )
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"No file {path}.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not valid YAML: it is not UTF-8 ({error}).") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from None
+
+
+def _base_names(bases: Any, path: Path) -> list[str]:
+    names = [bases] if isinstance(bases, str) else bases
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(
+            f"{path}: `{BASE_KEY}` should be a relative path or a list of them, got {bases!r}."
+        )
+    return names
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses keys given twice and numbers that are not finite."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.depth += 1
+        try:
+            if self.depth > MAX_DEPTH:
+                raise yaml.YAMLError(f"it nests deeper than {MAX_DEPTH} levels")
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, (str, int, float, bool, type(None))):
+                continue  # a list or mapping as a key: SafeLoader's own error says so
+            if key in lines:
+                raise yaml.YAMLError(
+                    f"the key {key!r} is given twice, in lines {lines[key]} and {line}"
+                )
+            lines[key] = line
+        return super().construct_mapping(node, deep=deep)
+
+
+def _finite_float(loader: _StrictLoader, node: Any) -> float:
+    value = loader.construct_yaml_float(node)
+    if not math.isfinite(value):
+        line = node.start_mark.line + 1
+        raise yaml.YAMLError(f"{node.value} in line {line} is not finite; give a finite number")
+    return float(value)
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:float", _finite_float)
+# A date is text here; SafeLoader's own rule raises ValueError for 2020-13-01.
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:timestamp"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _parse(text: str, *, where: str) -> Any:
+    """YAML text -> plain values.
+
+    Raises:
+        ConfigError: It is not valid, or not within the bounds above.
+    """
+    loader = None
+    try:
+        loader = _StrictLoader(text)
+        loaded = loader.get_single_data()
+        if _num_nodes(loaded) > MAX_NODES:
+            raise yaml.YAMLError(f"its aliases repeat more than {MAX_NODES:,} values")
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where} is not valid YAML: {error}") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+    return loaded
+
+
+def _num_nodes(value: Any) -> int:
+    """Values in `value`, counted up to a little over `MAX_NODES`; a circle counts as endless."""
+    count, waiting = 0, [value]
+    while waiting and count <= MAX_NODES:
+        item = waiting.pop()
+        count += 1
+        if isinstance(item, dict):
+            waiting.extend(item.values())
+        elif isinstance(item, list):
+            waiting.extend(item)
+        elif not isinstance(item, (str, int, float, type(None))):
+            raise yaml.YAMLError(f"it holds a {type(item).__name__}; only plain values are allowed")
+    return count
+
+
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay `above` over `below`; mappings merge key by key, anything else replaces."""
+    """Merge `above` over `below`; mappings merge key by key, anything else replaces."""
     result = dict(below)
     for key, value in above.items():
         if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
@@ -114,10 +236,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"{override!r} is not an override. Write key=value, e.g. seed=1.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"The value of {override!r} is not valid YAML: {error}") from None
+    value = _parse(text, where=f"The value of {override!r}")
     *parents, last = key.split(".")
     target = values
     for parent in parents:

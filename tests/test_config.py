@@ -148,3 +148,77 @@ def test_parse_overrides__refuses(override: str, message: str) -> None:
 def test_parse_overrides__through_a_value() -> None:
     with pytest.raises(ConfigError, match=r"'a.b=1': 'a' is a value, not a group of keys"):
         parse_overrides(["a=2", "a.b=1"])
+
+
+BOMB = "a0: &a0 [1, 1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\ninner: {kind: a}\nname: y\n", "'name' is given twice, in lines 1 and 3"),
+        ("{a: 1, a: 2}", "'a' is given twice, in lines 1 and 1"),
+        ("a: {b: {1: x, 1: y}}", "the key 1 is given twice"),
+        ("a: .inf", r"\.inf in line 1 is not finite"),
+        ("a: 1\nb: .NaN", r"\.NaN in line 2 is not finite"),
+        ("a: " + "[" * 100 + "]" * 100, "nests deeper than 64 levels"),
+        ("a: " + "[" * 100_000, "nests deeper than 64 levels"),
+        (BOMB, "aliases repeat more than 200,000 values"),
+        ("a: &x [*x]", "aliases repeat more than 200,000 values"),
+        ("a: " + "9" * 6000, "is not valid YAML"),
+        ("a: !!binary aGk=", "holds a bytes; only plain values"),
+        ("a: !!timestamp 2001-99-99", "is not valid YAML"),
+        ("? [a]\n: 1", "is not valid YAML"),
+        ("a: \x00", "is not valid YAML"),
+    ],
+)
+def test_read__what_yaml_allows_and_a_declaration_does_not(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_yaml(write(tmp_path, "a.yaml", text))
+
+
+def test_read__dates_stay_text_and_merge_keys_work(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "a.yaml", "day: 2020-13-01\nbase: &b {q: 1, r: 2}\nover: {<<: *b, q: 3}\n"
+    )
+    values = read_yaml(path)
+    assert values["day"] == "2020-13-01"
+    assert values["over"] == {"q": 3, "r": 2}
+
+
+def test_read__byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes(b"\xef\xbb\xbfname: x\n")
+    assert read_yaml(path) == {"name": "x"}
+
+
+@pytest.mark.parametrize("bases", ["5", "[1]", "{a: b}", "['']"])
+def test_read__bases_are_paths(tmp_path: Path, bases: str) -> None:
+    with pytest.raises(ConfigError, match="should be a relative path or a list of them"):
+        read_yaml(write(tmp_path, "a.yaml", f"_base_: {bases}\n"))
+
+
+def test_read__what_is_no_regular_file(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "fifo.yaml")
+    for path in (tmp_path, tmp_path / "fifo.yaml"):
+        with pytest.raises(ConfigError, match="is not a file"):
+            read_yaml(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_yaml(Path("a\0b.yaml"))
+
+
+def test_read__file_of_another_size(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yaml", "#" * ((4 << 20) + 1))
+    with pytest.raises(ConfigError, match="has at most 4,194,304"):
+        read_yaml(path)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e999", ".inf"])
+def test_numbers_are_finite(value: str) -> None:
+    with pytest.raises(ConfigError, match="finite"):
+        values = {"name": "x", **parse_overrides([f"inner.learning_rate={value}"])}
+        validate(values, Outer, where="here")
