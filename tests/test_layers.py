@@ -21,6 +21,7 @@ LAYERS: dict[str, int] = {
     "distributed": 0,
     "errors": 0,
     "jobs": 0,
+    "progress": 0,
     "registry": 0,
     "runtime": 0,
     "storage": 0,

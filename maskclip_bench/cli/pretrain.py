@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from maskclip_bench.pretrain.recipe import Recipe
     from maskclip_bench.pretrain.trainer import Evaluator
+    from maskclip_bench.progress import Snapshot
     from maskclip_bench.tasks import Protocol, TaskDeclaration
-    from maskclip_bench.training.progress import TrainProgress
 
 LAUNCHERS = ("here", "slurm")
 
@@ -270,7 +270,7 @@ class _Display:
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
-    def update(self, state: TrainProgress) -> None:
+    def update(self, state: Snapshot) -> None:
         """Show a state."""
         note = describe(state)
         self._progress.update(self._task, completed=state.step, total=state.total_steps, note=note)
@@ -280,7 +280,7 @@ class _Display:
             self._messages.print(f"step {state.step}/{state.total_steps}  {note}")
 
 
-def describe(state: TrainProgress) -> str:
+def describe(state: Snapshot) -> str:
     """A state in one line."""
     parts = [
         f"{_duration(state.eta_seconds)} left",

@@ -22,9 +22,9 @@ from maskclip_bench import distributed
 from maskclip_bench.errors import ConfigError, MissingDependencyError
 from maskclip_bench.pretrain.recipe import Recipe
 from maskclip_bench.pretrain.trainer import Evaluator, train
+from maskclip_bench.progress import SnapshotCallback
 from maskclip_bench.runtime import configure_threads, resolve_device
 from maskclip_bench.training.interruption import STOP_SIGNALS, RunStopped
-from maskclip_bench.training.progress import ProgressCallback
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def launch_here(
     workspace: Path | None = None,
     device: str = "auto",
     evaluators: Sequence[Evaluator] = (),
-    progress: ProgressCallback | None = None,
+    progress: SnapshotCallback | None = None,
     stop_signals: Sequence[signal.Signals] = STOP_SIGNALS,
 ) -> Path:
     """Train in this process, as a member of the group that the environment describes, if any.

@@ -42,14 +42,15 @@ from maskclip_bench.pretrain.export import (
 from maskclip_bench.pretrain.methods import build_method
 from maskclip_bench.pretrain.methods.base import Method
 from maskclip_bench.pretrain.recipe import Recipe, load_recipe
+from maskclip_bench.progress import Report, Snapshot, SnapshotCallback
 from maskclip_bench.runtime import derive_seed, provenance
 from maskclip_bench.training import nonfinite
 from maskclip_bench.training.checkpoint import Checkpoint, CheckpointStore
 from maskclip_bench.training.interruption import STOP_SIGNALS, Interruption, RunStopped
 from maskclip_bench.training.logs import RunLog
+from maskclip_bench.training.meter import Meter
 from maskclip_bench.training.optim import build_optimizer, set_learning_rate
 from maskclip_bench.training.parallel import Replicas, Shards, transformer_blocks
-from maskclip_bench.training.progress import Meter, ProgressCallback, Report, TrainProgress
 from maskclip_bench.training.readback import Readback
 from maskclip_bench.training.schedule import learning_rate
 
@@ -73,7 +74,7 @@ def train(
     workspace: Path | None = None,
     device: torch.device | str = "cpu",
     evaluators: Sequence[Evaluator] = (),
-    progress: ProgressCallback | None = None,
+    progress: SnapshotCallback | None = None,
     stop_signals: Sequence[signal.Signals] = STOP_SIGNALS,
 ) -> Path:
     """Pretrain by a recipe, or go on where an earlier call stopped; returns the model's folder.
@@ -222,14 +223,17 @@ class _Run:
         self,
         *,
         evaluators: Sequence[Evaluator],
-        progress: ProgressCallback | None,
+        progress: SnapshotCallback | None,
         stop_signals: Sequence[signal.Signals],
     ) -> None:
         """Train to the end, and write the model's folder."""
         recipe = self._recipe
         log = _open_log(self._output, self._step, recipe)
         meter = Meter(self._step, self._total_steps, recipe.global_batch_size)
-        report = Report(self._output, progress)
+        report = Report(
+            self._output if distributed.is_main() else None,
+            progress if distributed.is_main() else None,
+        )
         evaluate_every = _evaluate_every(recipe, self._steps_per_epoch) if evaluators else None
         with (
             log,
@@ -382,8 +386,8 @@ class _Run:
 
     # What is told and written.
 
-    def _state(self, readback: Readback, meter: Meter, lr: float) -> TrainProgress:
-        return TrainProgress(
+    def _state(self, readback: Readback, meter: Meter, lr: float) -> Snapshot:
+        return Snapshot(
             step=self._step,
             total_steps=self._total_steps,
             epoch=self._step / self._steps_per_epoch,
@@ -600,7 +604,7 @@ def _same_length(raws: list[RawBatch]) -> list[RawBatch]:
     ]
 
 
-def _numbers(state: TrainProgress) -> dict[str, float]:
+def _numbers(state: Snapshot) -> dict[str, float]:
     """What one line of the log holds."""
     return {
         "epoch": state.epoch,

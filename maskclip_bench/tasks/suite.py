@@ -53,6 +53,7 @@ from maskclip_bench.jobs import JobCancelled, own_command, run_job
 from maskclip_bench.pretrain.export import finished_fingerprint
 from maskclip_bench.pretrain.methods import METHODS
 from maskclip_bench.pretrain.recipe import load_recipe
+from maskclip_bench.progress import read_progress
 from maskclip_bench.results.records import (
     Cell,
     Record,
@@ -74,7 +75,6 @@ from maskclip_bench.tasks import (
     missing_data,
 )
 from maskclip_bench.tasks.features import FeatureStore
-from maskclip_bench.training.progress import read_progress
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from maskclip_bench import storage
 from maskclip_bench.errors import MissingDependencyError, storage_error
-from maskclip_bench.training.progress import finite
+from maskclip_bench.progress import finite
 
 logger = logging.getLogger(__name__)
 

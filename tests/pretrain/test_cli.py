@@ -12,8 +12,8 @@ import yaml
 from maskclip_bench.cli import pretrain as cli
 from maskclip_bench.cli.app import run
 from maskclip_bench.data.shapes import draw_shapes, write_shape_shards
+from maskclip_bench.progress import Snapshot
 from maskclip_bench.training.logs import read_log
-from maskclip_bench.training.progress import TrainProgress
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_pretrain__interrupted(
 
     told = trainer.Report.__call__
 
-    def interrupt(report: Any, state: TrainProgress, *, force: bool) -> None:
+    def interrupt(report: Any, state: Snapshot, *, force: bool) -> None:
         told(report, state, force=force)
         if state.step == 1:
             signal.raise_signal(signal.SIGINT)
@@ -158,7 +158,7 @@ def test_pretrain__evaluates_on_tasks(
 
 
 def test_describe() -> None:
-    state = TrainProgress(
+    state = Snapshot(
         step=3,
         total_steps=10,
         images_per_second=1234.4,

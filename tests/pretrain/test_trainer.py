@@ -23,9 +23,9 @@ from maskclip_bench.pretrain import trainer
 from maskclip_bench.pretrain.export import finished_fingerprint
 from maskclip_bench.pretrain.methods.clip import CLIP
 from maskclip_bench.pretrain.trainer import train
+from maskclip_bench.progress import Snapshot, read_progress
 from maskclip_bench.training.checkpoint import CheckpointStore
 from maskclip_bench.training.logs import read_log
-from maskclip_bench.training.progress import TrainProgress, read_progress
 
 LOSSES = ("loss", "contrastive_loss", "distillation_loss", "mlm_loss", "ssl_loss", "lr")
 
@@ -41,7 +41,7 @@ def losses(folder: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize("method", ["clip", "slip", "clip_mae", "maskclip"])
 def test_train__whole_run(tiny: ModuleType, tmp_path: Path, data_root: Path, method: str) -> None:
     recipe = tiny.tiny_recipe(method)
-    states: list[TrainProgress] = []
+    states: list[Snapshot] = []
     model = train(recipe, output=tmp_path, data_root=data_root, progress=states.append)
     assert model == tmp_path / "model"
     log = read_log(tmp_path)
@@ -83,7 +83,7 @@ def test_train__interrupted_at_any_step_equals_uninterrupted(
 
     after_step = trainer.Report.__call__
 
-    def stop_at_step_3(report: Any, state: TrainProgress, *, force: bool) -> None:
+    def stop_at_step_3(report: Any, state: Snapshot, *, force: bool) -> None:
         after_step(report, state, force=force)
         if state.step == 2:  # is answered after the third
             os.kill(os.getpid(), signal.SIGTERM)
