@@ -34,7 +34,10 @@ LAYERS: dict[str, int] = {
     "tasks": 3,
     "pretrain.trainer": 4,
     "pretrain.launch": 4,
-    "tasks.suite": 4,
+    "tasks.cell": 4,
+    "tasks.execution": 4,
+    "tasks.measure": 4,
+    "tasks.plan": 4,
     "cli": 5,
     "__main__": 6,  # starts the command line
 }

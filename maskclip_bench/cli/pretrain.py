@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from maskclip_bench.pretrain.recipe import Recipe
     from maskclip_bench.pretrain.trainer import Evaluator
     from maskclip_bench.progress import Snapshot
-    from maskclip_bench.tasks import Protocol, TaskDeclaration
+    from maskclip_bench.tasks import TaskDeclaration
+    from maskclip_bench.tasks.protocols.base import Protocol
 
 LAUNCHERS = ("here", "slurm")
 
@@ -162,7 +163,7 @@ def evaluators_of(recipe: Recipe, place: Workspace, device: str) -> list[Evaluat
         return []
     from maskclip_bench.errors import DataError
     from maskclip_bench.pretrain.launch import rank_device
-    from maskclip_bench.tasks import get_protocol, load_task, missing_data
+    from maskclip_bench.tasks import PROTOCOLS, load_task, missing_data
 
     evaluators: list[Evaluator] = []
     for name in recipe.evaluation.tasks:
@@ -170,9 +171,7 @@ def evaluators_of(recipe: Recipe, place: Workspace, device: str) -> list[Evaluat
         if missing := missing_data(task, place):
             raise DataError(f"evaluation.tasks: {name} cannot run here: {missing}")
         evaluators.append(
-            partial(
-                _evaluate, recipe, place, rank_device(device), name, get_protocol(protocol), task
-            )
+            partial(_evaluate, recipe, place, rank_device(device), name, PROTOCOLS[protocol], task)
         )
     return evaluators
 
@@ -191,8 +190,8 @@ def _evaluate(
     from maskclip_bench.backbones import BackboneDeclaration, load_backbone
     from maskclip_bench.config import validate
     from maskclip_bench.pretrain.export import write_model_folder
-    from maskclip_bench.tasks import ProtocolContext
     from maskclip_bench.tasks.features import FeatureStore
+    from maskclip_bench.tasks.protocols.base import ProtocolContext
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = write_model_folder(

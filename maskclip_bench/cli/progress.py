@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from maskclip_bench.tasks.suite import Unit
+from maskclip_bench.progress import Unit
 
 LINE_EVERY_SECONDS = 30.0
 
@@ -30,7 +30,7 @@ class _Active:
 
 
 class RunDisplay:
-    """Listens to a run (`tasks.suite.RunListener`) and shows it; a context manager.
+    """Shows a run (a `progress.Listener`); a context manager.
 
     The work of a unit is its expected seconds; what is left of a run is its work left, at the
     speed seen so far.

@@ -15,7 +15,8 @@ from maskclip_bench.errors import EXIT_DATA, EXIT_FAILED, ConfigError
 from maskclip_bench.runtime import Workspace, default_num_threads, resolve_device
 
 if TYPE_CHECKING:
-    from maskclip_bench.tasks.suite import LeftOut, Plan, SuiteDeclaration
+    from maskclip_bench.tasks.plan import LeftOut, Plan
+    from maskclip_bench.tasks.suite import SuiteDeclaration
 
 SuiteOption = Annotated[
     str | None,
@@ -66,7 +67,7 @@ def run_suite(
         maskclip-bench run --backbone clip_vit-demo_demo --task "*/demo_objects"
     """
     from maskclip_bench.cli.progress import RunDisplay
-    from maskclip_bench.tasks.suite import Execution
+    from maskclip_bench.tasks.execution import Execution
 
     began = time.monotonic()
     target = resolve_device(device)
@@ -155,7 +156,7 @@ def _plan(
     tasks: list[str] | None,
 ) -> Plan:
     """The suite's plan; what the command names is asked for, not only part of a suite."""
-    from maskclip_bench.tasks.suite import Named, make_plan
+    from maskclip_bench.tasks.plan import Named, make_plan
 
     named = Named.of(backbones or [], tasks or [])
     made = make_plan(suite, place, seeds=_seeds(seeds), named=named)

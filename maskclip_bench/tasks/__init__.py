@@ -11,23 +11,13 @@ from maskclip_bench.tasks.declaration import (
     missing_data,
     task_names,
 )
-from maskclip_bench.tasks.protocols import (
-    PROTOCOLS,
-    Protocol,
-    ProtocolContext,
-    cell_fingerprint,
-    get_protocol,
-)
+from maskclip_bench.tasks.protocols import PROTOCOLS
 
 __all__ = [
     "PROTOCOLS",
-    "Protocol",
-    "ProtocolContext",
     "TaskDeclaration",
-    "cell_fingerprint",
     "data_available",
     "dataset_names",
-    "get_protocol",
     "load_task",
     "load_task_declaration",
     "missing_data",

@@ -30,8 +30,8 @@ from maskclip_bench import storage
 from maskclip_bench.backbones.loading import Backbone
 from maskclip_bench.data.readers import Dataset
 from maskclip_bench.errors import DataError
+from maskclip_bench.progress import Progress, no_progress
 from maskclip_bench.runtime import default_num_threads
-from maskclip_bench.tasks.protocols.base import Progress, no_progress
 
 logger = logging.getLogger(__name__)
 

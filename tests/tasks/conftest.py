@@ -18,8 +18,9 @@ from maskclip_bench.backbones.loading import Backbone
 from maskclip_bench.backbones.transform import Transform
 from maskclip_bench.config import validate
 from maskclip_bench.runtime import Workspace
-from maskclip_bench.tasks import PROTOCOLS, ProtocolContext, TaskDeclaration
+from maskclip_bench.tasks import PROTOCOLS, TaskDeclaration
 from maskclip_bench.tasks.features import FeatureStore
+from maskclip_bench.tasks.protocols.base import ProtocolContext
 
 SIZE = 8
 COLOURS = {

@@ -13,7 +13,8 @@ from maskclip_bench.backbones.declaration import BackboneDeclaration, Source
 from maskclip_bench.errors import ConfigError, DataError, UnknownNameError
 from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.runtime import Workspace
-from maskclip_bench.tasks import PROTOCOLS, ProtocolContext, cell_fingerprint, get_protocol
+from maskclip_bench.tasks import PROTOCOLS
+from maskclip_bench.tasks.protocols.base import ProtocolContext, cell_fingerprint
 from maskclip_bench.tasks.protocols.few_shot import draw_shots, fit_ridge
 from maskclip_bench.tasks.protocols.knn import vote
 
@@ -308,7 +309,7 @@ def test_fingerprints__change_with_what_matters(workspace: Workspace) -> None:
     assert protocol.task_fingerprints(train_only, workspace) == base
 
 
-def test_get_protocol__unknown_name() -> None:
-    assert get_protocol("knn").name == "knn"
+def test_protocols__unknown_name() -> None:
+    assert PROTOCOLS.get_known("knn").name == "knn"
     with pytest.raises(UnknownNameError, match=r"No protocol 'kn'. Did you mean 'knn'"):
-        get_protocol("kn")
+        PROTOCOLS.get_known("kn")

@@ -2,54 +2,33 @@
 
 from __future__ import annotations
 
-from maskclip_bench.errors import unknown_name
-from maskclip_bench.tasks.protocols.base import (
-    Protocol,
-    ProtocolContext,
-    cell_fingerprint,
+from typing import TYPE_CHECKING
+
+from maskclip_bench.registry import Registry
+
+if TYPE_CHECKING:
+    from maskclip_bench.tasks.protocols.base import Protocol
+
+_HERE = "maskclip_bench.tasks.protocols"
+
+PROTOCOLS: Registry[Protocol] = Registry(
+    "protocol",
+    "maskclip_bench.protocols",
+    {
+        "zero_shot_classification": f"{_HERE}.zero_shot_classification:ZeroShotClassification",
+        "linear_probe": f"{_HERE}.linear_probe:LinearProbe",
+        "knn": f"{_HERE}.knn:KNN",
+        "few_shot": f"{_HERE}.few_shot:FewShot",
+        "retrieval": f"{_HERE}.retrieval:Retrieval",
+        "knn_segmentation": f"{_HERE}.knn_segmentation:KnnSegmentation",
+        "linear_segmentation": f"{_HERE}.linear_segmentation:LinearSegmentation",
+        "zero_shot_segmentation": f"{_HERE}.zero_shot_segmentation:ZeroShotSegmentation",
+        "segmentation": f"{_HERE}.segmentation:Segmentation",
+        "detection": f"{_HERE}.detection:Detection",
+    },
+    remedy="List tasks with: maskclip-bench list tasks",
+    make=lambda protocol: protocol(),
 )
-from maskclip_bench.tasks.protocols.detection import Detection
-from maskclip_bench.tasks.protocols.few_shot import FewShot
-from maskclip_bench.tasks.protocols.knn import KNN
-from maskclip_bench.tasks.protocols.linear_probe import LinearProbe
-from maskclip_bench.tasks.protocols.patch_segmentation import (
-    KnnSegmentation,
-    LinearSegmentation,
-    ZeroShotSegmentation,
-)
-from maskclip_bench.tasks.protocols.retrieval import Retrieval
-from maskclip_bench.tasks.protocols.segmentation import Segmentation
-from maskclip_bench.tasks.protocols.zero_shot_classification import ZeroShotClassification
+"""One instance of every protocol by name, imported when it is first asked for; one line each."""
 
-PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol
-    for protocol in (
-        ZeroShotClassification(),
-        LinearProbe(),
-        KNN(),
-        FewShot(),
-        Retrieval(),
-        KnnSegmentation(),
-        LinearSegmentation(),
-        ZeroShotSegmentation(),
-        Segmentation(),
-        Detection(),
-    )
-}
-"""All protocols by name; one line each."""
-
-
-def get_protocol(name: str) -> Protocol:
-    """A protocol by name.
-
-    Raises:
-        UnknownNameError: There is none of that name.
-    """
-    if name not in PROTOCOLS:
-        raise unknown_name(
-            "protocol", name, PROTOCOLS, remedy="List tasks with: maskclip-bench list tasks"
-        )
-    return PROTOCOLS[name]
-
-
-__all__ = ["PROTOCOLS", "Protocol", "ProtocolContext", "cell_fingerprint", "get_protocol"]
+__all__ = ["PROTOCOLS"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +11,7 @@ from maskclip_bench import storage
 from maskclip_bench.config import Declaration, validate
 from maskclip_bench.data.readers import open_dataset
 from maskclip_bench.errors import ConfigError
+from maskclip_bench.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     import torch
@@ -23,13 +23,6 @@ if TYPE_CHECKING:
     from maskclip_bench.runtime import Workspace
     from maskclip_bench.tasks.declaration import TaskDeclaration
     from maskclip_bench.tasks.features import FeatureStore
-
-Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total) every second or so of anything long."""
-
-
-def no_progress(stage: str, done: int, total: int) -> None:
-    """Tell nobody."""
 
 
 @dataclass(frozen=True)

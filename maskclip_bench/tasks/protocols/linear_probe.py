@@ -16,17 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip_bench.config import Declaration
+from maskclip_bench.progress import Progress
 from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.runtime import derive_seed
 from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.features import identity_of
 from maskclip_bench.tasks.metrics import Integers, label_ranks, top_k_hits
-from maskclip_bench.tasks.protocols.base import Progress, Protocol, ProtocolContext
+from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext
 from maskclip_bench.tasks.protocols.classification import (
     ClassificationMetric,
     classification_result,
 )
-from maskclip_bench.tasks.protocols.logistic import LinearClassifier, LogisticRegression
+from maskclip_bench.tasks.protocols.logistic import LinearClassifier, LogisticSolver
 
 
 @dataclass(frozen=True)
@@ -237,10 +238,10 @@ def fit_probe(
     """
     c, start = preset.grid[0], None
     if preset.search != "none":
-        solver = LogisticRegression(features[~held_out], labels[~held_out], num_classes)
+        solver = LogisticSolver(features[~held_out], labels[~held_out], num_classes)
         c = _search(solver, features[held_out], labels[held_out], preset, progress)
         start = solver.fit(c, exact=False)
-    solver = LogisticRegression(features, labels, num_classes, start=start)
+    solver = LogisticSolver(features, labels, num_classes, start=start)
     progress("fitting the probe", 0, 1)
     probe = solver.fit(c)
     progress("fitting the probe", 1, 1)
@@ -248,7 +249,7 @@ def fit_probe(
 
 
 def _search(
-    solver: LogisticRegression,
+    solver: LogisticSolver,
     features: Tensor,
     labels: Tensor,
     preset: Preset,

@@ -63,7 +63,7 @@ class LinearClassifier:
         )
 
 
-class LogisticRegression:
+class LogisticSolver:
     """The solver on one training set; starts from the nearest problem that it has solved.
 
     Args:

@@ -1,4 +1,4 @@
-"""Segmentation without training the backbone: its patch tokens against labelled patches, or texts.
+"""What the protocols that segment with a frozen backbone's patch tokens share.
 
 | protocol | a patch's class scores |
 | --- | --- |
@@ -37,11 +37,6 @@ from maskclip_bench.errors import ConfigError
 from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.tasks.dense_jobs import SplitResult
 from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext
-from maskclip_bench.tasks.protocols.prompts import (
-    build_zero_shot_classifier,
-    prompt_set,
-    templates_of,
-)
 from maskclip_bench.tasks.protocols.segmentation import (
     class_iou,
     classes_of,
@@ -50,12 +45,6 @@ from maskclip_bench.tasks.protocols.segmentation import (
 )
 
 PRESET_VERSION = 1
-NUM_NEIGHBORS = 30
-TEMPERATURE = 0.02
-"""Of the votes; Balazevic et al., 2023 (arXiv 2306.01667)."""
-L2 = 1e-4
-"""Weight of the squared weights in the linear layer's loss."""
-LBFGS_ITERATIONS = 100
 IMAGES_AT_ONCE = 16
 CACHE_BYTES = 512 * 2**20
 
@@ -175,100 +164,6 @@ class PatchProtocol(Protocol):
                 "Set reader.classes to a JSON list, or class_names.names."
             )
         return found, kinds
-
-
-class KnnSegmentation(PatchProtocol):
-    """The nearest labelled patches vote."""
-
-    name = "knn_segmentation"
-    display_name = "kNN segmentation"
-
-    def scorer(
-        self, context: ProtocolContext, num_classes: int
-    ) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
-        """Votes of the nearest patches."""
-        bank = training_bank(context, num_classes)
-        keys = F.normalize(bank.tokens, dim=-1).to(context.device)
-        labels = bank.labels.to(context.device)
-        num_neighbors = min(NUM_NEIGHBORS, len(keys))
-
-        def score(tokens: Tensor) -> Tensor:
-            similarity, index = (F.normalize(tokens, dim=-1) @ keys.T).topk(num_neighbors, dim=1)
-            weights = F.softmax(similarity / TEMPERATURE, dim=1)  # [N, K]
-            return torch.einsum("nk,nkc->nc", weights, labels[index])
-
-        details = {"k": num_neighbors, "temperature": TEMPERATURE, "bank": len(keys)}
-        return score, details
-
-
-class LinearSegmentation(PatchProtocol):
-    """A linear layer on standardized, frozen patches."""
-
-    name = "linear_segmentation"
-    display_name = "linear segmentation (patches)"
-
-    def scorer(
-        self, context: ProtocolContext, num_classes: int
-    ) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
-        """Class probabilities of the trained layer."""
-        bank = training_bank(context, num_classes)
-        tokens, labels = bank.tokens.to(context.device), bank.labels.to(context.device)
-        shift, scale = tokens.mean(0), tokens.std(0).clamp(min=1e-6)
-        context.progress("fitting the linear layer", 0, 1)
-        weight, bias = fit_linear((tokens - shift) / scale, labels, l2=L2)
-
-        def score(patches: Tensor) -> Tensor:
-            return F.softmax((patches - shift) / scale @ weight.T + bias, dim=-1)
-
-        return score, {"l2": L2, "iterations": LBFGS_ITERATIONS, "bank": len(tokens)}
-
-
-class ZeroShotSegmentation(PatchProtocol):
-    """Cosine of projected patches and the class names' text embeddings."""
-
-    name = "zero_shot_segmentation"
-    display_name = "zero-shot segmentation"
-    needs_text = True
-    expected_seconds = 2.0
-
-    def scorer(
-        self, context: ProtocolContext, num_classes: int
-    ) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
-        """Cosines with the classes."""
-        names, _ = self._classes(context)
-        templates = templates_of(prompt_set(context.task, context.settings.prompts))
-        classifier = build_zero_shot_classifier(
-            [[name] for name in names],
-            templates,
-            lambda texts: context.features.texts(context.backbone, texts),
-        ).to(context.device)  # [C, P]
-        project = patch_projection(context.backbone)
-
-        def score(tokens: Tensor) -> Tensor:
-            with torch.no_grad():
-                return F.normalize(project(tokens).float(), dim=-1) @ classifier.T
-
-        return score, {
-            "prompts": context.settings.prompts,
-            "templates_hash": storage.fingerprint(templates),
-        }
-
-
-def patch_projection(backbone: Backbone) -> Callable[[Tensor], Tensor]:
-    """The map of a backbone's pooled token into the joint space, for patch tokens.
-
-    Raises:
-        ConfigError: The model's image tower has no projection of its own.
-    """
-    visual: Any = getattr(backbone.model, "visual", None)
-    if hasattr(visual, "trunk") and hasattr(visual, "head"):
-        return lambda tokens: visual.head(tokens)
-    if getattr(visual, "proj", None) is not None:
-        return lambda tokens: tokens @ visual.proj
-    raise ConfigError(
-        f"{backbone.name} has no projection that patch tokens can go through: zero-shot "
-        "segmentation needs an open_clip model. Use knn_segmentation for it."
-    )
 
 
 def training_bank(context: ProtocolContext, num_classes: int) -> Bank:
@@ -396,29 +291,3 @@ def segment(scores: Tensor, shape: tuple[int, ...]) -> NDArray[np.int64]:
     maps = scores.T.reshape(1, -1, side, side)
     upsampled = F.interpolate(maps, size=tuple(shape), mode="bilinear", align_corners=False)
     return np.asarray(upsampled[0].argmax(0).cpu().numpy())
-
-
-def fit_linear(tokens: Tensor, labels: Tensor, *, l2: float) -> tuple[Tensor, Tensor]:
-    """Weights [C, D] and bias [C] of softmax regression on label shares, by L-BFGS from zero.
-
-    Args:
-        tokens: [N, D], standardized.
-        labels: [N, C], rows sum to at most 1.
-        l2: Weight of the sum of squared weights.
-    """
-    weight = torch.zeros(labels.shape[1], tokens.shape[1], device=tokens.device)
-    bias = torch.zeros(labels.shape[1], device=tokens.device)
-    parameters = [weight.requires_grad_(), bias.requires_grad_()]
-    optimizer = torch.optim.LBFGS(
-        parameters, max_iter=LBFGS_ITERATIONS, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = -(labels * F.log_softmax(tokens @ weight.T + bias, dim=-1)).sum(1).mean()
-        loss = loss + l2 * weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    optimizer.step(closure)  # type: ignore[arg-type]
-    return weight.detach(), bias.detach()

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression as Oracle
 
 from maskclip_bench.tasks.protocols.base import no_progress
 from maskclip_bench.tasks.protocols.linear_probe import PRESETS, Preset, fit_probe, hold_out
-from maskclip_bench.tasks.protocols.logistic import LogisticRegression
+from maskclip_bench.tasks.protocols.logistic import LogisticSolver
 
 
 def clouds(
@@ -24,7 +24,7 @@ def clouds(
 def test_fit__equals_scikit_learn(c: float) -> None:
     features, labels = clouds()
     oracle = Oracle(C=c, tol=1e-8, max_iter=5000).fit(features.double().numpy(), labels.numpy())
-    found = LogisticRegression(features, labels, 4, tolerance=1e-7).fit(c)
+    found = LogisticSolver(features, labels, 4, tolerance=1e-7).fit(c)
     assert found.converged
     # The penalty leaves nothing undetermined but the mean of the biases.
     bias = found.bias.numpy() - found.bias.numpy().mean()
@@ -36,13 +36,13 @@ def test_fit__equals_scikit_learn(c: float) -> None:
 
 def test_fit__a_start_does_not_change_the_answer() -> None:
     features, labels = clouds()
-    cold = LogisticRegression(features, labels, 4, tolerance=1e-7).fit(1.0)
-    solver = LogisticRegression(features, labels, 4, tolerance=1e-7)
+    cold = LogisticSolver(features, labels, 4, tolerance=1e-7).fit(1.0)
+    solver = LogisticSolver(features, labels, 4, tolerance=1e-7)
     for c in (1e-4, 1e-2, 30.0):
         solver.fit(c, exact=False)
     warm = solver.fit(1.0)
     torch.testing.assert_close(warm.weight, cold.weight, rtol=1e-3, atol=1e-4)
-    again = LogisticRegression(features, labels, 4, tolerance=1e-7, start=cold).fit(1.0)
+    again = LogisticSolver(features, labels, 4, tolerance=1e-7, start=cold).fit(1.0)
     assert again.num_iterations <= 2
     torch.testing.assert_close(again.weight, cold.weight, rtol=1e-3, atol=1e-4)
 
@@ -50,13 +50,13 @@ def test_fit__a_start_does_not_change_the_answer() -> None:
 def test_fit__constant_and_repeated_features_do_no_harm() -> None:
     features, labels = clouds()
     features = torch.cat([features, features[:, :1], torch.ones(len(features), 1)], dim=1)
-    found = LogisticRegression(features, labels, 4).fit(1.0)
+    found = LogisticSolver(features, labels, 4).fit(1.0)
     assert torch.isfinite(found(features)).all()
 
 
 def test_fit__limit_of_steps_is_told() -> None:
     features, labels = clouds()
-    found = LogisticRegression(features, labels, 4, max_iterations=1).fit(100.0)
+    found = LogisticSolver(features, labels, 4, max_iterations=1).fit(100.0)
     assert not found.converged
 
 
@@ -78,7 +78,7 @@ def test_fit_probe__bisection_finds_the_best_c_of_a_smooth_curve() -> None:
     _, best = fit_probe(features, labels, held_out, everything, num_classes=4, progress=no_progress)
 
     def accuracy(value: float) -> float:
-        probe = LogisticRegression(features[~held_out], labels[~held_out], 4).fit(value)
+        probe = LogisticSolver(features[~held_out], labels[~held_out], 4).fit(value)
         return float((probe(features[held_out]).argmax(1) == labels[held_out]).double().mean())
 
     assert accuracy(c) >= accuracy(best) - 0.011

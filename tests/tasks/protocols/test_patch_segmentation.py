@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,100 +9,19 @@ import pytest
 import torch
 from PIL import Image
 
-from maskclip_bench.backbones.declaration import BackboneDeclaration
 from maskclip_bench.backbones.loading import load_backbone
 from maskclip_bench.data.dense import count_pixels, read_mask
-from maskclip_bench.errors import ConfigError, DataError
+from maskclip_bench.errors import DataError
 from maskclip_bench.runtime import Workspace
-from maskclip_bench.tasks.declaration import TaskDeclaration
-from maskclip_bench.tasks.features import FeatureStore
-from maskclip_bench.tasks.protocols.base import ProtocolContext
 from maskclip_bench.tasks.protocols.patch_segmentation import (
-    KnnSegmentation,
-    LinearSegmentation,
-    PatchProtocol,
-    ZeroShotSegmentation,
     evenly_spaced,
-    fit_linear,
     image_windows,
     join_tiles,
     patch_labels,
-    patch_projection,
     segment,
 )
 
-COLORS = np.array([[20, 40, 200], [230, 40, 30], [40, 220, 60]])
-ROW = BackboneDeclaration(
-    name="random",
-    display_name="Random",
-    world="demo",
-    source={"timm": "vit_demo_patch8_48", "random_init": True},
-)
-
-
-def write_scenes(root: Path) -> None:
-    """Halves of two of three colours; a strip on top is unlabelled."""
-    for split, count in (("training", 12), ("validation", 4)):
-        for folder in ("images", "annotations"):
-            (root / folder / split).mkdir(parents=True)
-        for index in range(count):
-            generator = np.random.default_rng([index, count])
-            first, second = generator.permutation(3)[:2]
-            labels = np.full((96, 96), first + 1, np.uint8)
-            labels[:, 48:] = second + 1
-            pixels = COLORS[labels - 1] + generator.integers(-15, 15, (96, 96, 3))
-            labels[:8] = 0
-            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-            image.save(root / "images" / split / f"{index}.png")
-            Image.fromarray(labels).save(root / "annotations" / split / f"{index}.png")
-    names = [{"name": name, "kind": "thing"} for name in ("blue", "red", "green")]
-    (root / "classes.json").write_text(json.dumps(names))
-
-
-def context(root: Path, protocol: PatchProtocol, **reader: str) -> ProtocolContext:
-    task = TaskDeclaration(
-        name="halves",
-        display_name="Halves",
-        world="demo",
-        reader={"kind": "ade20k", "root": "halves", **reader},
-        splits={"train": "training", "test": "validation"},
-        protocols={protocol.name: {"tiles": 2, "max_patches": 600}},
-        obtain="-",
-    )
-    workspace = Workspace(root=root, data=root)
-    return ProtocolContext(
-        task=task,
-        settings=protocol.settings_of(task),
-        backbone=load_backbone(ROW, workspace=workspace),
-        features=FeatureStore(workspace.features),
-        workspace=workspace,
-        device=torch.device("cpu"),
-    )
-
-
-@pytest.mark.parametrize("protocol", [KnnSegmentation(), LinearSegmentation()])
-def test_run__colours_are_easy(protocol: PatchProtocol, tmp_path: Path) -> None:
-    write_scenes(tmp_path / "halves")
-    measurement = protocol.run(context(tmp_path, protocol, classes="classes.json"))
-    assert measurement.metrics["mean_iou"].value > 0.85
-    assert measurement.metrics["thing_mean_iou"].value > 0.85
-    assert set(measurement.details["class_iou"]) <= {"blue", "red", "green"}
-    assert len(measurement.outcomes) == 4
-    labelled = sum(sum(row) for row in measurement.outcomes["pixel_accuracy.denominator"])
-    assert labelled == 4 * 88 * 96
-
-
-def test_run__no_class_list(tmp_path: Path) -> None:
-    write_scenes(tmp_path / "halves")
-    with pytest.raises(ConfigError, match=r"declares no classes for.*Set reader\.classes"):
-        KnnSegmentation().run(context(tmp_path, KnnSegmentation()))
-
-
-def test_projection__needs_an_open_clip_model(tmp_path: Path) -> None:
-    backbone = load_backbone(ROW, workspace=Workspace(root=tmp_path, data=tmp_path))
-    with pytest.raises(ConfigError, match="random has no projection that patch tokens can go"):
-        patch_projection(backbone)
-    assert ZeroShotSegmentation.needs_text
+from .scenes import ROW
 
 
 def test_windows__and_their_tokens_make_the_whole_image_again(tmp_path: Path) -> None:
@@ -126,18 +44,6 @@ def test_patch_labels__shares() -> None:
 def test_segment__nearest_patch_wins() -> None:
     scores = torch.eye(4)  # 4 patches in a 2 x 2 grid, each of its own class
     assert segment(scores, (4, 4)).tolist() == [[0, 0, 1, 1]] * 2 + [[2, 2, 3, 3]] * 2
-
-
-def test_fit_linear__minimum_of_the_loss() -> None:
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randn(200, 5, generator=generator)
-    labels = torch.eye(3)[(tokens[:, :3]).argmax(1)]
-    weight, bias = fit_linear(tokens, labels, l2=1e-2)
-    weight, bias = weight.requires_grad_(), bias.requires_grad_()
-    loss = -(labels * (tokens @ weight.T + bias).log_softmax(1)).sum(1).mean()
-    (loss + 1e-2 * weight.square().sum()).backward()
-    assert weight.grad is not None and weight.grad.abs().max() < 1e-3
-    assert ((tokens @ weight.T + bias).argmax(1) == labels.argmax(1)).float().mean() > 0.9
 
 
 def test_count_pixels__by_hand() -> None:

@@ -1,4 +1,4 @@
-"""Tests of which cells a suite has."""
+"""Which cells a suite has on a machine."""
 
 import json
 import logging
@@ -8,7 +8,8 @@ import pytest
 
 from maskclip_bench.pretrain.recipe import load_recipe
 from maskclip_bench.runtime import Workspace
-from maskclip_bench.tasks.suite import SuiteDeclaration, load_suite, make_plan
+from maskclip_bench.tasks.plan import make_plan
+from maskclip_bench.tasks.suite import SuiteDeclaration, load_suite
 
 
 def cells(suite: SuiteDeclaration, place: Path) -> list[str]:

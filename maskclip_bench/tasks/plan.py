@@ -1,0 +1,306 @@
+"""The plan: what this machine can do about every cell of a suite.
+
+`make_plan` looks at what is on this machine and says of every cell whether it is recorded, ready,
+can be made ready here (demo data, demo rows), or is left out and why. What was asked for by name is
+not left out quietly: its cells are recorded as failed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+
+from maskclip_bench.backbones import (
+    backbone_names,
+    load_backbone_declaration,
+    missing_weights,
+    weights_folder,
+)
+from maskclip_bench.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MaskCLIPBenchError,
+    unknown_name,
+)
+from maskclip_bench.pretrain.export import finished_fingerprint
+from maskclip_bench.pretrain.recipe import load_recipe
+from maskclip_bench.results.records import Record, RecordStore, row_id
+from maskclip_bench.runtime import DATA_VARIABLE, Workspace
+from maskclip_bench.tasks.cell import (
+    Column,
+    PlannedCell,
+    Row,
+    fingerprints_of,
+    weights_identity,
+)
+from maskclip_bench.tasks.declaration import (
+    dataset_names,
+    load_task_declaration,
+    missing_data,
+)
+from maskclip_bench.tasks.protocols import PROTOCOLS
+from maskclip_bench.tasks.suite import SuiteDeclaration
+
+logger = logging.getLogger(__name__)
+
+LIST_TASKS = "List them with: maskclip-bench list tasks"
+
+ZOOS = ("open_clip", "timm", "huggingface")
+"""Sources whose library downloads weights that are not here."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something of the suite that this machine cannot do now.
+
+    Attributes:
+        error: What its cells fail with, where it was asked for by name; else None.
+    """
+
+    what: str
+    why: str
+    remedy: str
+    error: MaskCLIPBenchError | None = None
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a run was asked for by name: to leave that out is a failure."""
+
+    rows: frozenset[str] = frozenset()
+    datasets: frozenset[str] = frozenset()
+    protocols: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, backbones: Iterable[str], tasks: Iterable[str]) -> Named:
+        """From names of rows and patterns of columns, in which "*" names nothing."""
+        parts = [pattern.partition("/") for pattern in tasks]
+        return cls(
+            rows=frozenset(map(_stem, backbones)),
+            datasets=frozenset(_stem(dataset) for _, _, dataset in parts) - {"*"},
+            protocols=frozenset(protocol for protocol, _, _ in parts) - {"*"},
+        )
+
+
+def _stem(name: str) -> str:
+    """The name of a declaration that may be given by the path of its file."""
+    return Path(name).stem if name.endswith((".yaml", ".yml")) else name
+
+
+@dataclass
+class Plan:
+    """What a suite comes to on this machine.
+
+    Attributes:
+        cells: Recorded, and to be made.
+        pretraining: Rows whose weights must be made first.
+        left_out: The rest, with the reason and the remedy.
+        needs_demo: Whether the demo world must be there.
+    """
+
+    cells: list[PlannedCell] = field(default_factory=list)
+    pretraining: list[Row] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    needs_demo: bool = False
+
+    @property
+    def open_cells(self) -> list[PlannedCell]:
+        """Cells without a record."""
+        return [cell for cell in self.cells if cell.recorded is None]
+
+
+def make_plan(
+    suite: SuiteDeclaration,
+    workspace: Workspace,
+    *,
+    seeds: Sequence[int] = (0,),
+    named: Named | None = None,
+) -> Plan:
+    """Say of every cell of the suite what this machine can do about it.
+
+    Args:
+        suite: Rows x columns.
+        workspace: Where data, weights and records lie.
+        seeds: Pretraining seeds of the rows that are made here.
+        named: What of it was asked for by name.
+
+    Raises:
+        UnknownNameError: The suite names a backbone, protocol or data set that does not exist.
+        DataError: A record is damaged.
+    """
+    plan = Plan()
+    named = named or Named()
+    store = RecordStore(workspace.records)
+    columns = _columns(suite)
+    no_data = _absent_data(columns, workspace, named)
+    plan.left_out += no_data.values()
+    for row in _rows(suite, seeds):
+        missing = _missing_weights(row, workspace, named)
+        no_weights = None if row.can_be_made else _absent_weights(row, missing, named)
+        plan.left_out += [no_weights] if no_weights else []
+        weights = weights_identity(row, workspace) if missing is None else None
+        if row.can_be_made and missing is None:
+            _warn_of_another_recipe(row, workspace)
+        cells = []
+        for column in columns:
+            name = f"{row.name}/{column.name}"
+            if row.declaration.world != column.declaration.world or any(
+                fnmatch(name, pattern) for pattern in suite.without_cells
+            ):
+                continue
+            absent = [item for item in (no_data.get(column.declaration.name), no_weights) if item]
+            if not absent:
+                absent = _unfit(row, column, named)
+                plan.left_out += absent
+            if any(item.error is None for item in absent):
+                continue
+            if absent:
+                cells.append(PlannedCell(row, column, None, refused=absent[0].error))
+            else:
+                recorded = _recorded(store, row, column, workspace, weights=weights)
+                cells.append(PlannedCell(row, column, recorded))
+        plan.cells += cells
+        if missing is not None and any(cell.is_to_measure for cell in cells):
+            plan.pretraining.append(row)
+    plan.needs_demo = any(cell.column.on_demo_data for cell in plan.cells if cell.is_to_measure)
+    return plan
+
+
+def _rows(suite: SuiteDeclaration, seeds: Sequence[int]) -> list[Row]:
+    rows = []
+    for name in backbone_names() if suite.backbones == "*" else suite.backbones:
+        declaration = load_backbone_declaration(name)
+        depends_on_seed = declaration.source.recipe is not None or declaration.source.random_init
+        rows += [
+            Row(declaration.name, declaration, seed)
+            for seed in (seeds if depends_on_seed else (0,))
+        ]
+    return rows
+
+
+def _columns(suite: SuiteDeclaration) -> list[Column]:
+    """The suite's columns, data set by data set, protocols in the order of `PROTOCOLS`."""
+    patterns = ["*/*"] if suite.tasks == "*" else suite.tasks
+    columns: dict[str, Column] = {}
+    for pattern in patterns:
+        protocol, slash, dataset = pattern.partition("/")
+        if not slash:
+            raise ConfigError(
+                f"{pattern!r} is not a task. Write protocol/data set, e.g. "
+                "zero_shot_classification/imagenet; either part may be *."
+            )
+        if protocol != "*":
+            PROTOCOLS.get_known(protocol)  # raises for one that does not exist
+        datasets = dataset_names() if dataset == "*" else [dataset]
+        tasks = [load_task_declaration(name) for name in datasets]
+        found = [
+            Column(PROTOCOLS[name], task)
+            for task in tasks
+            for name in PROTOCOLS
+            if protocol in ("*", name) and name in task.protocols
+        ]
+        if not found:
+            known = [f"{name}/{task.name}" for task in tasks for name in task.protocols]
+            raise unknown_name("task", pattern, known, remedy=LIST_TASKS)
+        columns |= {column.name: column for column in found}
+    return [
+        column
+        for name, column in columns.items()
+        if not any(fnmatch(name, pattern) for pattern in suite.without_tasks)
+    ]
+
+
+def _absent_data(
+    columns: Iterable[Column], workspace: Workspace, named: Named
+) -> dict[str, LeftOut]:
+    """Data sets that are not here and cannot be drawn here, by name."""
+    absent: dict[str, LeftOut] = {}
+    for column in columns:
+        task = column.declaration
+        missing = None if column.on_demo_data else missing_data(task, workspace)
+        if missing is not None:
+            error = DataError(
+                f"{task.name}: {missing.rstrip('.')}. The data root is {workspace.data}; "
+                f"{DATA_VARIABLE} sets another."
+            )
+            absent[task.name] = LeftOut(
+                f"*/{task.name}",
+                "its data is not on this machine",
+                task.obtain,
+                error if task.name in named.datasets else None,
+            )
+    return absent
+
+
+def _missing_weights(row: Row, workspace: Workspace, named: Named) -> str | None:
+    """What is missing of a row's weights; a named row of a zoo is downloaded when it is loaded."""
+    source = row.declaration.source
+    if row.name in named.rows and source.kind in ZOOS and source.checkpoint is None:
+        return None
+    return missing_weights(row.declaration, workspace, row.seed)
+
+
+def _warn_of_another_recipe(row: Row, workspace: Workspace) -> None:
+    """Say if a row's weights were made by its recipe as it was before a change."""
+    name = row.declaration.source.recipe
+    assert name is not None
+    folder = weights_folder(row.declaration, workspace, row.seed)
+    made_by = None if folder is None else finished_fingerprint(folder)
+    now = load_recipe(name, [f"seed={row.seed}"]).computation_fingerprint()
+    if made_by not in (None, now):
+        logger.warning(
+            "The weights of %s were made by another version of the recipe %s, and are measured as "
+            "they are. To make them anew, delete %s and the row's records in %s.",
+            row.label,
+            name,
+            workspace.pretraining(name, row.seed),
+            workspace.records / row_id(row.name, row.seed),
+        )
+
+
+def _absent_weights(row: Row, missing: str | None, named: Named) -> LeftOut | None:
+    if missing is None:
+        return None
+    error = CheckpointError(f"{row.name}: {missing}")
+    return LeftOut(
+        row.name,
+        "its weights are not on this machine",
+        missing,
+        error if row.name in named.rows else None,
+    )
+
+
+def _unfit(row: Row, column: Column, named: Named) -> list[LeftOut]:
+    """Why the protocol cannot measure the row, if so."""
+    reason = column.protocol.left_out(column.declaration, row.declaration)
+    if reason is None:
+        return []
+    asked = row.name in named.rows and column.protocol.name in named.protocols
+    what = f"{row.name} x {column.name}"
+    return [LeftOut(what, reason, "", ConfigError(f"{what}: {reason}.") if asked else None)]
+
+
+def _recorded(
+    store: RecordStore, row: Row, column: Column, workspace: Workspace, *, weights: str | None
+) -> Record | None:
+    """The ok record of the cell, if what it depends on is still the same.
+
+    A row whose weights were deleted after it was measured (`weights` is None) keeps its records.
+    Data that cannot be read leaves the cell to be measured, which says what is wrong with it.
+    """
+    record = store.load(row_id(row.name, row.seed), column.protocol.name, column.declaration.name)
+    if record is None or record.status != "ok":
+        return None
+    if missing_data(column.declaration, workspace) is not None:
+        return None
+    if weights is None:
+        weights = record.fingerprints.get("weights", "")
+    try:
+        now = fingerprints_of(row, column, workspace, weights=weights)
+    except (DataError, OSError):
+        return None
+    return record if record.fingerprints == now else None
