@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
-from maskclip_bench import data_files, runtime
+from maskclip_bench import content_hash, data_files, runtime
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Hugging Face libraries must not try to reach their servers from a test.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_cache_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hashes that tests remember go to a temporary folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(content_hash.CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)

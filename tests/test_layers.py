@@ -17,6 +17,7 @@ NAME = "maskclip_bench"
 LAYERS: dict[str, int] = {
     "": 0,  # the package itself: its version
     "config": 0,
+    "content_hash": 0,
     "data_files": 0,
     "distributed": 0,
     "errors": 0,
