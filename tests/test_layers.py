@@ -40,6 +40,8 @@ LAYERS: dict[str, int] = {
     "tasks.measure": 4,
     "tasks.plan": 4,
     "cli": 5,
+    "api": 5,
+    "testing": 5,
     "__main__": 6,  # starts the command line
 }
 """The longest prefix of a module's name (without the package's) tells its layer."""
