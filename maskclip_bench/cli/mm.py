@@ -22,7 +22,7 @@ def mm(
     """
     from pathlib import Path
 
-    from maskclip_bench.backbones.openmmlab.launch import launch
+    from maskclip_bench.backbones.openmmlab.toolbox_scripts import launch
     from maskclip_bench.data_files import config_file
 
     place = Path(config) if Path(config).is_file() else config_file(config)

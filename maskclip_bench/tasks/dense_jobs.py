@@ -1,6 +1,6 @@
 """Dense protocols as jobs: a config of mmseg or mmdet, filled and run in a subprocess.
 
-The job (`maskclip_bench.backbones.openmmlab.job`) trains and tests in its work folder; this module
+The job (`maskclip_bench.backbones.openmmlab.dense_cell`) trains and tests in its work folder; this module
 writes its job file, follows its progress, and goes on with it after an interruption. Nothing of
 OpenMMLab is imported here.
 """
@@ -36,7 +36,7 @@ from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext, split
 if TYPE_CHECKING:
     from maskclip_bench.tasks.declaration import TaskDeclaration
 
-JOB_MODULE = "maskclip_bench.backbones.openmmlab.job"
+JOB_MODULE = "maskclip_bench.backbones.openmmlab.dense_cell"
 ANY_ARCHITECTURE = "*"
 TRAINING_SHARE = 0.85
 """Of the display's bar; the rest is testing."""

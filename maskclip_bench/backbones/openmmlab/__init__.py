@@ -39,9 +39,19 @@ from maskclip_bench.backbones.openmmlab import (  # noqa: E402
     datasets,
     evaluation,
     hooks,
+    layer_decay,
     necks,
-    optim,
+    pyramid,
     vit,
 )
 
-__all__ = ["datasets", "evaluation", "hooks", "mmcv_kernels", "necks", "optim", "vit"]
+__all__ = [
+    "datasets",
+    "evaluation",
+    "hooks",
+    "layer_decay",
+    "mmcv_kernels",
+    "necks",
+    "pyramid",
+    "vit",
+]

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
+import timm
+import torch
 from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 CLASSES = ("ground", "square", "bar")
 
@@ -79,3 +85,64 @@ def scenes(tmp_path: Path) -> Path:
 @pytest.fixture
 def instances(tmp_path: Path) -> Path:
     return write_instances(tmp_path / "data" / "demo" / "instances")
+
+
+class TinyModels:
+    """A tiny timm ViT with every parameter random, and folders as open_clip exports them."""
+
+    def __init__(self) -> None:
+        self.name = "vit_tiny_patch16_224"
+        self.arguments: dict[str, Any] = {
+            "img_size": 32,
+            "patch_size": 8,
+            "embed_dim": 24,
+            "depth": 4,
+            "num_heads": 2,
+            "num_classes": 0,
+        }
+        self.open_clip_vit = {"width": 64, "head_width": 32, "layers": 3, "patch_size": 8}
+
+    def random_trunk(self, folder: Path, arguments: dict[str, Any]) -> tuple[nn.Module, Path]:
+        """The ViT (norms and positions are random too), and its file."""
+        torch.manual_seed(0)
+        model = timm.create_model(self.name, **arguments).eval()
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.1)
+        file = folder / "trunk.safetensors"
+        save_file(model.state_dict(), file)
+        return model, file
+
+    def source(self, file: Path) -> dict[str, Any]:
+        """Arguments of a backbone with the weights of `file`."""
+        return {"timm": self.name, "model_args": self.arguments, "checkpoint": str(file)}
+
+    def images(self, size: tuple[int, int] = (32, 32)) -> Tensor:
+        return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+
+    def open_clip_folder(self, folder: Path, vision: dict[str, Any], *, seed: int = 0) -> nn.Module:
+        config: dict[str, Any] = {
+            "embed_dim": 16,
+            "vision_cfg": {"image_size": 32, **vision},
+            "text_cfg": {
+                "context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1,
+            },
+        }  # fmt: skip
+        torch.manual_seed(seed)
+        custom = "timm_model_name" in vision
+        model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config).eval()
+        config["custom_text"] = custom
+        folder.mkdir(parents=True)
+        (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+        save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+        return model
+
+
+@pytest.fixture
+def tiny() -> TinyModels:
+    return TinyModels()
+
+
+@pytest.fixture
+def trunk(tiny: TinyModels, tmp_path: Path) -> tuple[nn.Module, Path]:
+    """The tiny ViT and its file."""
+    return tiny.random_trunk(tmp_path, tiny.arguments)

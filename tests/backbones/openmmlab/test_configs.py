@@ -9,8 +9,8 @@ import torch
 from mmengine.config import Config
 
 from maskclip_bench.backbones import backbone_names
-from maskclip_bench.backbones.openmmlab.optim import BackboneLayerDecay
-from maskclip_bench.backbones.openmmlab.vit import MaskCLIPPyramid
+from maskclip_bench.backbones.openmmlab.layer_decay import BackboneLayerDecay
+from maskclip_bench.backbones.openmmlab.pyramid import MaskCLIPPyramid
 from maskclip_bench.data_files import shipped_root
 
 CONFIGS = sorted(path for path in shipped_root().glob("configs/mm*/*.py"))

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from maskclip_bench.backbones.openmmlab import launch as launching
-from maskclip_bench.backbones.openmmlab.job import main as job_main
+from maskclip_bench.backbones.openmmlab import toolbox_scripts as launching
+from maskclip_bench.backbones.openmmlab.dense_cell import main as job_main
 from maskclip_bench.data_files import shipped_root
 from maskclip_bench.errors import ConfigError, DataError, MissingDependencyError, UnknownNameError
 
@@ -309,7 +309,7 @@ def test_ddp__two_gloo_processes(
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
     output = run(
         [
-            "maskclip_bench.backbones.openmmlab.launch",
+            "maskclip_bench.backbones.openmmlab.toolbox_scripts",
             toolbox,
             "train",
             str(config),

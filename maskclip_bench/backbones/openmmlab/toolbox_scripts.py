@@ -1,7 +1,7 @@
 """Start the training and test scripts that the mmseg and mmdet wheels carry.
 
     maskclip-bench mm mmseg|mmdet train|test CONFIG [arguments of that script]
-    python -m maskclip_bench.backbones.openmmlab.launch mmseg train CONFIG ...
+    python -m maskclip_bench.backbones.openmmlab.toolbox_scripts mmseg train CONFIG ...
 
 The scripts are run as they are; before them, this module
 

@@ -1,14 +1,14 @@
 """A dense cell of the benchmark as one job: fill a config, train (or go on), test on each split.
 
-    python -m maskclip_bench.backbones.openmmlab.job JOB.json
-    torchrun --nproc_per_node=8 -m maskclip_bench.backbones.openmmlab.job JOB.json
+    python -m maskclip_bench.backbones.openmmlab.dense_cell JOB.json
+    torchrun --nproc_per_node=8 -m maskclip_bench.backbones.openmmlab.dense_cell JOB.json
 
 A config's `global_batch_size` is divided among the processes. An interrupted training goes on from
 its last checkpoint.
 
 The protocols `segmentation` and `detection` write the job file and run this as a subprocess. The
-training and the testing themselves are the toolbox's own scripts (see `launch`), on a config that
-is written out in full into the work folder, so that a run can be repeated by hand.
+training and the testing themselves are the toolbox's own scripts (see `toolbox_scripts`), on a
+config that is written out in full into the work folder, so that a run can be repeated by hand.
 
 The work folder afterwards: `config_train.py`, `config_{split}.py`, mmengine's checkpoints and
 logs, `trained.json` once training is over, and per split `scores_{split}.json` (as the toolbox
@@ -27,7 +27,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import barrier
 
-from maskclip_bench.backbones.openmmlab.launch import launch, leave_group
+from maskclip_bench.backbones.openmmlab.toolbox_scripts import launch, leave_group
 from maskclip_bench.errors import CheckpointError, ConfigError, DataError, MaskCLIPBenchError
 from maskclip_bench.jobs import end_with_parent
 from maskclip_bench.storage import write_json, write_text
@@ -233,7 +233,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if len(given) != 1:
-            raise ConfigError("Usage: python -m maskclip_bench.backbones.openmmlab.job JOB.json")
+            raise ConfigError(
+                "Usage: python -m maskclip_bench.backbones.openmmlab.dense_cell JOB.json"
+            )
         try:
             job = json.loads(Path(given[0]).read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:

@@ -5,7 +5,7 @@ import torch
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from torch import nn
 
-from maskclip_bench.backbones.openmmlab.optim import BackboneLayerDecay
+from maskclip_bench.backbones.openmmlab.layer_decay import BackboneLayerDecay
 from maskclip_bench.backbones.openmmlab.vit import MaskCLIPViT
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from maskclip_bench.backbones.openmmlab import job as jobs
+from maskclip_bench.backbones.openmmlab import dense_cell as jobs
 from maskclip_bench.data_files import shipped_root
 from maskclip_bench.errors import CheckpointError, ConfigError
 from maskclip_bench.jobs import PARENT_VARIABLE

@@ -15,84 +15,90 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
 import timm
 from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
+from pydantic import Field, model_validator
 from torch import nn
 
 import maskclip_bench.modeling  # noqa: F401  (registers the demo ViT in timm)
 from maskclip_bench.backbones.loading import load_model, trained_with_quick_gelu
 from maskclip_bench.backbones.timm_weights import load_timm_weights
+from maskclip_bench.config import Declaration
 from maskclip_bench.errors import CheckpointError, ConfigError
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = ("student", "teacher")
 CONFIG_FILE = "open_clip_config.json"
 NOT_IN_MAPS = ("head", "fc", "attn_pool", "classifier")
 """Beginnings of the names in a timm model that come after its feature maps."""
 
 
-def load_trunk(
-    *,
-    backbone: str | None = None,
-    checkpoint: str | None = None,
-    timm_model: str | None = None,
-    open_clip_model: str | None = None,
-    pretrained: bool | str = False,
-    weights: str = "student",
-    seed: int = 0,
-    **model_args: Any,
-) -> nn.Module:
-    """Build a vision trunk with its weights; see the table above.
+class TrunkSource(Declaration):
+    """Where a trunk and its weights come from: exactly one of the first four is set."""
 
-    Args:
-        backbone: Name of a declaration in `backbones/`.
-        checkpoint: Folder, or with `timm_model` a file of weights.
-        timm_model: Name in timm.
-        open_clip_model: Name in open_clip.
-        pretrained: For `timm_model` a bool, for `open_clip_model` a tag or file.
-        weights: "student" or "teacher", for the folder of a pretraining run.
-        seed: Of the row (which repetition of its pretraining), for `backbone`.
-        model_args: More for timm's `create_model`.
+    backbone: str | None = None
+    """Name of a declaration in `backbones/`."""
+    checkpoint: str | None = None
+    """Exported folder or a pretraining run's folder; with `timm` a file of weights."""
+    timm: str | None = None
+    """Name in timm."""
+    open_clip: str | None = None
+    """Name in open_clip."""
+    pretrained: bool | str = False
+    """With `timm` a bool, with `open_clip` a tag or a file."""
+    weights: Literal["student", "teacher"] = "student"
+    """Of a pretraining run's folder."""
+    seed: int = 0
+    """Of `backbone`: which repetition of its pretraining."""
+    model_args: dict[str, Any] = Field(default_factory=dict)
+    """More for timm's `create_model`."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TrunkSource:
+        folder = self.checkpoint if self.timm is None else None
+        given = {
+            "backbone": self.backbone,
+            "checkpoint": folder,
+            "timm": self.timm,
+            "open_clip": self.open_clip,
+        }
+        named = [name for name, value in given.items() if value is not None]
+        if len(named) != 1:
+            raise ValueError(
+                f"The backbone of an OpenMMLab config needs exactly one source, got "
+                f"{named or 'none'}. Set one of backbone=, checkpoint= (a folder), timm=, "
+                "open_clip=; a checkpoint= file goes with timm=."
+            )
+        if self.weights == "teacher" and folder is None:
+            raise ValueError(
+                "weights='teacher' goes with checkpoint= (the folder of a pretraining run). The "
+                "teacher of a row is a row of its own: see maskclip-bench list backbones."
+            )
+        if self.model_args and self.timm is None:
+            raise ValueError(f"model_args {sorted(self.model_args)} go with timm= alone.")
+        return self
+
+
+def load_trunk(source: TrunkSource) -> nn.Module:
+    """Build a vision trunk with its weights.
 
     Raises:
-        ConfigError: Not exactly one source, or arguments that do not go with it.
+        ConfigError: The source names nothing that is known.
         CheckpointError: The weights are missing or of another architecture.
     """
-    if weights not in WEIGHTS:
-        raise ConfigError(f"weights={weights!r}; use one of {', '.join(WEIGHTS)}.")
-    folder = checkpoint if timm_model is None else None
-    given = {
-        "backbone": backbone,
-        "checkpoint": folder,
-        "timm": timm_model,
-        "open_clip": open_clip_model,
-    }
-    named = [name for name, value in given.items() if value is not None]
-    if len(named) != 1:
-        raise ConfigError(
-            f"The backbone of an OpenMMLab config needs exactly one source, got {named or 'none'}. "
-            "Set one of backbone=, checkpoint= (a folder), timm=, open_clip=; a checkpoint= file "
-            "goes with timm=."
+    if source.backbone is not None:
+        return _from_row(source.backbone, source.seed)
+    if source.timm is not None:
+        return _from_timm(
+            source.timm, source.checkpoint, bool(source.pretrained), source.model_args
         )
-    if weights == "teacher" and folder is None:
-        raise ConfigError(
-            "weights='teacher' goes with checkpoint= (the folder of a pretraining run). The "
-            "teacher of a row is a row of its own: see maskclip-bench list backbones."
-        )
-    if model_args and timm_model is None:
-        raise ConfigError(f"model_args {sorted(model_args)} go with timm= alone.")
-    if backbone is not None:
-        return _from_row(backbone, seed)
-    if timm_model is not None:
-        return _from_timm(timm_model, checkpoint, bool(pretrained), model_args)
-    if open_clip_model is not None:
-        return _from_open_clip(open_clip_model, pretrained or None)
-    assert folder is not None
-    return _from_folder(Path(folder), weights)
+    if source.open_clip is not None:
+        return _from_open_clip(source.open_clip, source.pretrained or None)
+    assert source.checkpoint is not None
+    return _from_folder(Path(source.checkpoint), source.weights)
 
 
 def vision_trunk(model: nn.Module) -> nn.Module:
