@@ -1,8 +1,8 @@
 """Dense protocols as jobs: a config of mmseg or mmdet, filled and run in a subprocess.
 
-The job (`maskclip_bench.backbones.openmmlab.dense_cell`) trains and tests in its work folder; this module
-writes its job file, follows its progress, and goes on with it after an interruption. Nothing of
-OpenMMLab is imported here.
+The job (`maskclip_bench.backbones.openmmlab.dense_cell`) trains and tests in its work folder; this
+module writes its job file, follows its progress, and goes on with it after an interruption. Nothing
+of OpenMMLab is imported here.
 """
 
 from __future__ import annotations
