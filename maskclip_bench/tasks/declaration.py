@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from maskclip_bench.config import Declaration, load_declaration
 from maskclip_bench.data.readers import ReaderDeclaration, missing_files
@@ -70,7 +70,7 @@ class TaskDeclaration(Declaration):
     """What a table calls the column."""
     world: Literal["demo", "paper"]
     """`demo` for the embedded data, `paper` for real data sets."""
-    reader: ReaderDeclaration
+    reader: SerializeAsAny[ReaderDeclaration]
     """How its files are read."""
     splits: dict[Literal["train", "validation", "test"], str]
     """Our split -> the data set's own name for it."""

@@ -144,9 +144,10 @@ def classes_of(context: ProtocolContext) -> tuple[list[str] | None, list[str] | 
     """
     task = context.task
     names = kinds = None
-    if task.reader.classes is not None:
+    listed = getattr(task.reader, "classes", None)
+    if listed is not None:
         root = root_of(task.reader, context.workspace.data)
-        names, kinds = class_list(root / task.reader.classes)
+        names, kinds = class_list(root / listed)
     declared = task.class_names.names
     if isinstance(declared, list):
         names = [name if isinstance(name, str) else name[0] for name in declared]

@@ -1,0 +1,176 @@
+"""What a reader is: a declaration of one kind that opens the splits of a data set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ModelWrapValidatorHandler, model_validator
+from pydantic_core import PydanticCustomError
+
+from maskclip_bench.config import Declaration
+from maskclip_bench.data.dataset import Dataset
+from maskclip_bench.errors import DataError, UnknownNameError, did_you_mean
+from maskclip_bench.registry import Registry
+
+_FOLDER = "maskclip_bench.data.readers"
+
+
+class ReaderDeclaration(Declaration):
+    """How the files of a data set are read (`reader:` in `tasks/*.yaml`).
+
+    `kind` chooses the subclass, whose fields are the only ones allowed. A subclass gives `kind` a
+    literal type and a default, and defines `open` and, where it can, `needed_paths`.
+    """
+
+    kind: str
+    root: str
+    """Folder of the data set; relative paths start at the data root."""
+
+    def __new__(cls, *args: Any, **values: Any) -> ReaderDeclaration:
+        """Make a reader of the kind that `values` name."""
+        if cls is ReaderDeclaration and isinstance(values.get("kind"), str):
+            cls = READERS.get_known(values["kind"])
+        return super().__new__(cls)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _by_kind(
+        cls, values: Any, handler: ModelWrapValidatorHandler[ReaderDeclaration]
+    ) -> ReaderDeclaration:
+        """Validate as the subclass of `kind`; a key of another kind is named as such."""
+        if isinstance(values, ReaderDeclaration) or not isinstance(values, dict):
+            return handler(values)
+        if cls is ReaderDeclaration:
+            return _subclass(values).model_validate(values)
+        _refuse_other_keys(cls, values)
+        return handler(values)
+
+    def needed_paths(self, split: str, root: Path) -> list[Path]:
+        """Files and folders without which the split cannot be read; looks at no content.
+
+        Args:
+            split: The data set's own name of the split.
+            root: Folder of the data set.
+        """
+        return [root]
+
+    def missing(self, split: str, root: Path) -> str | None:
+        """What is missing of a split, in words, or None; looks at no content.
+
+        Args:
+            split: The data set's own name of the split.
+            root: Folder of the data set.
+        """
+        for path in self.needed_paths(split, root):
+            if not path.exists():
+                return f"no {'file' if path.suffix else 'folder'} {path}"
+        return None
+
+    def open(self, split: str, root: Path, *, what: str) -> Dataset:
+        """Open a split.
+
+        Args:
+            split: The data set's own name of the split.
+            root: Folder of the data set.
+            what: Name of the data set, for messages.
+
+        Raises:
+            DataError: The files are not what the reader expects.
+            ConfigError: The declaration does not fit the files.
+        """
+        raise NotImplementedError
+
+
+READERS: Registry[type[ReaderDeclaration]] = Registry(
+    "kind of reader",
+    "maskclip_bench.readers",
+    {
+        "image_folder": f"{_FOLDER}.image_folder:ImageFolder",
+        "torchvision": f"{_FOLDER}.torchvision:TorchvisionSet",
+        "webdataset": f"{_FOLDER}.webdataset:WebDataset",
+        "karpathy": f"{_FOLDER}.karpathy:Karpathy",
+        "ade20k": f"{_FOLDER}.ade20k:ADE20K",
+        "coco_instances": f"{_FOLDER}.coco_instances:COCOInstances",
+    },
+    remedy="They are described in: docs/extending.md",
+)
+"""Kind -> the declaration class that reads it."""
+
+
+def _subclass(values: dict[str, Any]) -> type[ReaderDeclaration]:
+    kind = values.get("kind")
+    if kind is None:
+        raise PydanticCustomError(
+            "reader_kind",
+            "'kind' is missing. Set it to one of: {known}",
+            {"known": ", ".join(READERS.names())},
+        )
+    try:
+        return READERS.get_known(str(kind))
+    except UnknownNameError as error:
+        raise PydanticCustomError("reader_kind", "{text}", {"text": str(error)}) from None
+
+
+def _refuse_other_keys(cls: type[ReaderDeclaration], values: dict[str, Any]) -> None:
+    """Name the keys that another kind has, or the one that was probably meant."""
+    known = cls.model_fields
+    problems = []
+    for key in values:
+        if key in known:
+            continue
+        kind = known["kind"].default
+        owners = [name for name in READERS if name != kind and key in READERS[name].model_fields]
+        hint = f" It is a key of {' and '.join(owners)}." if owners else did_you_mean(key, known)
+        problems.append(f"a reader of kind {kind} has no key {key!r}.{hint}")
+    if problems:
+        text = f"{' '.join(problems)} Its keys: {', '.join(known)}."
+        raise PydanticCustomError("reader_key", "{text}", {"text": text})
+
+
+def open_dataset(
+    reader: ReaderDeclaration, split: str, data_root: Path, *, what: str = "The data set"
+) -> Dataset:
+    """Open a split; the listing is kept for the life of the process.
+
+    Args:
+        reader: How to read it.
+        split: The data set's own name of the split.
+        data_root: Where relative roots start.
+        what: Name of the data set, for messages.
+
+    Raises:
+        DataError: Files are missing, or are not what the reader expects.
+        ConfigError: The declaration does not fit the files.
+    """
+    return _open(reader.model_dump_json(), split, str(root_of(reader, data_root)), what)
+
+
+@lru_cache(maxsize=64)
+def _open(reader_json: str, split: str, root: str, what: str) -> Dataset:
+    reader = ReaderDeclaration.model_validate(json.loads(reader_json))
+    missing = reader.missing(split, Path(root))
+    if missing is not None:
+        raise DataError(f"{what}: {missing}. See `obtain` in: maskclip-bench list tasks")
+    dataset = reader.open(split, Path(root), what=what)
+    if len(dataset) == 0:
+        raise DataError(f"{what}: the split {split!r} in {root} holds no image. Unpack it again.")
+    return dataset
+
+
+def root_of(reader: ReaderDeclaration, data_root: Path) -> Path:
+    """The folder of a data set."""
+    return data_root / Path(reader.root).expanduser()
+
+
+def missing_files(reader: ReaderDeclaration, splits: Sequence[str], data_root: Path) -> str | None:
+    """What is missing of the splits, in words, or None. Looks at folders, not at their content."""
+    root = root_of(reader, data_root)
+    for split in splits:
+        missing = reader.missing(split, root)
+        if missing is not None:
+            return missing
+    return None
