@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from maskclip_bench.data.batch import Batch
-from maskclip_bench.pretrain.methods import Method, build_method
+from maskclip_bench.pretrain.methods import build_method
+from maskclip_bench.pretrain.methods.base import Method
 from maskclip_bench.training.nonfinite import describe, shortened, value_range
 
 

@@ -21,6 +21,7 @@ from maskclip_bench.data.shapes import write_shape_shards
 from maskclip_bench.errors import ConfigError, DataError, StorageError, TrainingError
 from maskclip_bench.pretrain import trainer
 from maskclip_bench.pretrain.export import finished_fingerprint
+from maskclip_bench.pretrain.methods import METHODS
 from maskclip_bench.pretrain.methods.clip import CLIP
 from maskclip_bench.pretrain.trainer import train
 from maskclip_bench.progress import Snapshot, read_progress
@@ -207,7 +208,7 @@ class _BrokenCLIP(CLIP):
 def broken(monkeypatch: pytest.MonkeyPatch, bad_calls: range) -> None:
     monkeypatch.setattr(_BrokenCLIP, "bad_calls", bad_calls)
     monkeypatch.setattr(_BrokenCLIP, "calls", 0)
-    monkeypatch.setitem(trainer.build_method.__globals__["METHODS"], "clip", _BrokenCLIP)
+    monkeypatch.setitem(METHODS._loaded, "clip", _BrokenCLIP)
 
 
 def test_train__a_step_that_is_not_finite_is_skipped(
@@ -246,7 +247,7 @@ def test_train__a_gradient_that_is_not_finite_is_skipped(
             return terms
 
     monkeypatch.setattr(Infinite, "calls", 0)
-    monkeypatch.setitem(trainer.build_method.__globals__["METHODS"], "clip", Infinite)
+    monkeypatch.setitem(METHODS._loaded, "clip", Infinite)
     recipe = tiny.tiny_recipe(optimizer={"clip_grad_norm": clip_grad_norm})
     train(recipe, output=tmp_path, data_root=data_root)
     log = read_log(tmp_path)
@@ -269,7 +270,7 @@ def test_train__too_many_gradients_that_are_not_finite(
             zero = 0 * self.model.text.text_projection.sum()
             return {"contrastive_loss": terms["contrastive_loss"] + zero.sqrt()}
 
-    monkeypatch.setitem(trainer.build_method.__globals__["METHODS"], "clip", Infinite)
+    monkeypatch.setitem(METHODS._loaded, "clip", Infinite)
     with pytest.raises(
         TrainingError,
         match=r"the gradient is not finite for 2 steps in a row, up to step 1. "
@@ -331,7 +332,7 @@ def test_train__weights_that_are_not_finite_are_not_kept(
                     self.model.text.text_projection.fill_(math.nan)
             return values
 
-    monkeypatch.setitem(trainer.build_method.__globals__["METHODS"], "clip", Poisoned)
+    monkeypatch.setitem(METHODS._loaded, "clip", Poisoned)
     with pytest.raises(TrainingError, match="not finite for 2 steps in a row"):
         train(tiny.tiny_recipe(max_nonfinite_steps=2), output=tmp_path, data_root=data_root)
     assert "No checkpoint at step 4: weights are not finite" in caplog.text

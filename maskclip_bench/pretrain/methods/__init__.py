@@ -1,37 +1,41 @@
-"""Pretraining methods, one file each."""
+"""Pretraining methods, one file each; one line here registers it.
+
+Other packages add theirs by an entry point of the group `maskclip_bench.methods`, whose value is
+the class. Listing the names imports none of them.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from maskclip_bench.config import validate
-from maskclip_bench.errors import ConfigError, unknown_name
-from maskclip_bench.pretrain.methods.base import Method
-from maskclip_bench.pretrain.methods.clip import CLIP
-from maskclip_bench.pretrain.methods.clip_mae import CLIPMAE
-from maskclip_bench.pretrain.methods.filip import FILIP
-from maskclip_bench.pretrain.methods.mae import MAE
-from maskclip_bench.pretrain.methods.maskclip import MaskCLIP
-from maskclip_bench.pretrain.methods.mvp import MVP
-from maskclip_bench.pretrain.methods.simclr import SimCLR
-from maskclip_bench.pretrain.methods.simmim import SimMIM
-from maskclip_bench.pretrain.methods.slip import SLIP
+from maskclip_bench.errors import ConfigError
+from maskclip_bench.registry import Registry
 
 if TYPE_CHECKING:
     from maskclip_bench.modeling.model import ModelConfig
+    from maskclip_bench.pretrain.methods.base import Method
 
-METHODS: dict[str, type[Method]] = {
-    "clip": CLIP,
-    "slip": SLIP,
-    "clip_mae": CLIPMAE,
-    "maskclip": MaskCLIP,
-    "filip": FILIP,
-    "simclr": SimCLR,
-    "mae": MAE,
-    "simmim": SimMIM,
-    "mvp": MVP,
-}
-"""All methods by name; one line each."""
+_HERE = "maskclip_bench.pretrain.methods"
+
+METHODS: Registry[type[Method]] = Registry(
+    "method",
+    "maskclip_bench.methods",
+    {
+        "clip": f"{_HERE}.clip:CLIP",
+        "slip": f"{_HERE}.slip:SLIP",
+        "clip_mae": f"{_HERE}.clip_mae:CLIPMAE",
+        "maskclip": f"{_HERE}.maskclip:MaskCLIP",
+        "filip": f"{_HERE}.filip:FILIP",
+        "simclr": f"{_HERE}.simclr:SimCLR",
+        "mae": f"{_HERE}.mae:MAE",
+        "simmim": f"{_HERE}.simmim:SimMIM",
+        "mvp": f"{_HERE}.mvp:MVP",
+    },
+    remedy="See maskclip_bench/pretrain/methods/.",
+)
+"""The classes of all methods by name; their `Config`, `uses_text`, `num_ssl_views` and
+`relative_cost` say what a recipe may set and what a step needs."""
 
 
 def build_method(
@@ -49,9 +53,7 @@ def build_method(
         UnknownNameError: There is no such method.
         ConfigError: A field is wrong, or the vocabularies differ.
     """
-    if name not in METHODS:
-        raise unknown_name("method", name, METHODS, remedy="See maskclip_bench/pretrain/methods/.")
-    method: Any = METHODS[name]
+    method: Any = METHODS.get_known(name)
     vocab_size = getattr(tokenizer, "vocab_size", model_config.text.vocab_size)
     if method.uses_text and vocab_size != model_config.text.vocab_size:
         raise ConfigError(
@@ -62,4 +64,4 @@ def build_method(
     return method(config, model_config)
 
 
-__all__ = ["METHODS", "Method", "build_method"]
+__all__ = ["METHODS", "build_method"]

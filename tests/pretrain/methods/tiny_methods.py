@@ -17,7 +17,8 @@ from torch import Tensor
 from maskclip_bench.data.batch import Batch
 from maskclip_bench.data.shapes import COLOURS, GROUNDS, SHAPES, draw_shapes
 from maskclip_bench.modeling import DEMO_VIT, ModelConfig, TextConfig, VisionConfig
-from maskclip_bench.pretrain.methods import METHODS, Method, build_method
+from maskclip_bench.pretrain.methods import METHODS, build_method
+from maskclip_bench.pretrain.methods.base import Method
 from maskclip_bench.training.parallel import Replicas
 
 VOCABULARY = 60
