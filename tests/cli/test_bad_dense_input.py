@@ -62,7 +62,7 @@ class Place:
     command: Callable[..., Any]
 
     def run(self, *arguments: str) -> Any:
-        readers._open.cache_clear()  # a listing is kept for the life of the process
+        readers.forget()  # a listing is kept for the life of the process
         return self.command("run", *arguments)
 
     def record(self, row: str, task: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from maskclip_bench.data.dataset import Dataset, FileImages, IndexedImages, TarI
 from maskclip_bench.data.readers.base import (
     READERS,
     ReaderDeclaration,
+    forget,
     missing_files,
     open_dataset,
     root_of,
@@ -33,6 +34,7 @@ __all__ = [
     "IndexedImages",
     "ReaderDeclaration",
     "TarImages",
+    "forget",
     "missing_files",
     "open_dataset",
     "root_of",

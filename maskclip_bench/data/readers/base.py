@@ -161,6 +161,11 @@ def _open(reader_json: str, split: str, root: str, what: str) -> Dataset:
     return dataset
 
 
+def forget() -> None:
+    """Forget all listings, so that files changed since are seen."""
+    _open.cache_clear()
+
+
 def root_of(reader: ReaderDeclaration, data_root: Path) -> Path:
     """The folder of a data set."""
     return data_root / Path(reader.root).expanduser()

@@ -238,7 +238,7 @@ def test_fingerprints__hold_every_tested_split(world: Path, tmp_path: Path) -> N
     assert plain != both
     mask = next((tmp_path / "data/demo/scenes/annotations/validation_ood").iterdir())
     mask.write_bytes(mask.read_bytes() + b"\0")
-    readers._open.cache_clear()
+    readers.forget()
     assert protocol.data_fingerprint(task(), workspace) == plain
     assert protocol.data_fingerprint(declared, workspace) != both
 
@@ -256,7 +256,7 @@ def test_run__other_test_images_are_another_job(
     assert len([path for path in (tmp_path / "jobs/random").iterdir() if path.is_dir()]) == 1
     image = next((tmp_path / "data/demo/scenes/images" / split).iterdir())
     image.write_bytes(image.read_bytes() + b"\0")
-    readers._open.cache_clear()
+    readers.forget()
     Segmentation().run(given)
     assert len([path for path in (tmp_path / "jobs/random").iterdir() if path.is_dir()]) == 2
 
