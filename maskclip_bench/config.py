@@ -14,10 +14,10 @@ import reprlib
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from maskclip_bench.errors import ConfigError, did_you_mean
@@ -43,6 +43,11 @@ class Declaration(BaseModel):
         allow_inf_nan=False,
     )
 
+
+World = Annotated[
+    Literal["demo", "real"], BeforeValidator(lambda value: "real" if value == "paper" else value)
+]
+"""`demo` for the embedded data, `real` for everything else. Older files say `paper` for `real`."""
 
 T = TypeVar("T", bound=BaseModel)
 

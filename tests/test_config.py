@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError
 
 from maskclip_bench.config import (
     Declaration,
+    World,
     load_declaration,
     merge,
     parse_overrides,
@@ -222,3 +223,13 @@ def test_numbers_are_finite(value: str) -> None:
     with pytest.raises(ConfigError, match="finite"):
         values = {"name": "x", **parse_overrides([f"inner.learning_rate={value}"])}
         validate(values, Outer, where="here")
+
+
+def test_world__older_files_say_paper_for_real() -> None:
+    class Row(Declaration):
+        world: World
+
+    assert validate({"world": "paper"}, Row, where="row").world == "real"
+    assert validate({"world": "demo"}, Row, where="row").world == "demo"
+    with pytest.raises(ConfigError, match="'demo' or 'real'"):
+        validate({"world": "mars"}, Row, where="row")

@@ -3,7 +3,7 @@
 One file a row, `backbones/{method}_{arch}_{data}.yaml`:
 
     display_name: MaskCLIP
-    world: paper
+    world: real
     source: {recipe: maskclip_vit-b-16_yfcc15m}
     method: MaskCLIP
     arch: ViT-B/16
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from maskclip_bench.config import Declaration, load_declaration
+from maskclip_bench.config import Declaration, World, load_declaration
 from maskclip_bench.data_files import declarations, find_declaration
 
 KIND = "backbones"
@@ -106,7 +106,7 @@ class BackboneDeclaration(Declaration):
     """Name of the file; set when it is read."""
     display_name: str
     """What a table calls the row."""
-    world: Literal["demo", "paper"]
+    world: World
     """Which data sets it is for: the embedded ones or the real ones."""
     source: Source
     """Where its weights come from."""

@@ -163,7 +163,7 @@ def _plan(
     if not made.cells and not made.left_out:
         raise ConfigError(
             "There is no cell: a row of the demo world meets only columns of the demo world, and "
-            "likewise in the paper world. The worlds stand in: maskclip-bench list backbones, and "
+            "likewise in the real world. The worlds stand in: maskclip-bench list backbones, and "
             "maskclip-bench list tasks."
         )
     return made

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from maskclip_bench.config import Declaration, load_declaration, validate
+from maskclip_bench.config import Declaration, World, load_declaration, validate
 from maskclip_bench.data.config import DataConfig
 from maskclip_bench.data.tokenizer import TokenizerConfig
 from maskclip_bench.data_files import declarations, find_declaration
@@ -143,7 +143,7 @@ class Recipe(Declaration):
     description: str = ""
     """One line for listings."""
 
-    world: Literal["demo", "paper"]
+    world: World
     """The family of data sets it trains on."""
 
     method: MethodSection

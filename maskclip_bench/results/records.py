@@ -24,14 +24,13 @@ import pandas as pd
 from pydantic import Field, ValidationError, model_validator
 
 from maskclip_bench import storage
-from maskclip_bench.config import Declaration
+from maskclip_bench.config import Declaration, World
 from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.results import bootstrap
 from maskclip_bench.results.measurement import Measurement, Metric, ratio_outcomes
 
 SCHEMA_VERSION = 1
 
-World = Literal["demo", "paper"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*")
 

@@ -7,8 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from maskclip_bench.config import Declaration
-from maskclip_bench.results.records import World
+from maskclip_bench.config import Declaration, World
 from maskclip_bench.results.reference import PublishedSelector
 
 Origin = Literal["measured", "synthetic", "published", "chance", "failed", "missing"]
@@ -84,7 +83,7 @@ class TableDeclaration(Declaration):
         backbones = [row.backbone for row in self.rows if row.backbone]
         if self.baseline is not None and self.baseline not in backbones:
             raise ValueError(f"the baseline {self.baseline!r} is not among the rows {backbones}")
-        if self.world != "paper" and any(row.published for row in self.rows):
+        if self.world != "real" and any(row.published for row in self.rows):
             raise ValueError(f"published numbers cannot stand in a table of the {self.world} world")
         return self
 

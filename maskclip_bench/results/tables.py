@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from maskclip_bench import data_files
-from maskclip_bench.config import load_declaration
+from maskclip_bench.config import World, load_declaration
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.results import bootstrap
 from maskclip_bench.results.picture import to_png
-from maskclip_bench.results.records import Record, RecordStore, World
+from maskclip_bench.results.records import Record, RecordStore
 from maskclip_bench.results.reference import (
     UNKNOWN_PRESET,
     ReferenceRow,
@@ -239,10 +239,10 @@ class _Measured:
                         f"{self.declaration.world!r} world. Remove the row from the table."
                     )
                 budget = _spent(record)
-                if budget and self.declaration.world == "paper":
+                if budget and self.declaration.world == "real":
                     raise ConfigError(
                         f"{record.row_id} x {record.task} was measured under the budget {budget}; "
-                        "a table of the paper world shows full runs only. Delete its record and "
+                        "a table of the real world shows full runs only. Delete its record and "
                         "measure it again without limits."
                     )
                 if column.preset is not None and record.preset != column.preset:

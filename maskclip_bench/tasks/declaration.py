@@ -3,7 +3,7 @@
 One file a data set, `tasks/{name}.yaml`; a *task* is a protocol on it, `knn/cifar10`:
 
     display_name: CIFAR-10
-    world: paper
+    world: real
     reader: {kind: torchvision, root: cifar10, dataset: CIFAR10}
     splits: {train: train, test: test}
     protocols:
@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from maskclip_bench.config import Declaration, load_declaration
+from maskclip_bench.config import Declaration, World, load_declaration
 from maskclip_bench.data.readers import ReaderDeclaration, missing_files
 from maskclip_bench.data_files import declarations, find_declaration
 from maskclip_bench.errors import unknown_name
@@ -68,8 +68,8 @@ class TaskDeclaration(Declaration):
     """Name of the file; set when it is read."""
     display_name: str
     """What a table calls the column."""
-    world: Literal["demo", "paper"]
-    """`demo` for the embedded data, `paper` for real data sets."""
+    world: World
+    """`demo` for the embedded data, `real` for all others."""
     reader: SerializeAsAny[ReaderDeclaration]
     """How its files are read."""
     splits: dict[Literal["train", "validation", "test"], str]

@@ -197,7 +197,7 @@ def test_build__metric_without_outcomes_has_no_test(save: Save, store: RecordSto
 def test_build__demo_rows_never_enter_a_paper_table(save: Save, store: RecordStore) -> None:
     save("clip", world="demo")
     with pytest.raises(ConfigError, match=r"clip x knn/demo_objects was measured in the 'demo' wo"):
-        build_table(declare(world="paper"), store)
+        build_table(declare(world="real"), store)
 
 
 def test_build__one_preset_a_column(save: Save, store: RecordStore) -> None:
@@ -229,11 +229,11 @@ def test_build__one_budget_a_column(save: Save, store: RecordStore) -> None:
 
 
 def test_build__no_smoke_run_in_a_paper_table(save: Save, store: RecordStore) -> None:
-    save("clip", world="paper", budget={"num_samples": 10, "epochs": None})
+    save("clip", world="real", budget={"num_samples": 10, "epochs": None})
     with pytest.raises(
         ConfigError, match=r"under the budget \{'num_samples': 10\}; a table of the"
     ):
-        build_table(declare(world="paper"), store)
+        build_table(declare(world="real"), store)
 
 
 def test_build__damaged_record(save: Save, store: RecordStore) -> None:
@@ -257,11 +257,11 @@ ZERO_SHOT = {
 
 def paper_table(*rows: dict[str, Any]) -> TableDeclaration:
     measured = {"name": "CLIP", "backbone": "clip"}
-    return declare(world="paper", columns=[ZERO_SHOT], rows=[measured, *rows])
+    return declare(world="real", columns=[ZERO_SHOT], rows=[measured, *rows])
 
 
 def test_build__published_rows_on_demand(save: Save, store: RecordStore) -> None:
-    save("clip", ZERO_SHOT["task"], world="paper", preset="slip_7_prompts")
+    save("clip", ZERO_SHOT["task"], world="real", preset="slip_7_prompts")
     declaration = paper_table(PUBLISHED)
     assert [row.name for row in build_table(declaration, store).rows] == ["CLIP"]
     table = build_table(declaration, store, references=load_references())
@@ -275,7 +275,7 @@ def test_build__published_rows_on_demand(save: Save, store: RecordStore) -> None
 
 
 def test_build__published_and_measured_share_the_preset(save: Save, store: RecordStore) -> None:
-    save("clip", ZERO_SHOT["task"], world="paper", preset="clip_80_prompts")
+    save("clip", ZERO_SHOT["task"], world="real", preset="clip_80_prompts")
     with pytest.raises(
         ConfigError, match=r"published\): slip_7_prompts.*\. Show the table without pub"
     ):
@@ -350,7 +350,7 @@ def test_table_of_records__rows_and_columns_in_order(save: Save, store: RecordSt
     save("slip")
     save("clip", "linear_probe/demo_objects", preset="p")
     save("clip")
-    save("other", world="paper")
+    save("other", world="real")
     declaration = table_of_records(
         store.all(), title="T", world="demo", names={"clip": "CLIP"}, baseline="clip"
     )
@@ -381,7 +381,7 @@ def test_dense__measured_cells_stand_beside_published_ones(save: Save, store: Re
                     backbone,
                     column.task,
                     hits,
-                    world="paper",
+                    world="real",
                     metric=column.metric,
                     preset=column.preset,
                     budget={},
@@ -402,7 +402,7 @@ def test_dense__a_recipe_of_its_own_is_refused(save: Save, store: RecordStore) -
     save(
         "maskclip_vit-b-16_yfcc15m",
         "segmentation/ade20k",
-        world="paper",
+        world="real",
         metric="mean_iou",
         preset="bootmae_upernet_160k+own-12345678",
     )

@@ -79,7 +79,7 @@ def test_catalogue__as_many_templates_as_slip_has(name: str, number: int) -> Non
 def test_catalogue__slips_metrics() -> None:
     for name in dataset_names():
         task = load_task_declaration(name)
-        if "zero_shot_classification" in task.protocols and task.world == "paper":
+        if "zero_shot_classification" in task.protocols and task.world == "real":
             settings = PROTOCOLS["zero_shot_classification"].settings_of(task)
             per_class = name in ("fgvc_aircraft", "oxford_pets", "caltech101", "oxford_flowers")
             expected = "mean_per_class_accuracy" if per_class else "top1_accuracy"
