@@ -14,23 +14,23 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from maskclip_bench import storage
 from maskclip_bench.backbones.declaration import BackboneDeclaration
+from maskclip_bench.backbones.dense_job import DenseFolder, DenseJob, DenseSplit
 from maskclip_bench.config import Declaration, validate
 from maskclip_bench.data.readers import open_dataset, root_of
 from maskclip_bench.data_files import config_file
-from maskclip_bench.errors import ConfigError, DataError, JobError, MissingDependencyError
+from maskclip_bench.errors import ConfigError, MissingDependencyError
 from maskclip_bench.jobs import run_job
 from maskclip_bench.runtime import DATA_VARIABLE, WORKSPACE_VARIABLE, Workspace
+from maskclip_bench.tasks.dense_outcomes import SplitResult, read_split
 from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext, split_name
 
 if TYPE_CHECKING:
@@ -68,23 +68,6 @@ class OwnRecipe(Declaration):
 
 
 @dataclass(frozen=True)
-class SplitResult:
-    """What a job found on one split.
-
-    Attributes:
-        suffix: Of its metrics; empty for the test split itself.
-        split: The data set's own name.
-        scores: The toolbox's numbers, in its own units.
-        outcomes: Arrays [S, ...] by name, one entry an image.
-    """
-
-    suffix: str
-    split: str
-    scores: dict[str, float]
-    outcomes: dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
 class JobResult:
     """What a dense job found.
 
@@ -107,8 +90,7 @@ class DenseProtocol(Protocol):
     runs_as_job = True
     expected_seconds = 60.0
     settings_model = DenseSettings
-    toolbox: str
-    """mmseg or mmdet."""
+    toolbox: Literal["mmseg", "mmdet"]
 
     def left_out(self, task: TaskDeclaration, backbone: BackboneDeclaration) -> str | None:
         """No OpenMMLab, a model it cannot run, or no config for the architecture."""
@@ -165,8 +147,8 @@ class DenseProtocol(Protocol):
         own = own_recipe_fingerprint(self.settings_of(task), backbone, self.name)
         return parts if own is None else {**parts, "own_recipe": own}
 
-    def split_entry(self, split: str) -> dict[str, str]:
-        """Paths of a split below the data root, as the job wants them."""
+    def split(self, name: str) -> DenseSplit:
+        """A split as the job wants it."""
         raise NotImplementedError
 
     def run_dense(self, context: ProtocolContext) -> JobResult:
@@ -198,36 +180,27 @@ class DenseProtocol(Protocol):
         training = split_name(context.task, "train")
         root = root_of(context.task.reader, context.workspace.data)
         for split in dict.fromkeys([training, *splits.values()]):
-            self.check_split(root, self.split_entry(split))
-        job = {
-            "toolbox": self.toolbox,
-            "config": str(config),
-            "data_root": str(root),
-            "train": {"name": training, **self.split_entry(training)},
-            "tests": [{"name": split, **self.split_entry(split)} for split in splits.values()],
-            "options": {
+            self.check_split(root, self.split(split))
+        job = DenseJob(
+            toolbox=self.toolbox,
+            config=str(config),
+            work_dir="",
+            backbone={},
+            data_root=str(root),
+            train=self.split(training),
+            tests=[self.split(split) for split in splits.values()],
+            options={
                 **_normalization(context),
                 **settings.options,
                 **own_recipe(backbone.declaration, self.name).options,
             },
-        }
-        identity = {
-            **job,
-            "weights": backbone.weights_fingerprint,
-            "config": config_fingerprint(config),
-            "data_root": "",
-            "data": self.data_fingerprint(context.task, context.workspace),
-        }
-        folder = (
-            context.workspace.jobs
-            / backbone.row_id
-            / f"{self.name}__{context.task.name}-{storage.fingerprint(identity)}"
         )
-        with storage.exclusive(folder):
+        folder = self._folder(context, job)
+        with storage.exclusive(folder.path):
             report = self._run(context, job, folder)
         return JobResult(
             splits=[
-                SplitResult(suffix, split, *_read_split(folder, split))
+                SplitResult(suffix, split, *read_split(folder, split))
                 for suffix, split in splits.items()
             ],
             report=report,
@@ -235,44 +208,47 @@ class DenseProtocol(Protocol):
             preset=preset_name(settings, backbone.declaration, self.name),
         )
 
-    def check_split(self, root: Path, entry: dict[str, str]) -> None:
-        """Hold a split's files against each other, before anything starts.
+    def check_split(self, root: Path, split: DenseSplit) -> None:
+        """Check that the files of a split fit together, before anything starts.
 
         Raises:
             DataError: Something is missing or does not fit.
         """
         raise NotImplementedError
 
-    def _run(self, context: ProtocolContext, job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    def _folder(self, context: ProtocolContext, job: DenseJob) -> DenseFolder:
+        """The work folder of exactly this job on these weights and data."""
+        identity = {
+            **job.identity(),
+            "weights": context.backbone.weights_fingerprint,
+            "config": config_fingerprint(Path(job.config)),
+            "data": self.data_fingerprint(context.task, context.workspace),
+        }
+        name = f"{self.name}__{context.task.name}-{storage.fingerprint(identity)}"
+        return DenseFolder(context.workspace.jobs / context.backbone.row_id / name)
+
+    def _run(self, context: ProtocolContext, job: DenseJob, folder: DenseFolder) -> dict[str, Any]:
         """Run the job unless its folder holds all results; returns the run report."""
-        folder.mkdir(parents=True, exist_ok=True)
-        row = folder / "backbone.yaml"
+        folder.path.mkdir(parents=True, exist_ok=True)
         declaration = context.backbone.declaration.model_dump(mode="json", exclude={"name"})
-        storage.write_json(row, declaration)  # JSON is YAML
-        job_file = folder / "job.json"
-        storage.write_json(
-            job_file,
-            {
-                **job,
-                "work_dir": str(folder),
-                "backbone": {"backbone": str(row), "seed": context.backbone.seed},
-            },
-        )
-        if not all(_scores_file(folder, split["name"]).is_file() for split in job["tests"]):
-            names = [split["name"] for split in job["tests"]]
-            with contextlib.suppress(FileNotFoundError):
-                (folder / "progress.json").unlink()
+        storage.write_json(folder.row, declaration)  # JSON is YAML
+        source = {"backbone": str(folder.row), "seed": context.backbone.seed}
+        job = job.model_copy(update={"work_dir": str(folder.path), "backbone": source})
+        job.write()
+        names = [split.name for split in job.tests]
+        if not all(folder.scores(name).is_file() for name in names):
+            folder.progress.unlink(missing_ok=True)
             context.progress("starting", 0, 100)
             run_job(
-                job_command(job_file, context),
-                log_file=folder / "job.log",
+                job_command(folder.job, context),
+                log_file=folder.log,
                 num_threads=context.num_threads,
                 cancel=context.cancel,
                 on_poll=lambda: _report(context, folder, names),
                 environment=job_environment(context),
             )
         with contextlib.suppress(OSError, json.JSONDecodeError):
-            report: dict[str, Any] = json.loads((folder / "run_report.json").read_text())
+            report: dict[str, Any] = json.loads(folder.report.read_text(encoding="utf-8"))
             return report
         return {}
 
@@ -398,74 +374,17 @@ def _normalization(context: ProtocolContext) -> dict[str, Any]:
     }
 
 
-def _report(context: ProtocolContext, folder: Path, splits: Sequence[str]) -> None:
+def _report(context: ProtocolContext, folder: DenseFolder, splits: Sequence[str]) -> None:
     """Pass on what the job's hook wrote last."""
     try:
-        state = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        state = json.loads(folder.progress.read_text(encoding="utf-8"))
         done, total = int(state["done"]), max(int(state["total"]), 1)
     except (OSError, ValueError, KeyError):
         return
     if state["stage"] == "training":
         fraction = TRAINING_SHARE * done / total
     else:
-        finished = sum(_scores_file(folder, split).is_file() for split in splits)
+        finished = sum(folder.scores(split).is_file() for split in splits)
         tested = min(finished + done / total, len(splits)) / len(splits)
         fraction = TRAINING_SHARE + (1 - TRAINING_SHARE) * tested
     context.progress(f"{state['stage']} {done}/{total}", round(100 * fraction), 100)
-
-
-def _scores_file(folder: Path, split: str) -> Path:
-    return folder / f"scores_{split}.json"
-
-
-def _read_split(folder: Path, split: str) -> tuple[dict[str, float], dict[str, NDArray[Any]]]:
-    """Scores and outcomes that a job wrote.
-
-    Raises:
-        JobError: They are not there, or damaged.
-    """
-    try:
-        scores = json.loads(_scores_file(folder, split).read_text(encoding="utf-8"))
-        with np.load(folder / f"outcomes_{split}.npz", allow_pickle=False) as file:
-            outcomes = {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError) as error:
-        raise JobError(
-            f"The results of {split!r} in {folder} cannot be read ({error}). Delete that folder "
-            "and run the suite again."
-        ) from error
-    return scores, outcomes
-
-
-def sample_names(splits: Sequence[SplitResult]) -> list[str]:
-    """Ids of all tested images, split by split, unique across splits."""
-    return [f"{part.split}/{name}" for part in splits for name in part.outcomes["sample_id"]]
-
-
-def spread(
-    splits: Sequence[SplitResult], values: Mapping[str, NDArray[Any]]
-) -> list[list[int] | None]:
-    """One list column: `values` [S, C] of the splits that are keys, None elsewhere."""
-    column: list[list[int] | None] = []
-    for part in splits:
-        num_images = len(part.outcomes["sample_id"])
-        rows = values.get(part.split)
-        column += [None] * num_images if rows is None else [row.tolist() for row in rows]
-    return column
-
-
-def suffixed(name: str, suffix: str) -> str:
-    """Name of a metric on a split of `also_test`."""
-    return f"{name}_{suffix}" if suffix else name
-
-
-def check_agreement(name: str, ours: float, theirs: float, *, tolerance: float) -> None:
-    """Hold a number made of the outcomes against the toolbox's.
-
-    Raises:
-        DataError: They differ by more than the toolbox's rounding.
-    """
-    if abs(ours - theirs) > tolerance:
-        raise DataError(
-            f"{name}: the outcomes give {ours:.6f} and the toolbox says {theirs:.6f}. The files in "
-            "the work folder are of different runs; delete it and run again."
-        )

@@ -6,7 +6,8 @@
 A config's `global_batch_size` is divided among the processes. An interrupted training goes on from
 its last checkpoint.
 
-The protocols `segmentation` and `detection` write the job file and run this as a subprocess. The
+The protocols `segmentation` and `detection` write the message (`backbones/dense_job.py`, which also
+names all files of the work folder) and run this as a subprocess. The
 training and the testing themselves are the toolbox's own scripts (see `toolbox_scripts`), on a
 config that is written out in full into the work folder, so that a run can be repeated by hand.
 
@@ -17,7 +18,6 @@ printed them) and `outcomes_{split}.npz`. What is there is not done again.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -27,36 +27,23 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import barrier
 
-from maskclip_bench.backbones.openmmlab.toolbox_scripts import launch, leave_group
-from maskclip_bench.errors import CheckpointError, ConfigError, DataError, MaskCLIPBenchError
+from maskclip_bench.backbones.dense_job import DenseJob, DenseSplit, read_job
+from maskclip_bench.backbones.openmmlab.toolbox_scripts import (
+    innermost_datasets,
+    launch,
+    leave_group,
+)
+from maskclip_bench.backbones.openmmlab.trunk_sources import TrunkSource
+from maskclip_bench.errors import CheckpointError, ConfigError, MaskCLIPBenchError
 from maskclip_bench.jobs import end_with_parent
 from maskclip_bench.storage import write_json, write_text
 
-SOURCE_KEYS = (
-    "backbone",
-    "checkpoint",
-    "timm",
-    "open_clip",
-    "pretrained",
-    "weights",
-    "seed",
-    "model_args",
-)
-"""Arguments of a backbone that say where its weights come from: the job replaces all of them."""
-
 BACKBONES = ("MaskCLIPViT", "MaskCLIPPyramid")
-TRAINED = "trained.json"
 LAST_CHECKPOINT = "last_checkpoint"
 
 
-def run(job: dict[str, Any]) -> None:
+def run(job: DenseJob) -> None:
     """Do what is left of a job.
-
-    Args:
-        job: `toolbox`; `config`, a path; `work_dir`; `backbone`, the arguments of its source;
-            `data_root`; `train`, a split; `tests`, splits; `options`, dotted keys of the config.
-            A split is `{"name", "images", "masks"}` or `{"name", "images", "annotations"}`, paths
-            below the data root.
 
     Raises:
         MaskCLIPBenchError: See `fill` and `launch`.
@@ -67,34 +54,34 @@ def run(job: dict[str, Any]) -> None:
         leave_group()
 
 
-def _run(job: dict[str, Any]) -> None:
-    folder = Path(job["work_dir"])
+def _run(job: DenseJob) -> None:
+    folder = job.folder
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     launcher = ["--launcher", "pytorch"] if world_size > 1 else []
-    if not (folder / TRAINED).is_file():
+    if not folder.trained.is_file():
         config = training_config(job, world_size=world_size)
-        path = write_config(config, folder / "config_train.py")
-        arguments = ["--work-dir", str(folder), *launcher]
-        if config.resume and job["toolbox"] == "mmseg":
+        path = write_config(config, folder.training_config)
+        arguments = ["--work-dir", job.work_dir, *launcher]
+        if config.resume and job.toolbox == "mmseg":
             arguments.append("--resume")  # its script overrides the config
-        launch(job["toolbox"], "train", str(path), arguments, keep_group=True)
+        launch(job.toolbox, "train", str(path), arguments, keep_group=True)
         barrier()  # the main process writes the last checkpoint
-        write_json(folder / TRAINED, {"checkpoint": checkpoint_to_test(folder).name})
-    for split in job["tests"]:
-        if scores_file(folder, split["name"]).is_file():
+        write_json(folder.trained, {"checkpoint": checkpoint_to_test(folder.path).name})
+    for split in job.tests:
+        if folder.scores(split.name).is_file():
             continue
-        path = write_config(fill(job, split=split), folder / f"config_{split['name']}.py")
-        arguments = [str(checkpoint_to_test(folder)), "--work-dir", str(folder), *launcher]
-        launch(job["toolbox"], "test", str(path), arguments, keep_group=True)
+        path = write_config(fill(job, split=split), folder.test_config(split.name))
+        arguments = [str(checkpoint_to_test(folder.path)), "--work-dir", job.work_dir, *launcher]
+        launch(job.toolbox, "test", str(path), arguments, keep_group=True)
 
 
-def training_config(job: dict[str, Any], *, world_size: int) -> Config:
+def training_config(job: DenseJob, *, world_size: int) -> Config:
     """The config to train with: no validation (the tests are the job's), and on from a checkpoint.
 
     Raises:
         ConfigError: See `fill`; or the global batch cannot be divided among the processes.
     """
-    config = fill(job, split=job["tests"][0])
+    config = fill(job, split=job.tests[0])
     config.val_dataloader = config.val_cfg = config.val_evaluator = None
     if "global_batch_size" in config:
         if config.global_batch_size % world_size:
@@ -104,91 +91,71 @@ def training_config(job: dict[str, Any], *, world_size: int) -> Config:
                 "divides it, or set global_batch_size in the options."
             )
         config.train_dataloader.batch_size = config.global_batch_size // world_size
-    checkpoint = last_checkpoint(Path(job["work_dir"]))
+    checkpoint = last_checkpoint(job.folder.path)
     config.resume = checkpoint is not None
     if checkpoint is not None:
         config.load_from = str(checkpoint)
     return config
 
 
-def scores_file(folder: Path, split: str) -> Path:
-    """Where the toolbox's scores on a split go."""
-    return folder / f"scores_{split}.json"
-
-
-def outcomes_file(folder: Path, split: str) -> Path:
-    """Where the per-image outcomes on a split go."""
-    return folder / f"outcomes_{split}.npz"
-
-
-def fill(job: dict[str, Any], *, split: dict[str, Any]) -> Config:
+def fill(job: DenseJob, *, split: DenseSplit) -> Config:
     """The job's config with its backbone, its data and `split` as what is tested.
 
     Raises:
         ConfigError: The config has no backbone of ours, or a data set of another kind.
     """
-    config = Config.fromfile(job["config"])
-    folder = Path(job["work_dir"])
+    config = Config.fromfile(job.config)
     backbone = config.model.backbone
     if backbone.type not in BACKBONES:
         raise ConfigError(
-            f"{job['config']} has the backbone {backbone.type!r}, which cannot take the weights of "
+            f"{job.config} has the backbone {backbone.type!r}, which cannot take the weights of "
             f"a row. Use {' or '.join(BACKBONES)}."
         )
-    for key in SOURCE_KEYS:
+    for key in TrunkSource.model_fields:
         backbone.pop(key, None)
-    backbone.update(job["backbone"])
-    _place_split(config.train_dataloader, job["data_root"], job["train"])
+    backbone.update(job.backbone)
+    _place_split(config.train_dataloader, job.data_root, job.train)
     for name in ("val_dataloader", "test_dataloader"):
-        _place_split(config[name], job["data_root"], split)
-    outcomes = {"file": str(outcomes_file(folder, split["name"]))}
-    metric = "SegmentationOutcomes" if "masks" in split else "DetectionOutcomes"
+        _place_split(config[name], job.data_root, split)
+    metric = "SegmentationOutcomes" if split.masks is not None else "DetectionOutcomes"
+    outcomes = {"type": metric, "file": str(job.folder.outcomes(split.name))}
     for name in ("val_evaluator", "test_evaluator"):
         evaluators = config[name] if isinstance(config[name], list) else [config[name]]
         for evaluator in evaluators:
             if "ann_file" in evaluator:
-                evaluator.ann_file = str(Path(job["data_root"]) / split["annotations"])
-        config[name] = [*evaluators, {"type": metric, **outcomes}]
+                evaluator.ann_file = str(Path(job.data_root, split.annotations or ""))
+        config[name] = [*evaluators, outcomes]
     config.custom_hooks = [
         hook for hook in config.get("custom_hooks", []) if hook["type"] != "RunReport"
     ] + [
         {
             "type": "RunReport",
-            "progress_file": str(folder / "progress.json"),
-            "scores_file": str(scores_file(folder, split["name"])),
+            "progress_file": str(job.folder.progress),
+            "scores_file": str(job.folder.scores(split.name)),
         }
     ]
-    if job.get("options"):
-        config.merge_from_dict(job["options"])
+    if job.options:
+        config.merge_from_dict(dict(job.options))
     return config
 
 
-def _place_split(loader: Any, data_root: str, split: dict[str, Any]) -> None:
+def _place_split(loader: Any, data_root: str, split: DenseSplit) -> None:
     """Point the innermost data sets of a loader to a split."""
-    waiting = [loader.dataset]
-    while waiting:
-        dataset = waiting.pop()
-        inner = dataset.get("dataset") or dataset.get("datasets")
-        if inner:
-            waiting += inner if isinstance(inner, (list, tuple)) else [inner]
-            continue
+    for dataset in innermost_datasets(loader):
         dataset.data_root = data_root
-        if "masks" in split:
+        if split.masks is not None:
             if "ann_file" in dataset:
                 raise ConfigError(
                     f"The config's data set {dataset.get('type')!r} reads a COCO annotation file, "
                     "not masks. Use a config of configs/mmseg/."
                 )
             if "split" in dataset:
-                dataset.split = Path(split["images"]).name
+                dataset.split = Path(split.images).name
             else:
-                dataset.data_prefix = {
-                    "img_path": split["images"],
-                    "seg_map_path": split["masks"],
-                }
+                dataset.data_prefix = {"img_path": split.images, "seg_map_path": split.masks}
         elif "ann_file" in dataset:
-            dataset.ann_file = split["annotations"]
-            dataset.data_prefix = {"img": split["images"].rstrip("/") + "/"}
+            dataset.ann_file = split.annotations
+            dataset.data_prefix = {"img": split.images.rstrip("/") + "/"}
         else:
             raise ConfigError(
                 f"The config's data set {dataset.get('type')!r} takes no COCO annotation file. "
@@ -236,11 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(
                 "Usage: python -m maskclip_bench.backbones.openmmlab.dense_cell JOB.json"
             )
-        try:
-            job = json.loads(Path(given[0]).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise DataError(f"{given[0]} is no job file: {error}") from error
-        run(job)
+        run(read_job(Path(given[0])))
     except MaskCLIPBenchError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

@@ -141,7 +141,7 @@ def check_config_data(
         loaders += ["train_dataloader", "val_dataloader"]
     lines = []
     for name in loaders:
-        for dataset in _datasets(loaded.get(name) or {}):
+        for dataset in innermost_datasets(loaded.get(name) or {}):
             count = _check_dataset(dataset)
             if count is not None:
                 lines.append(f"{name}: {count} images")
@@ -165,7 +165,7 @@ def _config_options(arguments: Sequence[str]) -> dict[str, Any]:
     return dict(known.cfg_options or {})
 
 
-def _datasets(loader: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def innermost_datasets(loader: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The innermost data set dicts of a data loader (inside repeat and concatenation wrappers)."""
     waiting = [loader.get("dataset")]
     while waiting:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from maskclip_bench.backbones.dense_job import DenseSplit
 from maskclip_bench.data.dense import check_coco
 from maskclip_bench.results.measurement import Measurement, Metric, mean_ratio
-from maskclip_bench.tasks.dense_jobs import DenseProtocol, suffixed
+from maskclip_bench.tasks.dense_jobs import DenseProtocol
+from maskclip_bench.tasks.dense_outcomes import outcome_table, suffixed
 from maskclip_bench.tasks.protocols.base import ProtocolContext
-from maskclip_bench.tasks.protocols.segmentation import outcome_table
 
 AP_NAMES = {
     "mAP": "ap",
@@ -40,13 +41,14 @@ class Detection(DenseProtocol):
     toolbox = "mmdet"
     expected_seconds = 60.0
 
-    def split_entry(self, split: str) -> dict[str, str]:
+    def split(self, name: str) -> DenseSplit:
         """COCO's layout."""
-        return {"images": split, "annotations": f"annotations/instances_{split}.json"}
+        return DenseSplit(name=name, images=name, annotations=f"annotations/instances_{name}.json")
 
-    def check_split(self, root: Path, entry: dict[str, str]) -> None:
+    def check_split(self, root: Path, split: DenseSplit) -> None:
         """See `check_coco`."""
-        check_coco(root / entry["annotations"], root / entry["images"])
+        assert split.annotations is not None
+        check_coco(root / split.annotations, root / split.images)
 
     def run(self, context: ProtocolContext) -> Measurement:
         """Train and test; see `DenseProtocol.run_dense` for what it raises."""

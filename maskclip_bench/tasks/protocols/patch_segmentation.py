@@ -35,12 +35,11 @@ from maskclip_bench.data.dense import count_pixels, read_mask
 from maskclip_bench.data.readers import Dataset
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.results.measurement import Measurement
-from maskclip_bench.tasks.dense_jobs import SplitResult
+from maskclip_bench.tasks.dense_outcomes import SplitResult, outcome_table
 from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext
 from maskclip_bench.tasks.protocols.segmentation import (
     class_iou,
     classes_of,
-    outcome_table,
     segmentation_metrics,
 )
 

@@ -10,25 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
+from maskclip_bench.backbones.dense_job import DenseSplit
 from maskclip_bench.data.dense import check_segmentation_folder
 from maskclip_bench.data.readers import root_of
 from maskclip_bench.results.measurement import (
     Measurement,
     Metric,
     mean_ratio,
-    ratio_column_names,
 )
-from maskclip_bench.tasks.dense_jobs import (
-    DenseProtocol,
-    SplitResult,
-    check_agreement,
-    sample_names,
-    spread,
-    suffixed,
-)
+from maskclip_bench.tasks.dense_jobs import DenseProtocol
+from maskclip_bench.tasks.dense_outcomes import check_agreement, outcome_table, suffixed
 from maskclip_bench.tasks.protocols.base import ProtocolContext
 
 MMSEG_ROUNDING = 1e-4
@@ -44,13 +37,14 @@ class Segmentation(DenseProtocol):
     toolbox = "mmseg"
     expected_seconds = 45.0
 
-    def split_entry(self, split: str) -> dict[str, str]:
+    def split(self, name: str) -> DenseSplit:
         """ADE20K's layout."""
-        return {"images": f"images/{split}", "masks": f"annotations/{split}"}
+        return DenseSplit(name=name, images=f"images/{name}", masks=f"annotations/{name}")
 
-    def check_split(self, root: Path, entry: dict[str, str]) -> None:
+    def check_split(self, root: Path, split: DenseSplit) -> None:
         """See `check_segmentation_folder`."""
-        check_segmentation_folder(root / entry["images"], root / entry["masks"])
+        assert split.masks is not None
+        check_segmentation_folder(root / split.images, root / split.masks)
 
     def run(self, context: ProtocolContext) -> Measurement:
         """Train, test, and count pixels; see `DenseProtocol.run_dense` for what it raises."""
@@ -163,18 +157,3 @@ def class_list(path: Path) -> tuple[list[str] | None, list[str] | None]:
         return None, None
     kinds = [entry.get("kind") for entry in entries]
     return [entry["name"] for entry in entries], kinds if all(kinds) else None
-
-
-def outcome_table(
-    splits: list[SplitResult],
-    columns: dict[str, dict[str, tuple[NDArray[Any], NDArray[Any]]]],
-) -> pd.DataFrame:
-    """One row an image; two list columns a metric, None on the images of other splits."""
-    names = sample_names(splits)
-    table: dict[str, Any] = {"sample_id": names, "group": names}
-    for metric, by_split in columns.items():
-        for position, column in enumerate(ratio_column_names(metric)):
-            table[column] = spread(
-                splits, {split: lists[position] for split, lists in by_split.items()}
-            )
-    return pd.DataFrame(table)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from maskclip_bench.backbones.dense_job import DenseJob, DenseSplit
 from maskclip_bench.backbones.openmmlab import dense_cell as jobs
 from maskclip_bench.data_files import shipped_root
 from maskclip_bench.errors import CheckpointError, ConfigError
@@ -23,50 +24,50 @@ DETECTION = "configs/mmdet/demo/vit-demo_frozen-mask-rcnn_1xb4-600_demo-instance
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
-def segmentation_job(folder: Path, root: Path, *, iterations: int = 4) -> dict[str, Any]:
+def segmentation_job(folder: Path, root: Path, *, iterations: int = 4) -> DenseJob:
     splits = {
-        name: {"name": name, "images": f"images/{name}", "masks": f"annotations/{name}"}
+        name: DenseSplit(name=name, images=f"images/{name}", masks=f"annotations/{name}")
         for name in ("training", "validation")
     }
-    return {
-        "toolbox": "mmseg",
-        "config": str(shipped_root() / SEGMENTATION),
-        "work_dir": str(folder),
-        "backbone": {"timm": "vit_demo_patch8_48"},
-        "data_root": str(root),
-        "train": splits["training"],
-        "tests": [splits["validation"], splits["training"]],
-        "options": {
+    return DenseJob(
+        toolbox="mmseg",
+        config=str(shipped_root() / SEGMENTATION),
+        work_dir=str(folder),
+        backbone={"timm": "vit_demo_patch8_48"},
+        data_root=str(root),
+        train=splits["training"],
+        tests=[splits["validation"], splits["training"]],
+        options={
             "train_cfg.max_iters": iterations,
             "default_hooks.checkpoint.interval": 5,
             "model.decode_head.num_classes": 3,
             "model.decode_head.loss_decode.class_weight": [1.0, 1.0, 1.0],
             **{f"{loader}.dataset.num_classes": 3 for loader in LOADERS},
         },
-    }
+    )
 
 
-def detection_job(folder: Path, root: Path, *, iterations: int = 4) -> dict[str, Any]:
+def detection_job(folder: Path, root: Path, *, iterations: int = 4) -> DenseJob:
     splits = {
-        name: {"name": name, "images": name, "annotations": f"annotations/instances_{name}.json"}
+        name: DenseSplit(name=name, images=name, annotations=f"annotations/instances_{name}.json")
         for name in ("train", "val")
     }
-    return {
-        "toolbox": "mmdet",
-        "config": str(shipped_root() / DETECTION),
-        "work_dir": str(folder),
-        "backbone": {"timm": "vit_demo_patch8_48"},
-        "data_root": str(root),
-        "train": splits["train"],
-        "tests": [splits["val"]],
-        "options": {
+    return DenseJob(
+        toolbox="mmdet",
+        config=str(shipped_root() / DETECTION),
+        work_dir=str(folder),
+        backbone={"timm": "vit_demo_patch8_48"},
+        data_root=str(root),
+        train=splits["train"],
+        tests=[splits["val"]],
+        options={
             "train_cfg.max_iters": iterations,
             "default_hooks.checkpoint.interval": 5,
             "model.roi_head.bbox_head.num_classes": 2,
             "model.roi_head.mask_head.num_classes": 2,
             **{f"{loader}.dataset.num_classes": 2 for loader in LOADERS},
         },
-    }
+    )
 
 
 def write_checkpoint(folder: Path, written: str) -> Path:
@@ -88,7 +89,7 @@ def test_training_config__does_not_validate(tmp_path: Path, scenes: Path) -> Non
 
 def test_training_config__divides_the_global_batch(tmp_path: Path, scenes: Path) -> None:
     job = segmentation_job(tmp_path / "work", scenes)
-    job["options"]["global_batch_size"] = 16
+    job.options["global_batch_size"] = 16
     assert jobs.training_config(job, world_size=8).train_dataloader.batch_size == 2
     with pytest.raises(ConfigError, match="global batch of 16 cannot be divided among 3 processes"):
         jobs.training_config(job, world_size=3)
@@ -146,32 +147,35 @@ def test_run__what_is_launched(
     assert action == "train" and config == str(folder / "config_train.py")
     assert arguments == ["--work-dir", str(folder), *(["--resume"] if resumes else [])]
     assert "resume = True" in (folder / "config_train.py").read_text()
-    assert [given[1] for given in tests] == ["test"] * len(job["tests"])
+    assert [given[1] for given in tests] == ["test"] * len(job.tests)
     assert all(given[3][0] == str(file) for given in tests)
-    jobs.scores_file(folder, job["tests"][0]["name"]).write_text("{}")
+    job.folder.scores(job.tests[0].name).write_text("{}")
     launched.clear()
     jobs.run(job)
-    assert len(launched) == len(job["tests"]) - 1
+    assert len(launched) == len(job.tests) - 1
 
 
 def test_fill__errors(tmp_path: Path, scenes: Path, instances: Path) -> None:
     folder = tmp_path / "work"
-    job = {**segmentation_job(folder, scenes), "config": str(shipped_root() / DETECTION)}
+    job = segmentation_job(folder, scenes).model_copy(
+        update={"config": str(shipped_root() / DETECTION)}
+    )
     with pytest.raises(ConfigError, match=r"'COCOLayout' reads a COCO .* configs/mmseg/"):
-        jobs.fill(job, split=job["tests"][0])
-    job = {**detection_job(folder, instances), "config": str(shipped_root() / SEGMENTATION)}
+        jobs.fill(job, split=job.tests[0])
+    job = detection_job(folder, instances).model_copy(
+        update={"config": str(shipped_root() / SEGMENTATION)}
+    )
     with pytest.raises(ConfigError, match=r"'ADE20KLayout' takes no COCO .* configs/mmdet/"):
-        jobs.fill(job, split=job["tests"][0])
+        jobs.fill(job, split=job.tests[0])
     foreign = tmp_path / "foreign.py"
     foreign.write_text("model = dict(backbone=dict(type='ResNet'))\n")
     with pytest.raises(ConfigError, match=r"backbone 'ResNet'.* Use MaskCLIPViT or MaskCLIPPyr"):
-        jobs.fill({**job, "config": str(foreign)}, split=job["tests"][0])
+        jobs.fill(job.model_copy(update={"config": str(foreign)}), split=job.tests[0])
 
 
-def start(job: dict[str, Any], launcher: list[str]) -> subprocess.Popen[bytes]:
+def start(job: DenseJob, launcher: list[str]) -> subprocess.Popen[bytes]:
     """Start a job; its output goes to `log_of(job)`."""
-    file = Path(job["work_dir"]).with_suffix(".json")
-    file.write_text(json.dumps(job))
+    file = job.write()
     environment = {
         **os.environ,
         "PYTHONPATH": str(shipped_root()),
@@ -188,11 +192,11 @@ def start(job: dict[str, Any], launcher: list[str]) -> subprocess.Popen[bytes]:
         )
 
 
-def log_of(job: dict[str, Any]) -> Path:
-    return Path(job["work_dir"]).with_suffix(".log")
+def log_of(job: DenseJob) -> Path:
+    return Path(job.work_dir).with_suffix(".log")
 
 
-def finish(job: dict[str, Any], launcher: list[str]) -> str:
+def finish(job: DenseJob, launcher: list[str]) -> str:
     """Run a job to its end -> what it printed."""
     with start(job, launcher) as process:
         try:
@@ -213,10 +217,10 @@ def test_job__two_processes_train_and_test(tmp_path: Path, scenes: Path) -> None
     folder = tmp_path / "work"
     assert json.loads((folder / "run_report.json").read_text())["world_size"] == 2
     assert json.loads((folder / "trained.json").read_text())["checkpoint"] == "iter_4.pth"
-    for split in job["tests"]:
-        scores = json.loads(jobs.scores_file(folder, split["name"]).read_text())
+    for split in job.tests:
+        scores = json.loads(job.folder.scores(split.name).read_text())
         assert 0 <= scores["mIoU"] <= 100
-        assert jobs.outcomes_file(folder, split["name"]).is_file()
+        assert job.folder.outcomes(split.name).is_file()
 
 
 @pytest.mark.slow
@@ -245,5 +249,5 @@ def test_job__killed_in_mid_training_goes_on(
     assert f"epoch: 0, iter: {step}" in output
     trained = json.loads((moved / "trained.json").read_text())
     assert trained == {"checkpoint": f"iter_{step + 2}.pth"}
-    for split in job["tests"]:
-        assert jobs.scores_file(moved, split["name"]).is_file()
+    for split in job.tests:
+        assert job.folder.scores(split.name).is_file()

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from maskclip_bench.backbones.declaration import BackboneDeclaration
+from maskclip_bench.backbones.dense_job import DenseFolder, DenseJob
 from maskclip_bench.backbones.loading import load_backbone
 from maskclip_bench.data.demo import DemoSizes, prepare_demo
 from maskclip_bench.errors import DataError
@@ -150,13 +151,13 @@ def test_run__detector_that_finds_nothing_has_ap_0(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write_results(
-        self: Detection, context: ProtocolContext, job: dict[str, Any], folder: Path
+        self: Detection, context: ProtocolContext, job: DenseJob, folder: DenseFolder
     ) -> dict[str, Any]:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "scores_val.json").write_text("{}")
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.scores("val").write_text("{}")
         nothing = np.zeros((2, 3), np.int64)
         np.savez(
-            folder / "outcomes_val.npz",
+            folder.outcomes("val"),
             sample_id=np.array(["0", "1"]),
             num_objects=nothing + 1,
             num_found=nothing,

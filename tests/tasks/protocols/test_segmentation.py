@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from maskclip_bench.backbones.declaration import BackboneDeclaration
+from maskclip_bench.backbones.dense_job import DenseFolder, DenseJob
 from maskclip_bench.backbones.loading import load_backbone
 from maskclip_bench.data import readers
 from maskclip_bench.data.demo import DemoSizes, prepare_demo
@@ -23,6 +24,7 @@ from maskclip_bench.results.records import Cell, measured_record
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks import dense_jobs
 from maskclip_bench.tasks.declaration import TaskDeclaration
+from maskclip_bench.tasks.dense_outcomes import check_agreement
 from maskclip_bench.tasks.features import FeatureStore
 from maskclip_bench.tasks.protocols.base import ProtocolContext
 from maskclip_bench.tasks.protocols.segmentation import (
@@ -262,21 +264,21 @@ def test_run__other_test_images_are_another_job(
 
 
 def write_results(
-    self: Segmentation, context: ProtocolContext, job: dict[str, Any], folder: Path
+    self: Segmentation, context: ProtocolContext, job: DenseJob, folder: DenseFolder
 ) -> dict[str, Any]:
     """What a job leaves: two images of the 29 classes, all of them right."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.path.mkdir(parents=True, exist_ok=True)
     counts = np.ones((2, 29), np.int64)
-    for split in job["tests"]:
-        (folder / f"scores_{split['name']}.json").write_text('{"mIoU": 100.0}')
+    for split in job.tests:
+        folder.scores(split.name).write_text('{"mIoU": 100.0}')
         np.savez(
-            folder / f"outcomes_{split['name']}.npz",
+            folder.outcomes(split.name),
             sample_id=np.array(["0", "1"]),
             intersection=counts,
             predicted=counts,
             labelled=counts,
         )
-    (folder / "job.json").write_text(json.dumps(job))
+    job.model_copy(update={"work_dir": str(folder.path)}).write()
     return {}
 
 
@@ -324,11 +326,11 @@ def test_own_recipe__changes_fingerprint_and_preset(
 
 def test_rounding__leaves_room_for_sums_in_float32() -> None:
     """Two digits of a percentage round by up to 0.5e-4; mmseg's sums are a little off before."""
-    dense_jobs.check_agreement("mIoU", 0.476354, 0.4763, tolerance=MMSEG_ROUNDING)
+    check_agreement("mIoU", 0.476354, 0.4763, tolerance=MMSEG_ROUNDING)
     with pytest.raises(
         DataError, match=r"the outcomes give 0\.476410 and the toolbox says 0\.4763"
     ):
-        dense_jobs.check_agreement("mIoU", 0.47641, 0.4763, tolerance=MMSEG_ROUNDING)
+        check_agreement("mIoU", 0.47641, 0.4763, tolerance=MMSEG_ROUNDING)
 
 
 def test_environment__device(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,149 @@
+"""The contract of a dense job: the message that starts it, and the folder it works in.
+
+`tasks/dense_jobs.py` writes the message and reads the results; the job itself
+(`backbones/openmmlab/dense_cell.py`) runs as a subprocess, reads the message and writes the
+results. Both import this module, which needs neither torch nor OpenMMLab.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+from pydantic import Field, ValidationError, model_validator
+
+from maskclip_bench.config import Declaration
+from maskclip_bench.errors import DataError
+from maskclip_bench.storage import write_text
+
+
+class DenseSplit(Declaration):
+    """One split of the data set; paths are relative to the job's `data_root`."""
+
+    name: str
+    """The data set's own name."""
+    images: str
+    """Folder of the images."""
+    masks: str | None = None
+    """Folder of the masks (segmentation)."""
+    annotations: str | None = None
+    """COCO annotation file (detection)."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> DenseSplit:
+        if (self.masks is None) == (self.annotations is None):
+            raise ValueError(f"the split {self.name!r} has either masks or annotations")
+        return self
+
+
+class DenseJob(Declaration):
+    """What a job does: train on one split, then test on others."""
+
+    toolbox: Literal["mmseg", "mmdet"]
+    config: str
+    """Path of the config."""
+    work_dir: str
+    backbone: dict[str, Any]
+    """Arguments of the config's backbone that say where its weights come from."""
+    data_root: str
+    train: DenseSplit
+    tests: list[DenseSplit] = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Dotted keys of the config -> values laid over it."""
+
+    @property
+    def folder(self) -> DenseFolder:
+        """Where the job works."""
+        return DenseFolder(Path(self.work_dir))
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the numbers, apart from the contents of config, data and weights."""
+        return {
+            "toolbox": self.toolbox,
+            "train": self.train.model_dump(mode="json", exclude_none=True),
+            "tests": [split.model_dump(mode="json", exclude_none=True) for split in self.tests],
+            "options": self.options,
+        }
+
+    def write(self) -> Path:
+        """Write the message into the work folder -> its path."""
+        path = self.folder.job
+        write_text(path, self.model_dump_json(indent=2) + "\n")
+        return path
+
+
+def read_job(path: Path) -> DenseJob:
+    """Read a message.
+
+    Raises:
+        DataError: The file is missing or no message.
+    """
+    try:
+        return DenseJob.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is no job file: {error}. Run the suite again.") from error
+
+
+@dataclass(frozen=True)
+class DenseFolder:
+    """Names of the files in a job's work folder.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def job(self) -> Path:
+        """The message."""
+        return self.path / "job.json"
+
+    @property
+    def row(self) -> Path:
+        """The declaration of the row whose weights are used."""
+        return self.path / "backbone.yaml"
+
+    @property
+    def log(self) -> Path:
+        """Everything that the job printed."""
+        return self.path / "job.log"
+
+    @property
+    def progress(self) -> Path:
+        """`{"stage", "done", "total"}`, twice a second."""
+        return self.path / "progress.json"
+
+    @property
+    def report(self) -> Path:
+        """Kernels, number of processes and of parameters."""
+        return self.path / "run_report.json"
+
+    @property
+    def trained(self) -> Path:
+        """Exists once training is over; names the checkpoint."""
+        return self.path / "trained.json"
+
+    @property
+    def training_config(self) -> Path:
+        """The config to train with, every value resolved."""
+        return self.path / "config_train.py"
+
+    def test_config(self, split: str) -> Path:
+        """The config to test a split with, every value resolved."""
+        return self.path / f"config_{_file_part(split)}.py"
+
+    def scores(self, split: str) -> Path:
+        """The toolbox's scores on a split."""
+        return self.path / f"scores_{_file_part(split)}.json"
+
+    def outcomes(self, split: str) -> Path:
+        """The per-image outcomes on a split."""
+        return self.path / f"outcomes_{_file_part(split)}.npz"
+
+
+def _file_part(split: str) -> str:
+    """A split's name as part of a file name; plain names stay as they are."""
+    return quote(split, safe=" ,+=@()")
