@@ -1,0 +1,462 @@
+"""Everything that only a GPU can show, in one command of at most eight minutes on one H100.
+
+    python scripts/gpu_check.py --output gpu_check         # gpu_check/gpu_check.{json,md}
+    python scripts/gpu_check.py --parts correctness speed  # some parts
+    python scripts/gpu_check.py --device cpu --tiny        # a rehearsal without a GPU, minutes
+
+Each part runs in a process of its own with a time limit of its own, and writes what it has after
+each number, so that one failure or one slow part costs nothing else.
+
+The parts and their time limits:
+
+* correctness, 100 s: loss and gradients of every method beside the CPU in fp32, 20 steps
+  in bf16, synchronizations of a step; nccl's reduce_scatter and FSDP2 in a group of one process;
+* speed, 200 s: ViT-B/16, batches that are on the device already, 128, 256 and 512 images, bf16,
+  compiled or not: images/s, share of the measured matrix product, peak memory, ratio to a plain
+  CLIP step as SLIP's code has it;
+* loader, 60 s: images/s that the loader decodes on this machine's cores;
+* features, 40 s: feature extraction in fp32, bf16, and compiled in bf16;
+* dense, 60 s: a dense training iteration, where OpenMMLab is installed.
+
+It needs no network, and of this package's dependencies only torch, torchvision, timm, pandas,
+pyarrow, typer, rich, filelock, safetensors, PyYAML, scipy, scikit-learn, threadpoolctl, matplotlib,
+huggingface_hub, and as wheels on a machine without a package index: open_clip_torch, ftfy, wcwidth,
+regex, pydantic, pydantic_core, annotated_types, typing_inspection, braceexpand. Run it from a
+checkout (`PYTHONPATH=.`), nothing has to be installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS: dict[str, int] = {
+    "correctness": 100,
+    "speed": 200,
+    "loader": 60,
+    "features": 40,
+    "dense": 60,
+}
+"""Part -> its time limit in seconds."""
+METHODS_TIMED = ("clip", "clip_mae", "maskclip", "slip")
+BF16_STEPS = 20
+
+
+# --- correctness ---------------------------------------------------------------------------------
+
+
+def small_fields(name: str, folder: Path) -> dict[str, Any]:
+    """Fields that make a method small."""
+    quantizer = {"num_codewords": 64, "codeword_hidden_dim": 32, "codeword_dim": 16}
+    heads = {"ssl_hidden_dim": 64, "ssl_output_dim": 32}
+    return {
+        "slip": heads,
+        "simclr": heads,
+        "maskclip": quantizer,
+        "simmim": {"mask_patch_size": 16},
+        "mvp": {
+            **quantizer,
+            "teacher_model": f"local-dir:{folder}",
+            "teacher_pretrained": None,
+            "mask_kind": "random",
+        },
+    }.get(name, {})
+
+
+def check_method(name: str, device: Any, folder: Path) -> dict[str, Any]:
+    """Loss and gradients beside the CPU's in fp32; bf16 steps; synchronizations of a step."""
+    import torch
+
+    from maskclip_bench.pretrain.methods import build_method
+    from maskclip_bench.testing import tiny_batch, tiny_model
+
+    found: dict[str, Any] = {}
+    results = []
+    for place in (torch.device("cpu"), device):
+        torch.manual_seed(0)
+        method = build_method(name, small_fields(name, folder), tiny_model()).to(place).train()
+        batch = to_device(tiny_batch(num_ssl_views=method.num_ssl_views), place)
+        loss = method(batch)["loss"]
+        loss.backward()
+        gradients = [p.grad.double().cpu() for p in method.parameters() if p.grad is not None]
+        results.append((float(loss.detach()), gradients))
+    (cpu_loss, cpu_gradients), (loss, gradients) = results
+    scale = max(float(g.abs().max()) for g in cpu_gradients)
+    found["loss_difference"] = abs(loss - cpu_loss)
+    found["gradient_difference"] = (
+        max(float((a - b).abs().max()) for a, b in zip(gradients, cpu_gradients, strict=True))
+        / scale
+    )
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-3)
+    losses = []
+    for step in range(1, BF16_STEPS + 1):
+        batch = to_device(tiny_batch(num_ssl_views=method.num_ssl_views, seed=step), device)
+        with torch.autocast(device.type, torch.bfloat16):
+            loss = method(batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        method.after_step(step=step, total_steps=BF16_STEPS)
+        losses.append(float(loss.detach()))
+    found["bf16_first_loss"], found["bf16_last_loss"] = losses[0], losses[-1]
+    if device.type == "cuda":
+        batch = to_device(tiny_batch(num_ssl_views=method.num_ssl_views), device)
+        found["synchronizations"] = count_synchronizations(lambda: method(batch)["loss"].backward())
+    return found
+
+
+def to_device(batch: Any, device: Any) -> Any:
+    """A batch with its tensors on a device; captions stay known on the CPU."""
+    from dataclasses import replace
+
+    return replace(
+        batch,
+        images=batch.images.to(device),
+        tokens=batch.tokens.to(device),
+        ssl_views=tuple(view.to(device) for view in batch.ssl_views),
+    )
+
+
+def count_synchronizations(work: Callable[[], None]) -> int:
+    """How often the host waits for the device, as torch's debug mode reports it."""
+    import torch
+
+    work()
+    torch.cuda.synchronize()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            work()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(w.message).lower() for w in caught)
+
+
+def check_collectives(device: Any) -> dict[str, Any]:
+    """Nccl's reduce_scatter and one FSDP2 step, in a group of one process."""
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    dist.init_process_group(backend, rank=0, world_size=1)
+    try:
+        given, taken = torch.arange(8.0, device=device), torch.empty(8, device=device)
+        if backend == "nccl":
+            dist.reduce_scatter_tensor(taken, given)
+        else:
+            taken.copy_(given)
+        torch.manual_seed(0)
+        plain = torch.nn.Linear(16, 16).to(device)
+        images = torch.randn(4, 16, device=device)
+        expected = plain(images).sum()
+        sharded = fully_shard(plain)
+        return {
+            "backend": backend,
+            "reduce_scatter_equal": bool(torch.equal(given, taken)),
+            "fsdp_difference": float((sharded(images).sum() - expected).abs().detach()),
+        }
+    finally:
+        dist.destroy_process_group()
+
+
+def correctness(options: argparse.Namespace, report: Callable[..., None]) -> None:
+    """Every method, then the collectives."""
+    import torch
+
+    from maskclip_bench.pretrain.methods import METHODS
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    device = torch.device(options.device)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = teacher_folder(Path(temporary))
+        for name in METHODS:
+            report(f"method {name}", **attempt(check_method, name, device, folder))
+    report("collectives", **attempt(check_collectives, device))
+
+
+def teacher_folder(folder: Path) -> Path:
+    """A tiny open_clip folder, for MVP's frozen teacher."""
+    import torch
+    from safetensors.torch import save_file
+
+    from maskclip_bench.modeling import build_model, open_clip_config
+    from maskclip_bench.testing import tiny_model
+
+    torch.manual_seed(1)
+    config = open_clip_config(tiny_model(), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    save_file(build_model(tiny_model()).state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+def attempt(work: Callable[..., dict[str, Any]], *given: Any, **named: Any) -> dict[str, Any]:
+    """What `work` returns, or its error as a field."""
+    try:
+        return work(*given, **named)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"[:500]}
+
+
+# --- speed ---------------------------------------------------------------------------------------
+
+
+def speed(options: argparse.Namespace, report: Callable[..., None]) -> None:
+    """Steps of each method beside the plain step."""
+    import torch
+
+    bench = load_module("benchmarks/pretrain_step.py")
+    assert bench is not None
+    sizes = [4] if options.tiny else [128, 256, 512]
+    for size in sizes:
+        given = argparse.Namespace(
+            device=options.device,
+            batch_size=size,
+            precision="bf16",
+            clock="wall",
+            arch="vit-s-16" if options.tiny else "vit-b-16",
+            warmup=1 if options.tiny else 3,
+            repeats=2 if options.tiny else 8,
+        )
+        config = bench.model_config(given.arch)
+        peak = bench.product_peak(given)
+        plain = attempt(timing, bench, bench.PLAIN, config, given, peak)
+        report(f"plain, {size} images", **plain)
+        for name in METHODS_TIMED:
+            for compiled in (False, True):
+                if compiled and (options.tiny or size != 256):
+                    continue
+                found = attempt(timing, bench, name, config, given, peak, compiled=compiled)
+                if "seconds" in found and "seconds" in plain:
+                    found["ratio_to_plain"] = found["seconds"] / plain["seconds"]
+                report(f"{name}, {size} images{', compiled' if compiled else ''}", **found)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+
+
+def timing(
+    bench: Any, name: str, config: Any, given: Any, peak: float, *, compiled: bool = False
+) -> dict[str, Any]:
+    """Median seconds of a step, images/s, share of the product's speed, peak memory."""
+    import torch
+
+    cuda = given.device.startswith("cuda")
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    if compiled:
+        torch._dynamo.reset()
+        build = bench.build_method
+
+        def compiled_method(*arguments: Any) -> Any:
+            method = build(*arguments)
+            method.compile(dynamic=True)
+            return method
+
+        bench.build_method = compiled_method
+        try:
+            step = bench.make_step(name, config, given)
+        finally:
+            bench.build_method = build
+    else:
+        step = bench.make_step(name, config, given)
+    operations = None if compiled else bench.count_operations(step)
+    seconds = [bench.timed(step, number, given) for number in range(given.warmup + given.repeats)]
+    median = statistics.median(seconds[given.warmup :])
+    found = {
+        "seconds": median,
+        "images_per_second": given.batch_size / median,
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
+    }
+    if operations is not None:
+        found["share_of_product"] = operations / peak / median
+    return found
+
+
+# --- loader, features, dense ---------------------------------------------------------------------
+
+
+def loader(options: argparse.Namespace, report: Callable[..., None]) -> None:
+    """Images a second that the loader decodes on this machine's cores."""
+    command = [sys.executable, str(ROOT / "benchmarks/loader.py")]
+    if options.tiny:
+        command.append("--help")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    report("loader", rc=done.returncode, output=(done.stdout or done.stderr)[-3000:])
+
+
+def features(options: argparse.Namespace, report: Callable[..., None]) -> None:
+    """Images a second of a ViT-B/16 that reads images on the device."""
+    import timm
+    import torch
+
+    device = torch.device(options.device)
+    size = 8 if options.tiny else 256
+    name = "vit_tiny_patch16_224" if options.tiny else "vit_base_patch16_224"
+    model = timm.create_model(name, num_classes=0).to(device).eval()
+    images = torch.randn(size, 3, 224, 224, device=device)
+    for label, low, compiled in (
+        ("fp32", False, False),
+        ("bf16", True, False),
+        ("bf16, compiled", True, True),
+    ):
+        if compiled and options.tiny:
+            continue
+        run = torch.compile(model) if compiled else model
+
+        def once(run: Any = run, low: bool = low) -> None:
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=low):
+                run(images)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+
+        once()
+        once()
+        began = time.perf_counter()
+        repeats = 2 if options.tiny else 10
+        for _ in range(repeats):
+            once()
+        rate = repeats * size / (time.perf_counter() - began)
+        report(f"features, {label}", images_per_second=rate)
+
+
+def dense(options: argparse.Namespace, report: Callable[..., None]) -> None:
+    """A dense training iteration and the adapter's overhead, where OpenMMLab is installed."""
+    if importlib.util.find_spec("mmengine") is None:
+        report("dense", skipped="OpenMMLab is not installed here")
+        return
+    command = [sys.executable, str(ROOT / "benchmarks/dense.py"), "--device", options.device]
+    command += ["--image-size", "128", "--iterations", "1"] if options.tiny else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    report("dense", rc=done.returncode, output=(done.stdout or done.stderr)[-3000:])
+
+
+# --- frame ---------------------------------------------------------------------------------------
+
+
+def load_module(path: str) -> ModuleType | None:
+    """A Python file of this checkout as a module; None if it cannot be imported."""
+    file = ROOT / path
+    try:
+        spec = importlib.util.spec_from_file_location(file.stem, file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[file.stem] = module
+        spec.loader.exec_module(module)
+        return module
+    except ImportError:
+        return None
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What it ran on."""
+    import torch
+
+    cuda = device.startswith("cuda")
+    return {
+        "device": torch.cuda.get_device_name() if cuda else platform.processor() or "CPU",
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+    }
+
+
+def run_part(name: str, options: argparse.Namespace) -> None:
+    """Run a part in this process; each number is written as soon as it is there."""
+    path = options.output / f"{name}.jsonl"
+
+    def report(what: str, **numbers: Any) -> None:
+        print(f"  {what}: {numbers}", flush=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"what": what, **numbers}) + "\n")
+
+    warnings.simplefilter("ignore")
+    globals()[name](options, report)
+
+
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """What a part has written so far."""
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield json.loads(line)
+
+
+def to_markdown(found: dict[str, Any]) -> str:
+    """One table a part, one line a number."""
+    lines = [f"# GPU check: {found['machine']['device']}", ""]
+    lines.append(", ".join(f"{key} {value}" for key, value in found["machine"].items()))
+    for name, part in found["parts"].items():
+        lines += ["", f"## {name} ({part['seconds']:.0f} s, {part['status']})", ""]
+        columns = list(dict.fromkeys(key for row in part["rows"] for key in row))
+        if not columns:
+            continue
+        lines.append("| " + " | ".join(columns) + " |")
+        lines.append("|" + " --- |" * len(columns))
+        for row in part["rows"]:
+            cells = (row.get(column, "") for column in columns)
+            lines.append("| " + " | ".join(_cell(value) for value in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return " ".join(str(value).replace("|", "/").split())
+
+
+def main() -> None:
+    """Run the parts one after the other, each in its own process."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("gpu_check"))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="sizes for a rehearsal on a CPU")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.part:
+        run_part(options.part, options)
+        return
+    found: dict[str, Any] = {"machine": machine(options.device), "parts": {}}
+    for name in options.parts:
+        (options.output / f"{name}.jsonl").unlink(missing_ok=True)
+        command = [sys.executable, __file__, "--part", name, "--output", str(options.output)]
+        command += ["--device", options.device, *(["--tiny"] if options.tiny else [])]
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+        print(f"{name} (at most {PARTS[name]} s)", flush=True)
+        began = time.monotonic()
+        try:
+            limit = None if options.tiny else PARTS[name]
+            code = subprocess.run(command, timeout=limit, check=False, env=environment).returncode
+            status = "ok" if code == 0 else f"exit code {code}"
+        except subprocess.TimeoutExpired:
+            status = f"stopped after {PARTS[name]} s"
+        found["parts"][name] = {
+            "status": status,
+            "seconds": time.monotonic() - began,
+            "rows": list(rows_of(options.output / f"{name}.jsonl")),
+        }
+        (options.output / "gpu_check.json").write_text(json.dumps(found, indent=2))
+        (options.output / "gpu_check.md").write_text(to_markdown(found))
+    print((options.output / "gpu_check.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
