@@ -17,7 +17,6 @@ import contextlib
 import hashlib
 import os
 import sqlite3
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from maskclip_bench.errors import DataError
+from maskclip_bench.regular_file import open_regular, status_of
 
 CACHE_VARIABLE = "MASKCLIP_BENCH_CACHE"
 """Environment variable that names the cache folder."""
@@ -194,21 +194,10 @@ class _File:
     @classmethod
     def of(cls, path: Path | str) -> _File:
         absolute = Path(path).absolute()
-        try:
-            status = absolute.stat()
-        except FileNotFoundError:
-            raise DataError(f"There is no file {absolute}. Check the path.") from None
-        except OSError as error:
-            raise DataError(f"Cannot read {absolute} ({error.strerror}). Check it.") from None
-        return cls.from_status(absolute, status)
+        return cls.from_status(absolute, status_of(absolute))
 
     @classmethod
     def from_status(cls, path: Path, status: os.stat_result) -> _File:
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError(
-                f"{path} is {_kind(status.st_mode)}, and only a regular file has a content to "
-                "hash. Remove it, or name another file."
-            )
         identity = (
             status.st_size,
             status.st_mtime_ns,
@@ -236,17 +225,6 @@ class _File:
         ).hexdigest()[:16]
 
 
-def _kind(mode: int) -> str:
-    names = {
-        stat.S_IFDIR: "a folder",
-        stat.S_IFIFO: "a named pipe",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-    }
-    return names.get(stat.S_IFMT(mode), "no regular file")
-
-
 @dataclass
 class _Counter:
     """Adds up bytes of several threads and reports them."""
@@ -269,10 +247,8 @@ def _compute(file: _File, counter: _Counter) -> str:
     """Read a file and remember its hash, unless it was changed just now."""
     digest = hashlib.sha256()
     try:
-        # Without O_NONBLOCK, a pipe put in the file's place since it was looked at would block.
-        descriptor = os.open(file.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(descriptor, "rb", buffering=0) as opened:
-            before = _File.from_status(file.path, os.fstat(descriptor))
+        with open_regular(file.path) as opened:
+            before = _File.from_status(file.path, os.fstat(opened.fileno()))
             num_read = 0
             while num_read <= file.size and (block := opened.read(BLOCK)):  # it may grow for ever
                 digest.update(block)
@@ -280,7 +256,7 @@ def _compute(file: _File, counter: _Counter) -> str:
                 counter.add(len(block))
                 if counter.stopped:
                     raise DataError(f"Stopped while {file.path} was read.")
-            after = _File.from_status(file.path, os.fstat(descriptor))
+            after = _File.from_status(file.path, os.fstat(opened.fileno()))
     except OSError as error:
         raise DataError(
             f"Cannot read {file.path} ({error.strerror}). Check its permissions and the disk."

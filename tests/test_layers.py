@@ -24,6 +24,7 @@ LAYERS: dict[str, int] = {
     "jobs": 0,
     "progress": 0,
     "registry": 0,
+    "regular_file": 0,
     "runtime": 0,
     "storage": 0,
     "data": 1,
