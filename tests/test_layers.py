@@ -40,6 +40,7 @@ LAYERS: dict[str, int] = {
     "tasks.execution": 4,
     "tasks.measure": 4,
     "tasks.plan": 4,
+    "tasks.why": 4,
     "cli": 5,
     "api": 5,
     "testing": 5,

@@ -7,15 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as RichTable
 
 from maskclip_bench.cli.options import DeviceOption, WorkspaceOption, console
+from maskclip_bench.cli.run_view import (
+    cells_table,
+    plan_table,
+    show_failed,
+    show_left_out,
+    show_why,
+)
 from maskclip_bench.errors import EXIT_DATA, EXIT_FAILED, ConfigError
 from maskclip_bench.runtime import Workspace, default_num_threads, resolve_device
 
 if TYPE_CHECKING:
-    from maskclip_bench.tasks.plan import LeftOut, Plan
+    import torch
+
+    from maskclip_bench.tasks.execution import RunResult
+    from maskclip_bench.tasks.plan import Plan
     from maskclip_bench.tasks.suite import SuiteDeclaration
 
 SuiteOption = Annotated[
@@ -40,6 +48,14 @@ JobsOption = Annotated[
     int | None,
     typer.Option("--jobs", "-j", min=1, help="Pieces of work side by side; default 2 on a CPU."),
 ]
+LimitOption = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        min=1,
+        help="Try a run on this many images of each split. Its records are kept apart.",
+    ),
+]
 
 
 def run_suite(
@@ -47,6 +63,7 @@ def run_suite(
     backbone: BackboneOption = None,
     task: TaskOption = None,
     seeds: SeedsOption = "0",
+    limit: LimitOption = None,
     workspace: WorkspaceOption = None,
     device: DeviceOption = "auto",
     jobs: JobsOption = None,
@@ -56,7 +73,8 @@ def run_suite(
     Makes the demo data and the demo rows if they are missing, skips cells already recorded, lists
     what was left out and why. What --backbone and --task name is not left out: its cells are
     recorded as failed, and the exit code is 3. A named row of a zoo is downloaded by its library.
-    Interrupt it at any time: the same command goes on.
+    A cell that fails is recorded as failed, the others are measured, and the exit code is 1.
+    Interrupt it at any time: the same command continues.
 
     For example:
 
@@ -65,49 +83,27 @@ def run_suite(
         maskclip-bench run --suite demo --seeds 0,1,2
 
         maskclip-bench run --backbone clip_vit-demo_demo --task "*/demo_objects"
-    """
-    from maskclip_bench.cli.progress import RunDisplay
-    from maskclip_bench.tasks.execution import Execution
 
+        maskclip-bench run --backbone clip_vit-demo_demo --task "knn/*" --limit 20
+    """
     began = time.monotonic()
     target = resolve_device(device)
-    place = Workspace.open(workspace)
+    opened = Workspace.open(workspace)
     chosen = _suite(suite, backbone, task)
-    made_plan = _plan(chosen, place, seeds, backbone, task)
-    messages = Console(stderr=True, highlight=False)
-    num_open = len(made_plan.open_cells)
-    num_refused = sum(cell.refused is not None for cell in made_plan.cells)
-    messages.print(
-        f"{len(made_plan.cells)} cells: {len(made_plan.cells) - num_open} recorded, "
-        f"{num_open - num_refused} to measure, {len(made_plan.pretraining)} rows to pretrain first."
-        + (f" {num_refused} cannot be measured here." if num_refused else "")
-    )
-    failed = []
-    if num_open:
-        with RunDisplay(messages) as display:
-            execution = Execution(
-                made_plan,
-                place,
-                device=target,
-                num_jobs=jobs or (1 if target.type == "cuda" else min(2, default_num_threads())),
-                listener=display,
-            )
-            failed = execution.run().failed
+    made_plan = _plan(chosen, opened, seeds, backbone, task, limit)
+    result = _execute(made_plan, opened, target, jobs)
     output = console()
-    _show_left_out(made_plan.left_out, output, remedies=False)
-    _show_tables(chosen, place, output)
-    for record in failed:
-        assert record.error is not None
-        first = (record.error.message.splitlines() or [""])[0]
-        output.print(
-            f"[red]failed[/] {record.row_id}: {record.task}: {record.error.type}: {escape(first)} "
-            "(traceback in its record)",
-            soft_wrap=True,
-        )
+    show_left_out([*made_plan.left_out, *result.left_out], output, remedies=False)
+    if limit is None:
+        _show_tables(chosen, opened, output)
+    output.print()
+    output.print(cells_table(made_plan, result))
+    _say_where(opened, limit, output)
+    show_failed(result.failed, output)
     output.print(f"Done in {_duration(time.monotonic() - began)}.")
     if any(item.error is not None for item in made_plan.left_out):
         raise typer.Exit(EXIT_DATA)
-    if failed:
+    if result.failed:
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -116,16 +112,66 @@ def plan(
     backbone: BackboneOption = None,
     task: TaskOption = None,
     seeds: SeedsOption = "0",
+    limit: LimitOption = None,
+    why: Annotated[
+        str | None,
+        typer.Option(
+            "--why",
+            help="A cell, row/protocol/data set: what changed since it was recorded.",
+        ),
+    ] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Show what `run` would do: cells recorded, cells to measure, what is left out and why."""
-    chosen = _suite(suite, backbone, task)
-    made_plan = _plan(chosen, Workspace.open(workspace), seeds, backbone, task)
+    """Show what `run` would do: cells recorded, cells to measure, what is left out and why.
+
+    For example:
+
+        maskclip-bench plan --suite all
+
+        maskclip-bench plan --why clip_vit-demo_demo/knn/demo_objects
+    """
     output = console()
-    output.print(_plan_table(made_plan))
+    opened = Workspace.open(workspace)
+    if why is not None:
+        from maskclip_bench.tasks.why import explain
+
+        show_why(explain(why, opened, limit=limit), output)
+        return
+    chosen = _suite(suite, backbone, task)
+    made_plan = _plan(chosen, opened, seeds, backbone, task, limit)
+    output.print(plan_table(made_plan))
     for row in made_plan.pretraining:
-        output.print(f"pretrained first: {row.label} ({row.declaration.source.recipe})")
-    _show_left_out(made_plan.left_out, output, remedies=True)
+        output.print(
+            f"pretrained first: {row.label} ({row.declaration.source.recipe})", markup=False
+        )
+    show_left_out(made_plan.left_out, output, remedies=True)
+
+
+def _execute(
+    made_plan: Plan, workspace: Workspace, device: torch.device, jobs: int | None
+) -> RunResult:
+    """Make the open cells of a plan, with a display of the progress."""
+    from maskclip_bench.cli.progress import RunDisplay
+    from maskclip_bench.tasks.execution import Execution, RunResult
+
+    messages = Console(stderr=True, highlight=False)
+    num_open = len(made_plan.open_cells)
+    num_refused = sum(cell.refused is not None for cell in made_plan.cells)
+    messages.print(
+        f"{len(made_plan.cells)} cells: {len(made_plan.cells) - num_open} recorded, "
+        f"{num_open - num_refused} to measure, {len(made_plan.pretraining)} rows to pretrain first."
+        + (f" {num_refused} cannot be measured here." if num_refused else "")
+    )
+    if not num_open:
+        return RunResult()
+    with RunDisplay(messages) as display:
+        return Execution(
+            made_plan,
+            workspace,
+            device=device,
+            num_jobs=jobs or (1 if device.type == "cuda" else min(2, default_num_threads())),
+            listener=display,
+        ).run()
 
 
 def _suite(
@@ -150,21 +196,22 @@ def _suite(
 
 def _plan(
     suite: SuiteDeclaration,
-    place: Workspace,
+    workspace: Workspace,
     seeds: str,
     backbones: list[str] | None,
     tasks: list[str] | None,
+    limit: int | None,
 ) -> Plan:
     """The suite's plan; what the command names is asked for, not only part of a suite."""
     from maskclip_bench.tasks.plan import Named, make_plan
 
     named = Named.of(backbones or [], tasks or [])
-    made = make_plan(suite, place, seeds=_seeds(seeds), named=named)
+    made = make_plan(suite, workspace, seeds=_seeds(seeds), named=named, limit=limit)
     if not made.cells and not made.left_out:
         raise ConfigError(
-            "There is no cell: a row of the demo world meets only columns of the demo world, and "
-            "likewise in the real world. The worlds stand in: maskclip-bench list backbones, and "
-            "maskclip-bench list tasks."
+            "There is no cell: in a suite a row of the demo world meets only columns of the demo "
+            "world, and likewise in the real world. Name both the row and the data set to measure "
+            "it all the same; see: maskclip-bench list backbones, and maskclip-bench list tasks."
         )
     return made
 
@@ -181,59 +228,32 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
-def _plan_table(plan: Plan) -> RichTable:
-    columns = list(dict.fromkeys(cell.column.name for cell in plan.cells))
-    view = RichTable("task", box=None)
-    rows = list(dict.fromkeys(cell.row.label for cell in plan.cells))
-    for label in rows:
-        view.add_column(label, justify="center")
-    state = {
-        (cell.row.label, cell.column.name): "recorded"
-        if cell.recorded
-        else ("to measure" if cell.is_to_measure else "cannot be measured")
-        for cell in plan.cells
-    }
-    for column in columns:
-        view.add_row(column, *(state.get((label, column), "") for label in rows))
-    return view
-
-
-def _show_left_out(left_out: list[LeftOut], output: Console, *, remedies: bool) -> None:
-    """What the machine could not do, grouped by reason; with `remedies`, how to change that."""
-    if not left_out:
-        return
-    output.print(f"\n[bold]Left out[/] ({len(left_out)}):")
-    reasons: dict[str, list[LeftOut]] = {}
-    for item in left_out:
-        reasons.setdefault(item.why, []).append(item)
-    for why, items in reasons.items():
-        if remedies:
-            output.print(f"  [bold]{why}[/]")
-            for item in items:
-                output.print(f"    {item.what}  [dim]{escape(item.remedy)}[/]")
-        else:
-            output.print(f"  {why}: {', '.join(item.what for item in items)}")
-    for item in left_out:
-        if item.error is not None:
-            output.print(f"  [red]asked for by name[/]: {escape(str(item.error))}", soft_wrap=True)
-    if not remedies:
-        output.print("  [dim]How to get them: maskclip-bench plan[/]")
-
-
-def _show_tables(suite: SuiteDeclaration, place: Workspace, output: Console) -> None:
+def _show_tables(suite: SuiteDeclaration, workspace: Workspace, output: Console) -> None:
+    """The suite's tables that have a measured cell, shown and written."""
     from maskclip_bench.results.records import RecordStore
     from maskclip_bench.results.tables import build_table, load_table, to_terminal, write_table
 
-    store = RecordStore(place.records)
+    store = RecordStore(workspace.records)
     for name in suite.tables:
         table = build_table(load_table(name), store)
         if not table.rows:
             continue
         output.print()
         output.print(to_terminal(table))
-        for path in write_table(table, place.tables, name):
-            output.print(f"[dim]{path}[/]", soft_wrap=True)
-    output.print(f"[dim]records: {place.records}[/]", soft_wrap=True)
+        for path in write_table(table, workspace.tables, name):
+            output.print(str(path), style="dim", soft_wrap=True, markup=False)
+
+
+def _say_where(workspace: Workspace, limit: int | None, output: Console) -> None:
+    from maskclip_bench.tasks.cell import records_of
+
+    text = f"records: {records_of(workspace, limit)}"
+    output.print(text, style="dim", soft_wrap=True, markup=False)
+    if limit is not None:
+        output.print(
+            f"These are trials on at most {limit} images of each split, kept apart from the "
+            "records that tables are made of."
+        )
 
 
 def _duration(seconds: float) -> str:

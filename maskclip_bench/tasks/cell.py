@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from maskclip_bench import storage
-from maskclip_bench.backbones import BackboneDeclaration, weights_folder
+from maskclip_bench.backbones import Backbone, BackboneDeclaration, weights_folder
 from maskclip_bench.errors import MaskCLIPBenchError
 from maskclip_bench.progress import Unit
-from maskclip_bench.results.records import Cell, Record
+from maskclip_bench.results.records import Cell, Record, row_id
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.protocols.base import Protocol, cell_fingerprint
@@ -59,13 +60,21 @@ class PlannedCell:
 
     Attributes:
         recorded: Its record, if that still holds.
-        refused: Why it cannot be measured here, for a cell that was asked for by name.
+        refused: Why it cannot be measured here; its record then says so.
+        asked: Whether its row and its protocol were asked for by name, so that leaving it out is
+            a failure.
     """
 
     row: Row
     column: Column
     recorded: Record | None
-    refused: MaskCLIPBenchError | None = None
+    refused: BaseException | None = None
+    asked: bool = False
+
+    @property
+    def row_id(self) -> str:
+        """Name of its row: the backbone's, with the seed where it is not 0."""
+        return row_id(self.row.name, self.row.seed)
 
     @property
     def is_to_measure(self) -> bool:
@@ -82,8 +91,29 @@ class PlannedCell:
         )
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """Something of the suite that this machine cannot do now.
+
+    Attributes:
+        error: What its cells fail with, where it was asked for by name; else None.
+    """
+
+    what: str
+    why: str
+    remedy: str
+    error: MaskCLIPBenchError | None = None
+
+
+def records_of(workspace: Workspace, limit: int | None) -> Path:
+    """Folder of the records; those of a run with a limit are apart, so that no table mixes them."""
+    if limit is None:
+        return workspace.records
+    return workspace.root / f"records_limit_{limit}"
+
+
 def weights_identity(row: Row, workspace: Workspace) -> str:
-    """What says, without loading them, that a row's weights are still the same.
+    """What says, without putting them on a device, that a row's weights are still the same.
 
     For a folder of weights the hash of the weights files; for a model of a zoo its name there.
     """
@@ -100,34 +130,79 @@ def weights_identity(row: Row, workspace: Workspace) -> str:
 
 
 def fingerprints_of(
-    row: Row, column: Column, workspace: Workspace, *, weights: str
+    protocol: Protocol,
+    task: TaskDeclaration,
+    backbone: BackboneDeclaration,
+    workspace: Workspace,
+    *,
+    weights: str,
+    limit: int | None = None,
 ) -> dict[str, str]:
     """Hashes of all that a cell's number depends on, by part.
+
+    Args:
+        protocol: How it is measured.
+        task: The data set.
+        backbone: The row.
+        workspace: Where the data is.
+        weights: Identity of the row's weights.
+        limit: Images of each split, for a run that does not use all of them.
 
     Raises:
         DataError: The data is missing or broken.
         ConfigError: The settings do not fit.
     """
-    return {
+    parts = {
         "weights": weights,
-        "preprocess": preprocess_fingerprint(row),
-        **column.protocol.cell_fingerprints(column.declaration, row.declaration, workspace),
+        "preprocess": preprocess_fingerprint(backbone),
+        **protocol.cell_fingerprints(task, backbone, workspace),
     }
+    return parts if limit is None else {**parts, "limit": str(limit)}
 
 
-def preprocess_fingerprint(row: Row) -> str:
-    """Hash of what the row declares of its preprocessing."""
-    return storage.fingerprint(row.declaration.preprocess.model_dump(mode="json"))
+def fingerprints_of_backbone(
+    protocol: Protocol,
+    task: TaskDeclaration,
+    backbone: Backbone,
+    workspace: Workspace,
+    *,
+    limit: int | None = None,
+) -> dict[str, str]:
+    """The same for a loaded backbone.
+
+    Raises:
+        DataError: The data is missing or broken.
+        ConfigError: The settings do not fit.
+    """
+    return fingerprints_of(
+        protocol,
+        task,
+        backbone.declaration,
+        workspace,
+        weights=backbone.weights_fingerprint,
+        limit=limit,
+    )
 
 
-def identity_of_cell(row: Row, column: Column, fingerprints: dict[str, str]) -> Cell:
+def preprocess_fingerprint(backbone: BackboneDeclaration) -> str:
+    """Hash of what a row declares of its preprocessing."""
+    return storage.fingerprint(backbone.preprocess.model_dump(mode="json"))
+
+
+def cell_of(
+    protocol: Protocol,
+    task: TaskDeclaration,
+    backbone: str,
+    seed: int,
+    fingerprints: Mapping[str, str],
+) -> Cell:
     """The cell that a record is of."""
     return Cell(
-        backbone=row.name,
-        seed=row.seed,
-        protocol=column.protocol.name,
-        dataset=column.declaration.name,
-        world=column.declaration.world,
-        task_version=column.declaration.task_version,
-        cell_fingerprint=cell_fingerprint(fingerprints),
+        backbone=backbone,
+        seed=seed,
+        protocol=protocol.name,
+        dataset=task.name,
+        world=task.world,
+        task_version=task.task_version,
+        cell_fingerprint=cell_fingerprint(dict(fingerprints)),
     )

@@ -163,8 +163,7 @@ class DenseProtocol(Protocol):
         missing = missing_packages(self.toolbox)
         if missing:
             raise MissingDependencyError(
-                f"{self.display_name} needs {', '.join(missing)}: "
-                "pip install 'maskclip-bench[openmmlab]'"
+                f"{self.title} needs {', '.join(missing)}: pip install 'maskclip-bench[openmmlab]'"
             )
         settings: DenseSettings = context.settings
         backbone = context.backbone

@@ -3,48 +3,51 @@
     plan -> (data, weights) -> protocols -> records
 
 Pretraining and the protocols that train through the backbone run as subprocesses, the others in
-this process, each as soon as what it needs is there. A cell that fails is recorded as failed and
-the run goes on; killed at any moment, the same call goes on.
+this process, each as soon as what it needs is there. Whatever a row, its settings or its encoder
+raises is the failure of that cell: it is recorded and the run goes on. Only an interrupt and a disk
+that refuses stop a run; the same call continues it.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from threadpoolctl import threadpool_limits
 
 from maskclip_bench.backbones import Backbone, load_backbone
-from maskclip_bench.errors import JobError, MaskCLIPBenchError, StorageError
+from maskclip_bench.errors import JobError, StorageError, storage_error
 from maskclip_bench.jobs import JobCancelled, own_command, run_job
 from maskclip_bench.pretrain.methods import METHODS
 from maskclip_bench.pretrain.recipe import load_recipe
 from maskclip_bench.progress import Listener, Unit, read_progress
-from maskclip_bench.results.records import (
-    Record,
-    RecordStore,
-    failed_record,
-    measured_record,
-)
+from maskclip_bench.results.records import Record, RecordStore, failed_record
 from maskclip_bench.runtime import DATA_VARIABLE, Workspace, default_num_threads, provenance
 from maskclip_bench.tasks.cell import (
+    LeftOut,
     PlannedCell,
     Row,
+    cell_of,
     fingerprints_of,
-    identity_of_cell,
     preprocess_fingerprint,
+    records_of,
     weights_identity,
 )
 from maskclip_bench.tasks.features import FeatureStore
+from maskclip_bench.tasks.measure import measure_record
 from maskclip_bench.tasks.plan import Plan
-from maskclip_bench.tasks.protocols.base import ProtocolContext
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +59,17 @@ SECONDS_PER_PAIR = 1 / 400
 
 @dataclass
 class RunResult:
-    """What a run did: cells made, cells that failed (with the error's first line)."""
+    """What a run did.
+
+    Attributes:
+        measured: Records of the cells that were measured.
+        failed: Records of the cells that failed, with the error.
+        left_out: Cells of rows that turned out, once loaded, not to fit the protocol.
+    """
 
     measured: list[Record] = field(default_factory=list)
     failed: list[Record] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
 @dataclass
@@ -69,6 +79,26 @@ class _Node:
     key: str
     work: Callable[[], None]
     after: frozenset[str] = frozenset()
+
+
+class _Loader:
+    """Loads a row when its first cell asks for it, once; what it raised is raised again."""
+
+    def __init__(self, load: Callable[[], Backbone]) -> None:
+        self._load = load
+        self._loaded: Backbone | None = None
+        self._error: BaseException | None = None
+
+    def __call__(self) -> Backbone:
+        if self._error is not None:
+            raise self._error
+        if self._loaded is None:
+            try:
+                self._loaded = self._load()
+            except BaseException as error:
+                self._error = error
+                raise
+        return self._loaded
 
 
 class Execution:
@@ -97,10 +127,10 @@ class Execution:
         self._num_jobs = num_jobs
         self._num_threads = max(1, default_num_threads() // num_jobs)
         self._listener = listener
-        self._store = RecordStore(workspace.records)
+        self._store = RecordStore(records_of(workspace, plan.limit))
         self._features = FeatureStore(workspace.features)
         self._cancel = threading.Event()
-        self._broken_rows: dict[tuple[str, int], BaseException] = {}
+        self._not_pretrained: dict[tuple[str, int], JobError] = {}
         self._result = RunResult()
         self._lock = threading.Lock()
 
@@ -156,9 +186,9 @@ class Execution:
         return units + [cell.unit for cell in self._plan.open_cells]
 
     def _nodes(self) -> list[_Node]:
-        """Longest first, so that the pool is not left waiting for one late long piece."""
+        """Longest first, so that the pool does not wait for one long piece at the end."""
         nodes = [
-            _Node(cell.unit.key, partial(self._measure, cell, None))
+            _Node(cell.unit.key, partial(self._measure, cell, self._loader(cell.row)))
             for cell in self._plan.open_cells
             if cell.refused is not None
         ]
@@ -182,7 +212,7 @@ class Execution:
                 nodes.append(_Node(name, partial(self._evaluate_row, here), ready))
             for cell in cells:
                 if cell not in here:
-                    nodes.append(_Node(cell.unit.key, partial(self._evaluate_cell, cell), ready))
+                    nodes.append(_Node(cell.unit.key, partial(self._evaluate_row, [cell]), ready))
         return nodes
 
     # The pieces of work. Each runs in a thread of the pool.
@@ -219,7 +249,7 @@ class Execution:
                 environment={DATA_VARIABLE: str(self._workspace.data)},
             )
         except JobError as error:
-            self._broken_rows[row.name, row.seed] = error
+            self._not_pretrained[row.name, row.seed] = error
             self._listener.finished(unit, ok=False, note=str(error).splitlines()[0])
         else:
             self._listener.finished(unit, ok=True, note=str(output))
@@ -232,88 +262,117 @@ class Execution:
 
     def _evaluate_row(self, cells: Sequence[PlannedCell]) -> None:
         """The cells of one row that run in this process; its weights are loaded once."""
-        backbone: Backbone | None = None
+        loader = self._loader(cells[0].row)
         for cell in cells:
             self._check_cancelled()
-            if backbone is None and (cell.row.name, cell.row.seed) not in self._broken_rows:
-                try:
-                    backbone = self._load(cell.row)
-                except MaskCLIPBenchError as error:
-                    self._broken_rows[cell.row.name, cell.row.seed] = error
-            self._measure(cell, backbone)
+            self._measure(cell, loader)
 
-    def _evaluate_cell(self, cell: PlannedCell) -> None:
-        """A cell whose protocol starts a subprocess of its own."""
-        self._evaluate_row([cell])
+    def _loader(self, row: Row) -> _Loader:
+        def load() -> Backbone:
+            if (row.name, row.seed) in self._not_pretrained:
+                raise self._not_pretrained[row.name, row.seed]
+            return load_backbone(
+                row.declaration, workspace=self._workspace, seed=row.seed, device=self._device
+            )
 
-    def _load(self, row: Row) -> Backbone:
-        return load_backbone(
-            row.declaration, workspace=self._workspace, seed=row.seed, device=self._device
+        return _Loader(load)
+
+    def _measure(self, cell: PlannedCell, loader: _Loader) -> None:
+        """Measure a cell and record what came of it, score or failure."""
+        self._listener.started(cell.unit)
+        began = time.monotonic()
+        parts = {"preprocess": preprocess_fingerprint(cell.row.declaration)}
+        record: Record | None = None
+        outcomes: pd.DataFrame | None = None
+        try:
+            reason = self._unfit(cell, loader)
+            if reason is None:
+                record, outcomes = self._attempt(cell, loader, parts)
+        except (KeyboardInterrupt, JobCancelled, StorageError):
+            raise
+        except BaseException as error:  # SystemExit in somebody's encoder, too
+            refusal = _disk_refusal(error, self._workspace)
+            if refusal is not None:
+                raise refusal from error  # nothing can be recorded on a disk that refuses
+            logger.debug("cell failed", exc_info=True)
+            record = self._failure(cell, _with_text(error), parts, time.monotonic() - began)
+        if record is None:
+            self._leave_out(cell, str(reason))
+        else:
+            self._keep(cell, record, outcomes)
+
+    def _unfit(self, cell: PlannedCell, loader: _Loader) -> str | None:
+        """Why the loaded row does not fit the protocol, where nobody asked for it by name."""
+        if cell.refused is not None or cell.asked:
+            return None
+        return cell.column.protocol.missing_in(loader(), cell.column.declaration)
+
+    def _attempt(
+        self, cell: PlannedCell, loader: _Loader, parts: dict[str, str]
+    ) -> tuple[Record, pd.DataFrame]:
+        """Measure; `parts` gets the fingerprints as they are found, for the record of a failure."""
+        row, protocol, task = cell.row, cell.column.protocol, cell.column.declaration
+        if cell.refused is not None:
+            raise cell.refused
+        parts["weights"] = "not on this machine"
+        backbone = loader()
+        parts["weights"] = weights_identity(row, self._workspace)
+        parts |= fingerprints_of(
+            protocol,
+            task,
+            row.declaration,
+            self._workspace,
+            weights=parts["weights"],
+            limit=self._plan.limit,
         )
 
-    def _measure(self, cell: PlannedCell, backbone: Backbone | None) -> None:
-        """Run the protocol and record what came of it, score or failure."""
-        unit, row, column = cell.unit, cell.row, cell.column
-        self._listener.started(unit)
-        began = time.monotonic()
-        origin = provenance(self._device)
-        if backbone is not None:
-            origin["weights_state"] = backbone.weights_fingerprint
-            origin["transform"] = backbone.transform_id
-        fingerprints = {"preprocess": preprocess_fingerprint(row)}
-        outcomes = None
-        try:
-            if cell.refused is not None:
-                raise cell.refused
-            found = weights_identity(row, self._workspace) if backbone else "not on this machine"
-            fingerprints["weights"] = found
-            fingerprints = fingerprints_of(row, column, self._workspace, weights=found)
-            if backbone is None:
-                raise self._broken_rows[row.name, row.seed]
-            measurement = column.protocol.run(self._context(cell, backbone))
-            outcomes = measurement.outcomes
-            record = measured_record(
-                identity_of_cell(row, column, fingerprints),
-                measurement,
-                fingerprints=fingerprints,
-                provenance=origin,
-                seconds=time.monotonic() - began,
-            )
-        except StorageError:
-            raise  # nothing can be recorded on a disk that refuses
-        except Exception as error:
-            logger.debug("cell failed", exc_info=True)
-            outcomes = None
-            record = failed_record(
-                identity_of_cell(row, column, fingerprints),
-                error,
-                fingerprints=fingerprints,
-                provenance=origin,
-                seconds=time.monotonic() - began,
-            )
+        def progress(stage: str, done: int, total: int) -> None:
+            self._check_cancelled()
+            self._listener.advanced(cell.unit, stage, done, total)
+
+        return measure_record(
+            protocol,
+            task,
+            backbone,
+            workspace=self._workspace,
+            features=self._features,
+            device=self._device,
+            progress=progress,
+            num_threads=self._num_threads,
+            cancel=self._cancel,
+            limit=self._plan.limit,
+            fingerprints=dict(parts),
+        )
+
+    def _failure(
+        self, cell: PlannedCell, error: BaseException, parts: dict[str, str], seconds: float
+    ) -> Record:
+        """The record of a failed cell."""
+        return failed_record(
+            cell_of(
+                cell.column.protocol, cell.column.declaration, cell.row.name, cell.row.seed, parts
+            ),
+            error,
+            fingerprints=parts,
+            provenance=provenance(self._device),
+            seconds=seconds,
+        )
+
+    def _keep(self, cell: PlannedCell, record: Record, outcomes: pd.DataFrame | None) -> None:
+        """Save a record, and tell of it."""
         standing = self._store.save(record, outcomes)
         if standing.cell == record.cell:  # else an older score stands, and this still failed
             record = standing
         with self._lock:
             (self._result.measured if record.status == "ok" else self._result.failed).append(record)
-        self._listener.finished(unit, ok=record.status == "ok", note=_summary(record))
+        self._listener.finished(cell.unit, ok=record.status == "ok", note=summary(record))
 
-    def _context(self, cell: PlannedCell, backbone: Backbone) -> ProtocolContext:
-        def progress(stage: str, done: int, total: int) -> None:
-            self._check_cancelled()
-            self._listener.advanced(cell.unit, stage, done, total)
-
-        return ProtocolContext(
-            task=cell.column.declaration,
-            settings=cell.column.protocol.settings_of(cell.column.declaration),
-            backbone=backbone,
-            features=self._features,
-            workspace=self._workspace,
-            device=self._device,
-            progress=progress,
-            num_threads=self._num_threads,
-            cancel=self._cancel,
-        )
+    def _leave_out(self, cell: PlannedCell, reason: str) -> None:
+        with self._lock:
+            self._result.left_out.append(
+                LeftOut(f"{cell.row.name} x {cell.column.name}", reason, "")
+            )
+        self._listener.finished(cell.unit, ok=True, note=f"left out: {reason}")
 
     def _check_cancelled(self) -> None:
         if self._cancel.is_set():
@@ -332,10 +391,47 @@ def _pretraining_unit(row: Row) -> Unit:
     )
 
 
-def _summary(record: Record) -> str:
-    """The primary metric with its interval, or the error's first line."""
+def summary(record: Record) -> str:
+    """The primary metric with its interval, or the error, in one line."""
     if record.status == "failed" or record.primary_metric is None:
-        return str(record.error.message).splitlines()[0] if record.error else "failed"
+        return failure_line(record)
     metric = record.primary
     text = f"{record.primary_metric} {100 * metric.value:.1f}"
     return f"{text} ±{100 * metric.half_width:.1f}" if metric.half_width is not None else text
+
+
+def failure_line(record: Record) -> str:
+    """Type and first line of a failed record's error; the type alone where it has no text."""
+    if record.error is None:
+        return "failed"
+    first = next((line for line in record.error.message.splitlines() if line.strip()), "")
+    return f"{record.error.type}: {first}" if first else record.error.type
+
+
+def _with_text(error: BaseException) -> BaseException:
+    """The error, or one in its place if its own text cannot be read."""
+    try:
+        str(error)
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}, whose text cannot be read")
+    return error
+
+
+def _disk_refusal(error: BaseException, workspace: Workspace) -> StorageError | None:
+    """The refusal of the disk that is behind an error, if there is one: no space, no quota."""
+    for cause in _causes(error):
+        if isinstance(cause, StorageError):
+            return cause
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return storage_error(cause, cause.filename or workspace.root)
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those it came from."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__

@@ -1,21 +1,26 @@
 """Features, computed once: each image goes through a backbone one time, each prompt too.
 
 The store is content-addressed. A file's name is the hash of everything its content depends on
-(weights, transform, precision, data, which images), so nothing is ever stale, and tasks that share
-a split share its features. Long splits are stored in parts, so an interrupted run goes on where it
-was.
+(weights, transform, precision, content of the data, split, which images), so nothing is stale, and
+tasks that share a split share its features. The features of a split are committed in parts, about
+one a minute, so an interrupted pass continues where it was.
 
-    features/{key[:2]}/{key}.safetensors    the tensors
-    features/{key[:2]}/{key}.json           what they are, and their hash; the commit point
+    features/{key[:2]}/{key}.safetensors             tensors under one key
+    features/{key[:2]}/{key}-{start}.safetensors     a part of a split, from image `start` on
+    the same name with .json                         what they are, and their hash; the commit point
+
+Without a folder the store is in memory, for models that exist only in this process.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +32,34 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from maskclip_bench import storage
-from maskclip_bench.backbones.loading import Backbone
+from maskclip_bench.backbones import Backbone
 from maskclip_bench.data.readers import Dataset
-from maskclip_bench.errors import DataError
-from maskclip_bench.progress import Progress, no_progress
+from maskclip_bench.errors import DataError, NonFiniteError, storage_error
+from maskclip_bench.progress import Progress, no_progress, throttled
 from maskclip_bench.runtime import default_num_threads
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Part of every key; raised when a stored feature changes its meaning."""
 
-PART_SIZE = 50_000
-"""Images in one file; what an interruption loses at most."""
+COMMIT_SECONDS = 60.0
+"""What an interruption loses at most, about."""
 
 IMAGE_BATCH = 256
 TEXT_BATCH = 512
 REPORT_SECONDS = 0.5
 
 WORKERS_FROM_PIXELS = 20_000 * 64 * 64
-"""Pixels in a part from which decoding in worker processes pays for starting them."""
+"""Pixels from which decoding in worker processes pays for starting them."""
+
+NAMED_SAMPLES = 3
+"""How many samples an error names."""
+
+_SYSTEM_ERROR = re.compile(r"os error (\d+)|code: (\d+)")
+"""Where safetensors says which error of the system stopped it."""
+
+Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,45 +76,59 @@ class ImageFeatures:
 
 
 class FeatureStore:
-    """The features of a workspace.
+    """The features of a workspace, or of one process.
 
     Args:
-        root: Folder of the store (`workspace.features`).
+        root: Folder of the store (`workspace.features`); None keeps features in memory only.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path | None = None) -> None:
         self.root = root
+        self._memory: dict[str, Tensors] = {}
+        if root is not None:
+            storage.remove_leftovers(root, recursive=True)
 
     def images(
         self, backbone: Backbone, dataset: Dataset, *, progress: Progress = no_progress
     ) -> ImageFeatures:
-        """Features of all images of a split, computed if they are not stored.
+        """Features of all images of a split, computed where they are not stored.
 
         Raises:
             DataError: An image cannot be read; names the file.
+            NonFiniteError: Features are NaN or infinite; names the row and the first images.
             StorageError: The disk refused.
         """
-        parts = [
-            self._part(backbone, dataset, start, progress)
-            for start in range(0, len(dataset), PART_SIZE)
-        ]
-        tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        return ImageFeatures(backbone=tensors["backbone"], joint=tensors.get("joint"))
-
-    def _part(
-        self, backbone: Backbone, dataset: Dataset, start: int, progress: Progress
-    ) -> dict[str, Tensor]:
         identity = {
             **identity_of(backbone),
             "transform": backbone.transform_id,
             "data": dataset.fingerprint,
-            "images": [start, min(start + PART_SIZE, len(dataset))],
+            "split": dataset.split,
+            "num_images": len(dataset),
         }
-        return self.get(
-            identity,
-            lambda: _extract(backbone, dataset, start, progress),
-            note=f"{backbone.row_id}, {dataset.name} ({dataset.split})",
-        )
+        if self.root is None:
+            tensors = self.get(
+                identity, lambda: _joined(list(_extract(backbone, dataset, 0, progress))), note=""
+            )
+        else:
+            tensors = self._stored_images(identity, backbone, dataset, progress)
+        return ImageFeatures(backbone=tensors["backbone"], joint=tensors.get("joint"))
+
+    def _stored_images(
+        self, identity: dict[str, Any], backbone: Backbone, dataset: Dataset, progress: Progress
+    ) -> Tensors:
+        assert self.root is not None
+        key = _key(identity)
+        folder = self.root / key[:2]
+        parts = _read_parts(folder, key)
+        if _num_rows(parts) < len(dataset):
+            with storage.exclusive(folder / key):
+                parts = _read_parts(folder, key)  # another process may have made them meanwhile
+                note = {
+                    "what": f"{backbone.row_id}, {dataset.name} ({dataset.split})",
+                    **identity,
+                }
+                parts += _extract_in_parts(folder, key, backbone, dataset, parts, note, progress)
+        return parts[0] if len(parts) == 1 else _joined(parts)
 
     def texts(
         self, backbone: Backbone, texts: Sequence[str], *, progress: Progress = no_progress
@@ -110,6 +137,7 @@ class FeatureStore:
 
         Raises:
             ConfigError: The backbone has no text tower.
+            NonFiniteError: Embeddings are NaN or infinite; names the row and the first texts.
             StorageError: The disk refused.
         """
         distinct = sorted(set(texts), key=lambda text: (len(text), text))
@@ -118,12 +146,10 @@ class FeatureStore:
             lambda: {"texts": _encode(backbone, distinct, progress)},
             note=f"{backbone.row_id}, {len(distinct)} texts",
         )["texts"]
-        place = {text: index for index, text in enumerate(distinct)}
-        return stored[torch.tensor([place[text] for text in texts], dtype=torch.int64)]
+        position = {text: index for index, text in enumerate(distinct)}
+        return stored[torch.tensor([position[text] for text in texts], dtype=torch.int64)]
 
-    def get(
-        self, identity: dict[str, Any], make: Callable[[], dict[str, Tensor]], *, note: str
-    ) -> dict[str, Tensor]:
+    def get(self, identity: dict[str, Any], make: Callable[[], Tensors], *, note: str) -> Tensors:
         """Tensors by what they depend on; made, and stored, if they are not there.
 
         Args:
@@ -134,7 +160,11 @@ class FeatureStore:
         Raises:
             StorageError: The disk refused.
         """
-        key = storage.fingerprint({**identity, "format": FORMAT_VERSION}, length=32)
+        key = _key(identity)
+        if self.root is None:
+            if key not in self._memory:
+                self._memory[key] = make()
+            return self._memory[key]
         path = self.root / key[:2] / f"{key}.safetensors"
         found = _read(path)
         if found is not None:
@@ -156,7 +186,14 @@ def identity_of(backbone: Backbone) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> dict[str, Tensor] | None:
+def _key(identity: dict[str, Any]) -> str:
+    return storage.fingerprint({**identity, "format": FORMAT_VERSION}, length=32)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> Tensors | None:
     """Stored tensors, or None if there are none or they are damaged (then they are removed)."""
     note = path.with_suffix(".json")
     if not note.is_file():
@@ -166,31 +203,87 @@ def _read(path: Path) -> dict[str, Tensor] | None:
         if storage.sha256_file(path) != expected:
             raise ValueError("its hash is not the recorded one")
         return load_file(str(path))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         logger.warning("Stored features %s are damaged (%s); computing them again", path, error)
         note.unlink(missing_ok=True)
         return None
 
 
-def _write(path: Path, tensors: dict[str, Tensor], note: dict[str, Any]) -> None:
+def _write(path: Path, tensors: Tensors, note: dict[str, Any]) -> None:
     with storage.atomic_file(path) as temporary:
-        save_file(tensors, str(temporary))
+        try:
+            save_file(tensors, str(temporary))
+        except SafetensorError as error:
+            raise _refusal(error, path) from error
         digest = storage.sha256_file(temporary)
     shapes = {name: list(value.shape) for name, value in tensors.items()}
     storage.write_json(path.with_suffix(".json"), {"sha256": digest, "shapes": shapes, **note})
+
+
+def _refusal(error: SafetensorError, path: Path) -> Exception:
+    """What the disk said, as the error for it: safetensors has a type of its own."""
+    found = _SYSTEM_ERROR.search(str(error))
+    if found is None:
+        return error
+    return storage_error(OSError(int(found[1] or found[2]), str(error)), path)
+
+
+def _part_path(folder: Path, key: str, start: int) -> Path:
+    return folder / f"{key}-{start}.safetensors"
+
+
+def _read_parts(folder: Path, key: str) -> list[Tensors]:
+    """The parts of a split that are stored without a gap, from its first image on."""
+    parts: list[Tensors] = []
+    while (part := _read(_part_path(folder, key, _num_rows(parts)))) is not None:
+        parts.append(part)
+    return parts
+
+
+def _extract_in_parts(
+    folder: Path,
+    key: str,
+    backbone: Backbone,
+    dataset: Dataset,
+    stored: list[Tensors],
+    note: dict[str, Any],
+    progress: Progress,
+) -> list[Tensors]:
+    """Compute what is not stored, and commit it about once a minute -> the new parts."""
+    start = done = _num_rows(stored)
+    new: list[Tensors] = []
+    waiting: list[Tensors] = []
+    committed = time.monotonic()
+    for outputs in _extract(backbone, dataset, start, progress):
+        waiting.append(outputs)
+        done += _num_rows([outputs])
+        if done == len(dataset) or time.monotonic() - committed >= COMMIT_SECONDS:
+            part = _joined(waiting)
+            _write(_part_path(folder, key, start), part, {**note, "images": [start, done]})
+            new.append(part)
+            start, waiting, committed = done, [], time.monotonic()
+    return new
+
+
+def _num_rows(parts: Sequence[Tensors]) -> int:
+    return sum(len(part["backbone"]) for part in parts)
+
+
+def _joined(parts: Sequence[Tensors]) -> Tensors:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 # --- images --------------------------------------------------------------------------------------
 
 
 class _Prepared(TorchDataset[tuple[Tensor | None, str]]):
-    """Prepared images of a range; what cannot be read comes as words, not as an exception."""
+    """Prepared images from `start` on; what cannot be read comes as words, not as an exception."""
 
     def __init__(self, dataset: Dataset, transform: Callable[..., Tensor], start: int) -> None:
         self.read = dataset.read
         self.transform = transform
         self.start = start
-        self.stop = min(start + PART_SIZE, len(dataset))
+        self.stop = len(dataset)
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -211,16 +304,15 @@ def _collate(samples: list[tuple[Tensor | None, str]]) -> tuple[Tensor | None, s
 
 def _extract(
     backbone: Backbone, dataset: Dataset, start: int, progress: Progress
-) -> dict[str, Tensor]:
+) -> Iterator[Tensors]:
+    """Outputs of the images from `start` on, a batch at a time, on the CPU."""
     prepared = _Prepared(dataset, backbone.transform, start)
-    stage, reporter = f"features of {dataset.split}", _Reporter(progress, len(dataset))
-    outputs: list[dict[str, Tensor]] = []
+    stage, report = f"features of {dataset.split}", throttled(progress, seconds=REPORT_SECONDS)
     done = start
     for images in _batches(prepared, backbone):
-        outputs.append({k: v.cpu() for k, v in backbone.image_outputs(images).items()})
+        yield _outputs(backbone, images, dataset, done)
         done += len(images)
-        reporter(stage, done)
-    return {name: torch.cat([output[name] for output in outputs]) for name in outputs[0]}
+        report(stage, done, len(dataset))
 
 
 def _batches(prepared: _Prepared, backbone: Backbone) -> Iterator[Tensor]:
@@ -239,26 +331,73 @@ def _batches(prepared: _Prepared, backbone: Backbone) -> Iterator[Tensor]:
         yield images
 
 
+def _outputs(backbone: Backbone, images: Tensor, dataset: Dataset, start: int) -> Tensors:
+    """Outputs of one batch.
+
+    Raises:
+        NonFiniteError: See `FeatureStore.images`.
+    """
+
+    def encode(part: Tensor) -> Tensors:
+        outputs = {k: v.cpu() for k, v in backbone.image_outputs(part).items()}
+        for point, values in outputs.items():
+            if len(values) != len(part):
+                raise DataError(
+                    f"{backbone.row_id} gave {len(values)} {point} features for {len(part)} "
+                    "images; an encoder returns one row an image."
+                )
+            _check_finite(values, f"the {point} features of {backbone.row_id}")
+        return outputs
+
+    try:
+        return encode(images)
+    except NonFiniteError as error:
+        names = dataset.sample_ids[start : start + len(images)]
+        one_by_one = [partial(encode, image[None]) for image in images]
+        raise _with_samples(error, names, one_by_one) from None
+
+
 def _encode(backbone: Backbone, texts: Sequence[str], progress: Progress) -> Tensor:
     """Texts, shortest first -> [T, P]."""
-    reporter = _Reporter(progress, len(texts))
+    report = throttled(progress, seconds=REPORT_SECONDS)
+
+    def encode(part: Sequence[str]) -> Tensor:
+        values = backbone.encode_text(part).cpu()
+        _check_finite(values, f"the text embeddings of {backbone.row_id}")
+        return values
+
     outputs = []
     for start in range(0, len(texts), TEXT_BATCH):
         batch = texts[start : start + TEXT_BATCH]
-        outputs.append(backbone.encode_text(batch).cpu())
-        reporter("texts", start + len(batch))
+        try:
+            outputs.append(encode(batch))
+        except NonFiniteError as error:
+            one_by_one = [partial(encode, [text]) for text in batch]
+            raise _with_samples(error, batch, one_by_one) from None
+        report("texts", start + len(batch), len(texts))
     return torch.cat(outputs)
 
 
-class _Reporter:
-    """Tells progress now and then, and at the end."""
+def _check_finite(values: Tensor, what: str) -> None:
+    wrong = int((~torch.isfinite(values).flatten(1).all(dim=1)).sum())
+    if wrong:
+        raise NonFiniteError(
+            f"{wrong} of {len(values)} rows of {what} are NaN or infinite. Check its weights and "
+            "its precision; no number is made of them."
+        )
 
-    def __init__(self, progress: Progress, total: int) -> None:
-        self.progress = progress
-        self.total = total
-        self.last = 0.0
 
-    def __call__(self, stage: str, done: int) -> None:
-        if done >= self.total or time.monotonic() - self.last >= REPORT_SECONDS:
-            self.last = time.monotonic()
-            self.progress(stage, done, self.total)
+def _with_samples(
+    error: NonFiniteError, names: Sequence[str], encode: Sequence[Callable[[], object]]
+) -> NonFiniteError:
+    """The same error with the first samples that are not finite, found one by one."""
+    found: list[str] = []
+    for name, encode_one in zip(names, encode, strict=True):
+        try:
+            encode_one()
+        except NonFiniteError:
+            found.append(repr(name))
+        if len(found) == NAMED_SAMPLES:
+            break
+    where = f"First of them: {', '.join(found)}." if found else "Only in a batch, not one by one."
+    return NonFiniteError(f"{error} {where}")

@@ -1,8 +1,12 @@
 """Metrics as pure functions: per-sample outcomes first, fractions from them.
 
-Ties. In classification, of classes with equal scores the lowest index wins, everywhere. In
-retrieval tied candidates are in random order, and a query scores the probability of a hit; so a
-collapsed model, for which all candidates are equal, scores exactly chance.
+**Ties.** Whatever has equal scores is in random order, and a sample scores the probability of a
+hit; so a collapsed model, for which all classes or candidates are equal, scores exactly chance.
+Scores are equal where they are the same number; `Candidates` gives the same number for vectors
+that are equal, which a matrix product alone does not promise.
+
+**Not a number.** Every function refuses scores and vectors that are NaN or infinite
+(`NonFiniteError`): a comparison with NaN is false, which would count as a hit.
 
 N samples, C classes, I images, T texts, P joint width.
 """
@@ -15,76 +19,23 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
+
+from maskclip_bench.errors import DataError, NonFiniteError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-TIE_TOLERANCE = 1e-6
-"""Cosines closer than this are tied: equal vectors give float32 products that differ by so much."""
-
-
-def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
-    """How many classes come before the true one, ties broken by the lower index.
-
-    Args:
-        scores: [N, C].
-        labels: int64 [N].
-
-    Returns:
-        int64 [N]; 0 where the prediction is right.
-
-    Example:
-        >>> label_ranks(torch.tensor([[0.1, 0.7, 0.7]]), torch.tensor([2]))
-        tensor([1])
-    """
-    own = scores.gather(1, labels[:, None])  # [N, 1]
-    index = torch.arange(scores.shape[1], device=scores.device)
-    before = (scores > own) | ((scores == own) & (index < labels[:, None]))
-    return before.sum(dim=1)
-
-
-def top_k_hits(ranks: Tensor, k: int) -> Floats:
-    """Outcomes of top-k accuracy: 1.0 where the rank is below k."""
-    return (ranks < k).cpu().numpy().astype(np.float64)
-
-
-def predictions(scores: Tensor) -> Integers:
-    """Index of the highest score of each row, the lowest of equal ones."""
-    return scores.cpu().numpy().argmax(axis=1).astype(np.int64)
-
-
-def mean_per_class(hits: Floats, labels: Integers) -> float:
-    """Mean over classes of the class means: balanced accuracy.
-
-    Example:
-        >>> mean_per_class(np.array([1.0, 1.0, 0.0, 1.0]), np.array([0, 0, 0, 1]))
-        0.8333333333333333
-    """
-    return float(np.mean([hits[labels == label].mean() for label in np.unique(labels)]))
-
-
-def roc_auc(scores: Floats, positive: NDArray[np.bool_]) -> float:
-    """Probability that a positive scores above a negative, ties counting half.
-
-    Example:
-        >>> roc_auc(np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False]))
-        0.875
-    """
-    negatives = np.sort(scores[~positive])
-    below = np.searchsorted(negatives, scores[positive], side="left")
-    not_above = np.searchsorted(negatives, scores[positive], side="right")
-    return float((below + not_above).mean() / 2 / len(negatives))
-
 
 @dataclass(frozen=True)
-class RetrievalRanks:
-    """Where the best match of each query stands among the candidates.
+class Ranks:
+    """Where the best right answer of each sample is among the candidates.
 
     Attributes:
-        better: Candidates that beat every match of the query, [N].
-        tied: Candidates, not matches, that tie with its best match, [N].
-        best: Matches that tie with the best one, itself included, [N].
+        better: Wrong candidates that score above every right one, [N].
+        tied: Wrong candidates that tie with the best right one, [N].
+        best: Right candidates that tie with the best one, itself included, [N].
     """
 
     better: Integers
@@ -92,25 +43,177 @@ class RetrievalRanks:
     best: Integers
 
     def hits(self, k: int) -> Floats:
-        """Probability that a match is among the first k, tied candidates in random order, [N].
+        """Probability that a right one is among the first k, tied ones in random order, [N].
 
-        With r = k - better places left for the tied ones: 1 - C(tied, r) / C(tied + best, r).
+        With r = k - better positions left for the tied ones: 1 - C(tied, r) / C(tied + best, r).
         """
-        places = np.clip(k - self.better, 0, None)
-        miss: Floats = np.ones(len(places), dtype=np.float64)
-        for drawn in range(int(places.max(initial=0))):
+        positions = np.clip(k - self.better, 0, None)
+        miss: Floats = np.ones(len(positions), dtype=np.float64)
+        for drawn in range(int(positions.max(initial=0))):
             left = self.tied - drawn
             factor = np.clip(left, 0, None) / np.maximum(left + self.best, 1)
-            miss = np.where(drawn < places, miss * factor, miss)
+            miss = np.where(drawn < positions, miss * factor, miss)
         return 1.0 - miss
 
     def optimistic_hits(self, k: int) -> Floats:
-        """1.0 where a match is among the first k if ties fall in its favour, [N]."""
+        """1.0 where a right one is among the first k if ties fall in its favour, [N]."""
         return (self.better < k).astype(np.float64)
 
     def pessimistic_hits(self, k: int) -> Floats:
-        """1.0 where a match is among the first k even if ties fall against it, [N]."""
+        """1.0 where a right one is among the first k even if ties fall against it, [N]."""
         return (self.better + self.tied < k).astype(np.float64)
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Refuse values of which no number may be made.
+
+    Args:
+        values: [N, ...].
+        what: What they are, for the message ("class scores").
+
+    Raises:
+        NonFiniteError: Some are NaN or infinite; says how many of how many rows.
+    """
+    if bool(torch.isfinite(values).all()):
+        return
+    wrong = int((~torch.isfinite(values.reshape(len(values), -1)).all(dim=1)).sum())
+    raise NonFiniteError(
+        f"{wrong} of {len(values)} rows of the {what} are NaN or infinite, so no number is made of "
+        "them. Check the weights of the backbone and its precision."
+    )
+
+
+def label_ranks(scores: Tensor, labels: Tensor) -> Ranks:
+    """How many classes come before the true one, and how many tie with it.
+
+    Args:
+        scores: [N, C].
+        labels: int64 [N], from 0 to C - 1.
+
+    Raises:
+        NonFiniteError: Scores are NaN or infinite.
+        DataError: A label is none of the classes.
+
+    Example:
+        >>> label_ranks(torch.tensor([[0.1, 0.7, 0.7]]), torch.tensor([2])).hits(1)
+        array([0.5])
+    """
+    check_finite(scores, "class scores")
+    num_classes = scores.shape[1]
+    wrong = (labels < 0) | (labels >= num_classes)
+    if bool(wrong.any()):
+        raise DataError(
+            f"{int(wrong.sum())} of {len(labels)} labels are none of the {num_classes} classes "
+            f"(the first is {int(labels[wrong][0])}). Correct the labels; a sample without a class "
+            "cannot be scored."
+        )
+    own = scores.gather(1, labels[:, None])  # [N, 1]
+    better = (scores > own).sum(dim=1).cpu().numpy()
+    level = (scores == own).sum(dim=1).cpu().numpy()
+    return Ranks(better=better, tied=level - 1, best=np.ones_like(better))
+
+
+def predictions(scores: Tensor) -> Integers:
+    """Index of the highest score of each row, the lowest of equal ones.
+
+    Raises:
+        NonFiniteError: Scores are NaN or infinite.
+    """
+    check_finite(scores, "class scores")
+    return scores.cpu().numpy().argmax(axis=1).astype(np.int64)
+
+
+def mean_per_class(hits: Floats, labels: Integers) -> float:
+    """Mean over classes of the class means: balanced accuracy.
+
+    Raises:
+        NonFiniteError: Hits are NaN or infinite.
+
+    Example:
+        >>> mean_per_class(np.array([1.0, 1.0, 0.0, 1.0]), np.array([0, 0, 0, 1]))
+        0.8333333333333333
+    """
+    check_finite(torch.from_numpy(hits), "hits")
+    return float(np.mean([hits[labels == label].mean() for label in np.unique(labels)]))
+
+
+def roc_auc(scores: Floats, positive: NDArray[np.bool_]) -> float:
+    """Probability that a positive scores above a negative, ties counting half.
+
+    Raises:
+        NonFiniteError: Scores are NaN or infinite.
+        DataError: All samples are positive, or all negative.
+
+    Example:
+        >>> roc_auc(np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False]))
+        0.875
+    """
+    check_finite(torch.from_numpy(scores), "class scores")
+    num_positive = int(positive.sum())
+    if num_positive in (0, len(positive)):
+        raise DataError(
+            f"ROC AUC compares two classes, and {num_positive} of {len(positive)} samples are of "
+            "the second one. Use top1_accuracy, or a split that has both."
+        )
+    return float(roc_auc_score(positive, scores))
+
+
+class Candidates:
+    """Vectors to compare others with; those that are equal get equal scores, to the last bit.
+
+    Args:
+        vectors: [M, P].
+
+    Raises:
+        NonFiniteError: Some are NaN or infinite.
+    """
+
+    def __init__(self, vectors: Tensor) -> None:
+        check_finite(vectors, "embeddings")
+        vectors = vectors + 0.0  # -0.0 and 0.0 are equal
+        self._len = len(vectors)
+        self._inverse = _equal_rows(vectors)  # int64 [M], or None
+        if self._inverse is not None:
+            vectors = vectors[_first_of_group(self._inverse)]
+        self._distinct = vectors  # [U, P]
+
+    def __len__(self) -> int:
+        return self._len
+
+    def scores(self, queries: Tensor) -> Tensor:
+        """Dot products, [B, P] -> [B, M], in the type of the vectors.
+
+        Raises:
+            NonFiniteError: Queries are NaN or infinite.
+        """
+        check_finite(queries, "embeddings")
+        scores = queries.to(self._distinct) @ self._distinct.T  # [B, U]
+        return scores if self._inverse is None else scores[:, self._inverse]
+
+
+def _equal_rows(vectors: Tensor) -> Tensor | None:
+    """Number of the group of equal rows that each row is in, int64 [M]; None if all differ."""
+    bits = vectors.contiguous().view(torch.int16)  # [M, ...]
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randint(-(2**62), 2**62, (bits.shape[1],), generator=generator)
+    factors = (2 * factors + 1).to(vectors.device)
+    hashes = torch.cat([(part.long() * factors).sum(dim=1) for part in bits.split(4096)])
+    groups, inverse, sizes = hashes.unique(return_inverse=True, return_counts=True)
+    if len(groups) == len(hashes):
+        return None  # rows of different hashes differ
+    repeated = (sizes[inverse] > 1).nonzero()[:, 0]
+    first = _first_of_group(inverse)[inverse[repeated]]
+    if torch.equal(vectors[repeated], vectors[first]):
+        return inverse
+    _, exact = np.unique(vectors.cpu().numpy(), axis=0, return_inverse=True)  # hashes collided
+    return torch.from_numpy(exact.reshape(-1)).to(vectors.device)
+
+
+def _first_of_group(inverse: Tensor) -> Tensor:
+    """The first row of each group."""
+    first = inverse.new_full((int(inverse.max()) + 1,), len(inverse))
+    index = torch.arange(len(inverse), device=inverse.device)
+    return first.scatter_reduce(0, inverse, index, "amin")
 
 
 def retrieval_ranks(
@@ -120,10 +223,12 @@ def retrieval_ranks(
     *,
     block: int = 512,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> RetrievalRanks:
+) -> Ranks:
     """Rank the best match of each query by counting, block by block, what beats it.
 
-    Only one block of scores is in memory, and nothing is sorted.
+    Scores are float64, so that only equal vectors tie: in float32 the embeddings of a narrow cone
+    differ by less than the rounding of their products. Only one block of scores is in memory, and
+    nothing is sorted.
 
     Args:
         queries: [N, P], L2-normalised.
@@ -131,19 +236,32 @@ def retrieval_ranks(
         matches: Indices of the candidates that match each query; at least one each.
         block: Queries at a time.
         progress: Told (done, total) queries.
+
+    Raises:
+        NonFiniteError: Embeddings are NaN or infinite.
+        DataError: There is no query, or one has no match.
     """
+    if len(queries) == 0 or not all(matches):
+        without = sum(not found for found in matches)
+        raise DataError(
+            f"{without} of {len(queries)} queries have no match among {len(candidates)} "
+            "candidates, so they have no rank. Give every image a caption, and every caption one."
+        )
+    if queries.device.type == "mps":  # knows no float64
+        queries, candidates = queries.cpu(), candidates.cpu()
+    others = Candidates(candidates.double())
     counts: list[list[Tensor]] = [[], [], []]
     for start in range(0, len(queries), block):
-        scores = queries[start : start + block] @ candidates.T  # [B, M]
+        scores = others.scores(queries[start : start + block])  # [B, M]
         is_match = _match_mask(matches[start : start + block], scores)
         best = scores.masked_fill(~is_match, -torch.inf).amax(dim=1, keepdim=True)
-        above = (scores > best + TIE_TOLERANCE) & ~is_match
-        level = (scores - best).abs() <= TIE_TOLERANCE
+        above = (scores > best) & ~is_match
+        level = scores == best
         for found, mask in zip(counts, (above, level & ~is_match, level & is_match), strict=True):
             found.append(mask.sum(dim=1).cpu())
         progress(min(start + block, len(queries)), len(queries))
     better, tied, ties_of_best = (torch.cat(found).numpy() for found in counts)
-    return RetrievalRanks(better=better, tied=tied, best=ties_of_best)
+    return Ranks(better=better, tied=tied, best=ties_of_best)
 
 
 def _match_mask(matches: Sequence[Sequence[int]], scores: Tensor) -> Tensor:
@@ -163,7 +281,7 @@ def retrieval_chance(num_matches: Sequence[int], num_candidates: int, k: int) ->
         0.01
     """
     sizes, repeats = np.unique(np.asarray(num_matches), return_counts=True)
-    ranks = RetrievalRanks(
+    ranks = Ranks(
         better=np.zeros(len(sizes), dtype=np.int64),
         tied=(num_candidates - sizes).astype(np.int64),
         best=sizes.astype(np.int64),

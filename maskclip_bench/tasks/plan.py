@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from maskclip_bench.errors import (
     CheckpointError,
     ConfigError,
     DataError,
-    MaskCLIPBenchError,
+    StorageError,
     unknown_name,
 )
 from maskclip_bench.pretrain.export import finished_fingerprint
@@ -32,9 +32,11 @@ from maskclip_bench.results.records import Record, RecordStore, row_id
 from maskclip_bench.runtime import DATA_VARIABLE, Workspace
 from maskclip_bench.tasks.cell import (
     Column,
+    LeftOut,
     PlannedCell,
     Row,
     fingerprints_of,
+    records_of,
     weights_identity,
 )
 from maskclip_bench.tasks.declaration import (
@@ -51,20 +53,6 @@ LIST_TASKS = "List them with: maskclip-bench list tasks"
 
 ZOOS = ("open_clip", "timm", "huggingface")
 """Sources whose library downloads weights that are not here."""
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """Something of the suite that this machine cannot do now.
-
-    Attributes:
-        error: What its cells fail with, where it was asked for by name; else None.
-    """
-
-    what: str
-    why: str
-    remedy: str
-    error: MaskCLIPBenchError | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +73,10 @@ class Named:
             protocols=frozenset(protocol for protocol, _, _ in parts) - {"*"},
         )
 
+    def asks(self, row: Row, column: Column) -> bool:
+        """Whether both the row and the protocol were asked for by name."""
+        return row.name in self.rows and column.protocol.name in self.protocols
+
 
 def _stem(name: str) -> str:
     """The name of a declaration that may be given by the path of its file."""
@@ -100,12 +92,14 @@ class Plan:
         pretraining: Rows whose weights must be made first.
         left_out: The rest, with the reason and the remedy.
         needs_demo: Whether the demo world must be there.
+        limit: Images of each split that cells use; None = all.
     """
 
     cells: list[PlannedCell] = field(default_factory=list)
     pretraining: list[Row] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     needs_demo: bool = False
+    limit: int | None = None
 
     @property
     def open_cells(self) -> list[PlannedCell]:
@@ -119,22 +113,24 @@ def make_plan(
     *,
     seeds: Sequence[int] = (0,),
     named: Named | None = None,
+    limit: int | None = None,
 ) -> Plan:
     """Say of every cell of the suite what this machine can do about it.
 
     Args:
         suite: Rows x columns.
-        workspace: Where data, weights and records lie.
+        workspace: Where data, weights and records are.
         seeds: Pretraining seeds of the rows that are made here.
         named: What of it was asked for by name.
+        limit: Images of each split to use; the records are kept apart (`records_of`).
 
     Raises:
         UnknownNameError: The suite names a backbone, protocol or data set that does not exist.
         DataError: A record is damaged.
     """
-    plan = Plan()
+    plan = Plan(limit=limit)
     named = named or Named()
-    store = RecordStore(workspace.records)
+    store = RecordStore(records_of(workspace, limit))
     columns = _columns(suite)
     no_data = _absent_data(columns, workspace, named)
     plan.left_out += no_data.values()
@@ -142,32 +138,40 @@ def make_plan(
         missing = _missing_weights(row, workspace, named)
         no_weights = None if row.can_be_made else _absent_weights(row, missing, named)
         plan.left_out += [no_weights] if no_weights else []
-        weights = weights_identity(row, workspace) if missing is None else None
+        weights = weights_now(row, workspace) if missing is None else ABSENT
         if row.can_be_made and missing is None:
             _warn_of_another_recipe(row, workspace)
         cells = []
         for column in columns:
-            name = f"{row.name}/{column.name}"
-            if row.declaration.world != column.declaration.world or any(
-                fnmatch(name, pattern) for pattern in suite.without_cells
-            ):
+            if not _belongs(row, column, suite, named):
                 continue
             absent = [item for item in (no_data.get(column.declaration.name), no_weights) if item]
-            if not absent:
-                absent = _unfit(row, column, named)
-                plan.left_out += absent
+            refused, unfit = (None, None) if absent else _unfit(row, column, named, limit)
+            if unfit is not None:
+                plan.left_out.append(unfit)
+                absent = [unfit]
             if any(item.error is None for item in absent):
                 continue
-            if absent:
-                cells.append(PlannedCell(row, column, None, refused=absent[0].error))
+            cell = PlannedCell(row, column, None, asked=named.asks(row, column))
+            if refused is not None or absent:
+                cells.append(replace(cell, refused=refused or absent[0].error))
             else:
-                recorded = _recorded(store, row, column, workspace, weights=weights)
-                cells.append(PlannedCell(row, column, recorded))
+                recorded = _recorded(store, row, column, workspace, weights=weights, limit=limit)
+                cells.append(replace(cell, recorded=recorded))
         plan.cells += cells
         if missing is not None and any(cell.is_to_measure for cell in cells):
             plan.pretraining.append(row)
     plan.needs_demo = any(cell.column.on_demo_data for cell in plan.cells if cell.is_to_measure)
     return plan
+
+
+def _belongs(row: Row, column: Column, suite: SuiteDeclaration, named: Named) -> bool:
+    """Whether the suite has the cell: one world, unless both sides were asked for by name."""
+    both_named = row.name in named.rows and column.declaration.name in named.datasets
+    if row.declaration.world != column.declaration.world and not both_named:
+        return False
+    name = f"{row.name}/{column.name}"
+    return not any(fnmatch(name, pattern) for pattern in suite.without_cells)
 
 
 def _rows(suite: SuiteDeclaration, seeds: Sequence[int]) -> list[Row]:
@@ -254,7 +258,7 @@ def _warn_of_another_recipe(row: Row, workspace: Workspace) -> None:
     if made_by not in (None, now):
         logger.warning(
             "The weights of %s were made by another version of the recipe %s, and are measured as "
-            "they are. To make them anew, delete %s and the row's records in %s.",
+            "they are. To make them again, delete %s and the row's records in %s.",
             row.label,
             name,
             workspace.pretraining(name, row.seed),
@@ -274,33 +278,102 @@ def _absent_weights(row: Row, missing: str | None, named: Named) -> LeftOut | No
     )
 
 
-def _unfit(row: Row, column: Column, named: Named) -> list[LeftOut]:
-    """Why the protocol cannot measure the row, if so."""
-    reason = column.protocol.left_out(column.declaration, row.declaration)
+def _unfit(
+    row: Row, column: Column, named: Named, limit: int | None
+) -> tuple[BaseException | None, LeftOut | None]:
+    """Why the protocol cannot measure the row: an error for its record, or a thing left out."""
+    protocol = column.protocol
+    try:
+        reason = protocol.left_out(column.declaration, row.declaration)
+    except (KeyboardInterrupt, StorageError):
+        raise
+    except BaseException as error:  # wrong settings, or a protocol of another package
+        return error, None
+    if reason is None and limit is not None and protocol.runs_as_job:
+        reason = f"{protocol.name} trains on whole splits, and a limit was given"
     if reason is None:
-        return []
-    asked = row.name in named.rows and column.protocol.name in named.protocols
+        return None, None
     what = f"{row.name} x {column.name}"
-    return [LeftOut(what, reason, "", ConfigError(f"{what}: {reason}.") if asked else None)]
+    asked = ConfigError(f"{what}: {reason}.") if named.asks(row, column) else None
+    return None, LeftOut(what, reason, "", asked)
+
+
+ABSENT = "absent"
+"""In place of the identity of weights that are not here; their records are kept."""
+
+UNKNOWN = "unknown"
+"""In place of the identity of weights that could not be read; measuring says why."""
+
+
+def weights_now(row: Row, workspace: Workspace) -> str:
+    """The identity of a row's weights; whatever is wrong with them is told when they are loaded."""
+    try:
+        return weights_identity(row, workspace)
+    except (KeyboardInterrupt, StorageError):
+        raise
+    except BaseException:  # SystemExit in somebody's encoder, too
+        logger.debug("no identity of %s", row.name, exc_info=True)
+        return UNKNOWN
 
 
 def _recorded(
-    store: RecordStore, row: Row, column: Column, workspace: Workspace, *, weights: str | None
+    store: RecordStore,
+    row: Row,
+    column: Column,
+    workspace: Workspace,
+    *,
+    weights: str,
+    limit: int | None,
 ) -> Record | None:
     """The ok record of the cell, if what it depends on is still the same.
 
-    A row whose weights were deleted after it was measured (`weights` is None) keeps its records.
+    A row whose weights were deleted after it was measured (`weights` is ABSENT) keeps its records.
     Data that cannot be read leaves the cell to be measured, which says what is wrong with it.
     """
     record = store.load(row_id(row.name, row.seed), column.protocol.name, column.declaration.name)
     if record is None or record.status != "ok":
         return None
+    return None if changed_parts(record, row, column, workspace, weights, limit) else record
+
+
+def changed_parts(
+    record: Record,
+    row: Row,
+    column: Column,
+    workspace: Workspace,
+    weights: str,
+    limit: int | None = None,
+) -> dict[str, tuple[str, str]]:
+    """What a record depends on that is not as it was: part -> (then, now); empty = all the same.
+
+    Args:
+        record: An ok record of the cell.
+        row: The cell's row.
+        column: The cell's column.
+        workspace: Where the data is.
+        weights: Identity of the row's weights now, or ABSENT.
+        limit: Images of each split.
+    """
+    then = record.fingerprints
     if missing_data(column.declaration, workspace) is not None:
-        return None
-    if weights is None:
-        weights = record.fingerprints.get("weights", "")
+        return {"data": (then.get("data", ""), "not on this machine")}
+    if weights == ABSENT:
+        weights = then.get("weights", "")
     try:
-        now = fingerprints_of(row, column, workspace, weights=weights)
-    except (DataError, OSError):
-        return None
-    return record if record.fingerprints == now else None
+        now = fingerprints_of(
+            column.protocol,
+            column.declaration,
+            row.declaration,
+            workspace,
+            weights=weights,
+            limit=limit,
+        )
+    except (KeyboardInterrupt, StorageError):
+        raise
+    except BaseException as error:  # measuring says what is wrong, in the cell's record
+        return {"data or settings": ("", f"cannot be read ({type(error).__name__}: {error})")}
+    return {
+        part: (then.get(part, "none"), now.get(part, "none"))
+        for part in sorted({*then, *now})
+        if then.get(part) != now.get(part)
+    }

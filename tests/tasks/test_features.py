@@ -1,16 +1,21 @@
+"""The store of features: once, whole, never stale, never of what is not finite."""
+
 from __future__ import annotations
 
 import errno
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from torch import Tensor
 
 from maskclip_bench.data.readers import Dataset, open_dataset
-from maskclip_bench.errors import DataError, StorageError
+from maskclip_bench.errors import DataError, NonFiniteError, StorageError
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks import features
 from maskclip_bench.tasks.features import FeatureStore
@@ -59,7 +64,8 @@ def test_images__rows_are_in_the_order_of_the_data(store: FeatureStore, dataset:
 def test_images__parts_are_kept_when_interrupted(
     store: FeatureStore, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "PART_SIZE", 10)
+    monkeypatch.setattr(features, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(features, "IMAGE_BATCH", 10)
     monkeypatch.setattr(features, "REPORT_SECONDS", 0.0)
     encoder = ColourEncoder()
     backbone = make_backbone(encoder)
@@ -70,10 +76,88 @@ def test_images__parts_are_kept_when_interrupted(
 
     with pytest.raises(KeyboardInterrupt):
         store.images(backbone, dataset, progress=stop_late)
-    assert len(stored(store, "safetensors")) == 2
+    assert len(stored(store, "safetensors")) == 3  # the last batch ends the split: committed
+    stored(store, "safetensors")[-1].unlink()
     found = store.images(backbone, dataset)
     assert encoder.images_seen == 24 + 4
-    assert len(found.backbone) == 24
+    whole = FeatureStore().images(make_backbone(ColourEncoder()), dataset)
+    torch.testing.assert_close(found.backbone, whole.backbone, rtol=0, atol=0)
+
+
+def test_images__a_damaged_part_is_made_again_with_those_after_it(
+    store: FeatureStore, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(features, "IMAGE_BATCH", 10)
+    encoder = ColourEncoder()
+    expected = store.images(make_backbone(encoder), dataset).backbone
+    (middle,) = store.root.rglob("*-10.safetensors")
+    middle.write_bytes(b"")
+    found = store.images(make_backbone(encoder), dataset).backbone
+    assert encoder.images_seen == 24 + 14
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_store_in_memory__computes_once_and_writes_nothing(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    encoder = ColourEncoder()
+    backbone, memory = make_backbone(encoder), FeatureStore()
+    first, again = memory.images(backbone, dataset), memory.images(backbone, dataset)
+    assert encoder.images_seen == 24
+    assert first.backbone is again.backbone
+    memory.texts(backbone, ["red"])
+    memory.texts(backbone, ["red"])
+    assert encoder.texts_seen == ["red"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_images__two_splits_of_equal_names_do_not_share_features(
+    store: FeatureStore, dataset: Dataset
+) -> None:
+    """Same ids, labels and fingerprint; only the split's name tells them apart."""
+    encoder = ColourEncoder()
+    backbone = make_backbone(encoder)
+    store.images(backbone, dataset)
+    store.images(backbone, replace(dataset, split="test"))
+    assert encoder.images_seen == 48
+
+
+class SometimesNaN(ColourEncoder):
+    """Cannot cope with green; its text tower not with long words."""
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        values = super().encode_image(images)
+        return torch.where(values.argmax(1, keepdim=True) == 1, torch.nan, values)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        values = super().encode_text(texts)
+        values[[len(text) > 5 for text in texts]] = torch.inf
+        return values
+
+
+def test_images__not_finite_names_row_and_samples(store: FeatureStore, dataset: Dataset) -> None:
+    with pytest.raises(NonFiniteError, match=r"toy.*'c1/0\.png', 'c1/1\.png', 'c1/2\.png'"):
+        store.images(make_backbone(SometimesNaN()), dataset)
+    with pytest.raises(NonFiniteError, match=r"toy.*'yellow'"):
+        store.texts(make_backbone(SometimesNaN()), ["red", "yellow"])
+    assert not stored(store, "json")
+
+
+class OneRowForAll(ColourEncoder):
+    """Returns one vector, however many images it gets."""
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        return super().encode_image(images)[:1]
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        return super().forward_features(images)[:1]
+
+
+def test_images__one_row_an_image_is_needed(store: FeatureStore, dataset: Dataset) -> None:
+    with pytest.raises(DataError, match=r"gave 1 .* features for 24 images"):
+        store.images(make_backbone(OneRowForAll()), dataset)
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -171,3 +255,19 @@ def test_write__no_space_damages_nothing(
             store.images(make_backbone(ColourEncoder()), dataset)
     assert not stored(store, "json")
     assert len(store.images(make_backbone(ColourEncoder()), dataset).backbone) == 24
+
+
+def test_write__safetensors_own_error_of_a_full_disk_is_a_refusal(
+    store: FeatureStore, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = "Error while serializing: I/O error: No space left on device (os error 28)"
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise SafetensorError(message)
+
+    monkeypatch.setattr(features, "save_file", full)
+    with pytest.raises(StorageError, match="No space left on the device"):
+        store.images(make_backbone(ColourEncoder()), dataset)
+    message = "something else"
+    with pytest.raises(SafetensorError, match="something else"):
+        store.images(make_backbone(ColourEncoder()), dataset)

@@ -1,7 +1,10 @@
+"""Metrics: worked examples, naive versions, ties, and what is refused."""
+
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,15 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
+from maskclip_bench.errors import DataError, NonFiniteError
 from maskclip_bench.tasks.metrics import (
-    RetrievalRanks,
+    Candidates,
+    Ranks,
     label_ranks,
     mean_per_class,
     predictions,
     retrieval_chance,
     retrieval_ranks,
     roc_auc,
-    top_k_hits,
 )
 
 OWNER = [0, 0, 1, 1, 2, 2, 3, 3]
@@ -40,26 +44,74 @@ TEXT_TO_IMAGE = [[0.8, 0.8, 0.1, 0.5, 0.1, 0.2, 0.1, 0.1], *IMAGE_TO_TEXT[1:]]
 """Distances of 4 images to 8 texts, and the recalls below: big_vision's test of its evaluator."""
 
 
-def ranks_of(scores: torch.Tensor, matches: list[list[int]], **options: int) -> RetrievalRanks:
+def ranks_of(scores: torch.Tensor, matches: list[list[int]], **options: int) -> Ranks:
     """Ranks from a score matrix: queries are its rows, candidates unit vectors."""
     return retrieval_ranks(scores, torch.eye(scores.shape[1]), matches, **options)
 
 
-def test_label_ranks__lowest_index_wins_ties() -> None:
+def test_label_ranks__ties_share_the_positions() -> None:
     scores = torch.tensor([[0.5, 0.5, 0.5], [0.1, 0.9, 0.9], [0.2, 0.1, 0.3]])
     labels = torch.tensor([1, 2, 2])
-    assert label_ranks(scores, labels).tolist() == [1, 1, 0]
+    ranks = label_ranks(scores, labels)
+    assert ranks.hits(1).tolist() == pytest.approx([1 / 3, 1 / 2, 1.0])
+    assert ranks.hits(2).tolist() == pytest.approx([2 / 3, 1.0, 1.0])
     assert predictions(scores).tolist() == [0, 1, 2]
 
 
-def test_label_ranks__equals_sorting() -> None:
+def test_label_ranks__equals_all_orders_of_ties() -> None:
     generator = torch.Generator().manual_seed(0)
-    scores = torch.randint(0, 4, (200, 9), generator=generator).float()
-    labels = torch.randint(0, 9, (200,), generator=generator)
-    order = (-scores.numpy()).argsort(axis=1, kind="stable")
-    expected = [list(row).index(label) for row, label in zip(order, labels.tolist(), strict=True)]
-    assert label_ranks(scores, labels).tolist() == expected
-    assert top_k_hits(label_ranks(scores, labels), 3).mean() == np.mean(np.array(expected) < 3)
+    scores = torch.randint(0, 3, (20, 5), generator=generator).float()
+    labels = torch.randint(0, 5, (20,), generator=generator)
+    for k in (1, 3):
+        expected = [
+            naive_hit(row, {label}, k)
+            for row, label in zip(scores.tolist(), labels.tolist(), strict=True)
+        ]
+        assert label_ranks(scores, labels).hits(k).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 7])
+def test_label_ranks__no_variance_is_chance_whatever_the_labels(num_classes: int) -> None:
+    for label in range(num_classes):
+        ranks = label_ranks(torch.zeros(3, num_classes), torch.full((3,), label))
+        assert ranks.hits(1).tolist() == pytest.approx([1 / num_classes] * 3)
+
+
+@pytest.mark.parametrize("label", [-1, 3, 10**12])
+def test_label_ranks__a_label_of_no_class_is_refused(label: int) -> None:
+    with pytest.raises(DataError, match=rf"1 of 2 labels are none of the 3 .*first is {label}\)"):
+        label_ranks(torch.zeros(2, 3), torch.tensor([0, label]))
+
+
+BAD = [float("nan"), float("inf"), -float("inf")]
+
+
+@pytest.mark.parametrize("value", BAD)
+def test_all_metrics__refuse_what_is_not_finite(value: float) -> None:
+    scores = torch.zeros(4, 3)
+    scores[2, 1] = value
+    labels = torch.tensor([0, 1, 2, 0])
+    matches = [[0], [1], [2], [0]]
+    vector = scores[:, 1].double().numpy()
+    calls: list[Callable[[], object]] = [
+        lambda: label_ranks(scores, labels),
+        lambda: predictions(scores),
+        lambda: retrieval_ranks(scores, torch.eye(3), matches),
+        lambda: retrieval_ranks(torch.eye(3)[labels], scores, matches),
+        lambda: Candidates(scores),
+        lambda: Candidates(torch.eye(3)).scores(scores),
+        lambda: mean_per_class(vector, labels.numpy()),
+        lambda: roc_auc(vector, labels.numpy() == 0),
+    ]
+    for call in calls:
+        with pytest.raises(NonFiniteError, match=r"1 of 4 rows of the .* are NaN or infinite"):
+            call()
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_roc_auc__needs_both_classes(positive: bool) -> None:
+    with pytest.raises(DataError, match=r"ROC AUC compares two classes, and [03] of 3"):
+        roc_auc(np.arange(3.0), np.full(3, positive))
 
 
 def test_mean_per_class__equals_scikit_learn() -> None:
@@ -144,3 +196,65 @@ def test_hits__a_collapsed_model_scores_chance() -> None:
 def test_retrieval_chance__one_match() -> None:
     assert retrieval_chance([1], 1000, 10) == pytest.approx(0.01)
     assert retrieval_chance([1], 4, 10) == 1.0
+
+
+def naive_hits(
+    queries: np.ndarray, candidates: np.ndarray, matches: list[list[int]], k: int
+) -> list[float]:
+    """Hits by float64 cosines of one pair after the other; equal vectors tie."""
+    found = []
+    for query, right in zip(queries.astype(np.float64), matches, strict=True):
+        scores = [math.fsum(query * other) for other in candidates.astype(np.float64)]
+        best = max(scores[i] for i in right)
+        better = sum(s > best for i, s in enumerate(scores) if i not in right)
+        tied = sum(s == best for i, s in enumerate(scores) if i not in right)
+        level = sum(scores[i] == best for i in right)
+        left = max(k - better, 0)
+        total = tied + level
+        miss = math.comb(tied, left) / math.comb(total, left) if left <= tied else 0.0
+        found.append(1 - miss)
+    return found
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize("copies", [1, 2])
+def test_retrieval_ranks__narrow_cones_and_duplicates_equal_float64(
+    spread: float, copies: int
+) -> None:
+    """All embeddings within a narrow cone: the differences are below the rounding of float32."""
+    generator = np.random.default_rng(0)
+    axis = generator.normal(size=32)
+    images = axis + spread * generator.normal(size=(30, 32))
+    texts = images + 0.3 * spread * generator.normal(size=(30, 32))
+    images, texts = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (images, texts))
+    texts = np.repeat(texts.astype(np.float32), copies, axis=0)[:, :]
+    matches = [[copies * i] for i in range(30)]
+    ranks = retrieval_ranks(torch.from_numpy(images).float(), torch.from_numpy(texts), matches)
+    for k in (1, 2, 5):
+        expected = naive_hits(images.astype(np.float32), texts, matches, k)
+        assert ranks.hits(k).tolist() == pytest.approx(expected)
+    assert ranks.tied.tolist() == [copies - 1] * 30
+
+
+@pytest.mark.parametrize("matches", [[[0], []], [[], []]])
+def test_retrieval_ranks__a_query_without_match_is_refused(matches: list[list[int]]) -> None:
+    with pytest.raises(DataError, match="queries have no match among 2"):
+        retrieval_ranks(torch.eye(2), torch.eye(2), matches)
+    with pytest.raises(DataError, match="0 of 0 queries"):
+        retrieval_ranks(torch.eye(2)[:0], torch.eye(2), [])
+
+
+def test_candidates__equal_vectors_get_equal_scores() -> None:
+    generator = torch.Generator().manual_seed(0)
+    distinct = torch.randn(37, 19, generator=generator)
+    index = torch.randint(0, 37, (203,), generator=generator)
+    vectors = distinct[index]
+    vectors[5, 0], vectors[6] = 0.0, vectors[5]
+    vectors[6, 0] = -0.0
+    queries = torch.randn(11, 19, generator=generator)
+    scores = Candidates(vectors).scores(queries)
+    torch.testing.assert_close(scores, queries @ vectors.T)
+    for one in range(203):
+        same = (vectors == vectors[one]).all(dim=1)
+        assert (scores[:, same] == scores[:, one : one + 1]).all()
+    assert len(Candidates(vectors)) == 203

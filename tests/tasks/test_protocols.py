@@ -14,6 +14,7 @@ from maskclip_bench.errors import ConfigError, DataError, UnknownNameError
 from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks import PROTOCOLS
+from maskclip_bench.tasks.measure import measure
 from maskclip_bench.tasks.protocols.base import ProtocolContext, cell_fingerprint
 from maskclip_bench.tasks.protocols.few_shot import draw_shots, fit_ridge
 from maskclip_bench.tasks.protocols.knn import vote
@@ -31,7 +32,13 @@ CLASSIFICATION = ("zero_shot_classification", "linear_probe", "knn", "few_shot")
 
 
 def run(context: ProtocolContext, protocol: str) -> Measurement:
-    return PROTOCOLS[protocol].run(context)
+    return measure(
+        PROTOCOLS[protocol],
+        context.task,
+        context.backbone,
+        workspace=context.workspace,
+        features=context.features,
+    )
 
 
 @pytest.mark.parametrize("protocol", CLASSIFICATION)
@@ -47,7 +54,7 @@ def test_classification__a_perfect_encoder_scores_one(
     assert found.outcomes["sample_id"].iloc[0] == "c0/0.png"
 
 
-@pytest.mark.parametrize("protocol", ["zero_shot_classification", "retrieval"])
+@pytest.mark.parametrize("protocol", [*CLASSIFICATION, "retrieval"])
 def test_collapsed_model__scores_chance(protocol: str, make_context: MakeContext) -> None:
     task = captions_task() if protocol == "retrieval" else squares_task()
     found = run(make_context(protocol, task, CollapsedEncoder()), protocol)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from maskclip_bench import storage
 from maskclip_bench.config import Declaration, validate
 from maskclip_bench.data.readers import open_dataset
-from maskclip_bench.errors import ConfigError
+from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
     from maskclip_bench.backbones.declaration import BackboneDeclaration
     from maskclip_bench.backbones.loading import Backbone
@@ -27,19 +29,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProtocolContext:
-    """Everything a protocol may use to measure one cell.
+    """Everything a protocol may use to measure one cell. Made by `tasks.measure` only.
 
     Attributes:
         task: Declaration of the data set.
         settings: The protocol's settings on it (`Protocol.settings_of(task)`).
         backbone: The loaded model.
         features: Store that gives the features of a split, computed at most once.
-        workspace: Where files lie; jobs work below `workspace.jobs`.
+        workspace: Where files are; jobs work below `workspace.jobs`.
         device: Where to compute.
-        progress: Told about anything long.
+        progress: Told (stage, done, total) of anything long.
         seed: For what the protocol itself draws (splits, shots); the row's seed is the backbone's.
         num_threads: Threads one job may use.
         cancel: Set when the run is interrupted; jobs pass it to `jobs.run_job`.
+        limit: Images of each split to use, evenly spaced over it; None = all.
     """
 
     task: TaskDeclaration
@@ -52,15 +55,32 @@ class ProtocolContext:
     seed: int = 0
     num_threads: int = 1
     cancel: threading.Event = field(default_factory=threading.Event)
+    limit: int | None = None
+    _opened: dict[str, Dataset] = field(default_factory=dict, repr=False)
 
     def dataset(self, split: str) -> Dataset:
-        """Open one of the data set's splits ("train", "validation", "test").
+        """One of the data set's splits ("train", "validation", "test"), opened once.
+
+        All splits that are opened have the same classes at the same indices.
 
         Raises:
             ConfigError: The data set declares no such split.
-            DataError: Its files are missing or broken.
+            DataError: Its files are missing or broken, or its classes are not those of a split
+                opened before.
         """
-        return open_split(self.task, split, self.workspace)
+        if split not in self._opened:
+            dataset = open_split(self.task, split, self.workspace)
+            if len(dataset) == 0:
+                raise DataError(
+                    f"{dataset.name} ({dataset.split}) has no image, so there is nothing to "
+                    "measure. Check the split's folder, and `splits` in its declaration."
+                )
+            for other in self._opened.values():
+                check_same_classes(other, dataset)
+            if self.limit is not None:
+                dataset = take(dataset, evenly_spaced(len(dataset), self.limit))
+            self._opened[split] = dataset
+        return self._opened[split]
 
 
 class Protocol(ABC):
@@ -68,8 +88,12 @@ class Protocol(ABC):
 
     name: ClassVar[str]
     """As in "protocol/dataset"."""
-    display_name: ClassVar[str]
-    """What a table calls it."""
+    title: ClassVar[str]
+    """What a table calls it; it is written into the records."""
+    metric_labels: ClassVar[Mapping[str, str]] = {}
+    """What a table calls its metrics, by name ("top1_accuracy": "top-1")."""
+    table_columns: ClassVar[Sequence[str]] = ()
+    """Metrics that each get a column of a table that nobody declared; empty = the primary one."""
     settings_model: ClassVar[type[Declaration]]
     """Keys that a data set may set for it."""
     runs_as_job: ClassVar[bool] = False
@@ -77,7 +101,7 @@ class Protocol(ABC):
     expected_seconds: ClassVar[float] = 5.0
     """Rough time on the demo world; only weighs the pieces of a run against each other."""
     needs_text: ClassVar[bool] = False
-    """Whether the backbone needs a text tower."""
+    """Whether the backbone needs a text tower, whatever the settings."""
 
     @abstractmethod
     def run(self, context: ProtocolContext) -> Measurement:
@@ -96,18 +120,40 @@ class Protocol(ABC):
         values = task.protocols.get(self.name, {})
         return validate(values, self.settings_model, where=f"{task.name}: protocols.{self.name}")
 
+    def needs_text_tower(self, task: TaskDeclaration) -> bool:
+        """Whether the settings that `task` declares need a backbone with a text tower.
+
+        Raises:
+            ConfigError: The settings do not fit `settings_model`.
+        """
+        return self.needs_text
+
     def left_out(self, task: TaskDeclaration, backbone: BackboneDeclaration) -> str | None:
         """Why this protocol cannot measure the backbone on the task here, or None.
 
-        Checked before anything is loaded: a backbone of a kind without a text tower, an optional
+        Asked before anything is loaded: a backbone of a kind without a text tower, an optional
         dependency that is not installed.
+
+        Raises:
+            ConfigError: The settings do not fit `settings_model`.
         """
-        if self.needs_text and backbone.source.timm is not None:
-            return f"{backbone.display_name} has no text tower, which {self.display_name} needs"
+        if backbone.source.timm is not None and self.needs_text_tower(task):
+            return f"{backbone.display_name} has no text tower, which {self.title} needs"
+        return None
+
+    def missing_in(self, backbone: Backbone, task: TaskDeclaration) -> str | None:
+        """Why this protocol cannot measure a loaded backbone on the task, or None.
+
+        Raises:
+            ConfigError: The settings do not fit `settings_model`.
+        """
+        if not backbone.has_text and self.needs_text_tower(task):
+            name = backbone.declaration.display_name
+            return f"{name} has no text tower, which {self.title} needs"
         return None
 
     def preset_version(self, task: TaskDeclaration) -> int:
-        """Version of the preset that `task` uses; a change of it measures the cell anew."""
+        """Version of the preset that `task` uses; a change of it measures the cell again."""
         return 1
 
     def data_fingerprint(self, task: TaskDeclaration, workspace: Workspace) -> str:
@@ -121,24 +167,21 @@ class Protocol(ABC):
         )
 
     def task_fingerprints(self, task: TaskDeclaration, workspace: Workspace) -> dict[str, str]:
-        """Hashes of what a number depends on besides the backbone: data, and settings.
+        """Hashes of what a number depends on besides the backbone, by part.
 
         Raises:
             ConfigError: The settings do not fit.
             DataError: The data is missing or broken.
         """
+        settings = self.settings_of(task).model_dump(mode="json")
+        prompts = {name: value.model_dump() for name, value in task.prompt_sets.items()}
+        versions = {"preset": self.preset_version(task), "task": task.task_version}
         return {
             "data": self.data_fingerprint(task, workspace),
-            "settings": storage.fingerprint(
-                {
-                    "protocol": self.name,
-                    "settings": self.settings_of(task).model_dump(mode="json"),
-                    "class_names": task.class_names.model_dump(mode="json"),
-                    "prompt_sets": {k: v.model_dump() for k, v in task.prompt_sets.items()},
-                    "preset_version": self.preset_version(task),
-                    "task_version": task.task_version,
-                }
-            ),
+            "settings": storage.fingerprint({"protocol": self.name, "settings": settings}),
+            "class_names": storage.fingerprint(task.class_names.model_dump(mode="json")),
+            "prompts": storage.fingerprint(prompts),
+            "versions": storage.fingerprint(versions),
         }
 
     def cell_fingerprints(
@@ -181,3 +224,69 @@ def split_name(task: TaskDeclaration, split: str) -> str:
             f"Add it to `splits` in tasks/{task.name}.yaml, or drop the protocol that needs it."
         )
     return names[split]
+
+
+def evenly_spaced(num: int, at_most: int) -> list[int]:
+    """Indices below `num`, `at_most` of them, from the whole range.
+
+    Example:
+        >>> evenly_spaced(5, 3)
+        [0, 1, 3]
+    """
+    count = min(num, at_most)
+    return [index * num // count for index in range(count)]
+
+
+def take(dataset: Dataset, indices: Sequence[int]) -> Dataset:
+    """A split with only some of its images; its fingerprint is another one.
+
+    Args:
+        dataset: The split.
+        indices: Which images, in their new order.
+    """
+    if list(indices) == list(range(len(dataset))):
+        return dataset
+
+    def chosen(values: list[Any]) -> list[Any]:
+        return [values[index] for index in indices]
+
+    of_images = len(dataset.annotations) == len(dataset)  # else one file for all
+    return replace(
+        dataset,
+        sample_ids=chosen(dataset.sample_ids),
+        groups=chosen(dataset.groups),
+        fingerprint=storage.fingerprint([dataset.fingerprint, list(indices)]),
+        read=_Chosen(dataset.read, tuple(indices)),
+        labels=None if dataset.labels is None else dataset.labels[list(indices)],
+        captions=None if dataset.captions is None else chosen(dataset.captions),
+        annotations=chosen(dataset.annotations) if of_images else dataset.annotations,
+    )
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Reads some images of a split; picklable, for worker processes."""
+
+    read: Callable[[int], Image.Image]
+    indices: tuple[int, ...]
+
+    def __call__(self, index: int) -> Image.Image:
+        return self.read(self.indices[index])
+
+
+def check_same_classes(one: Dataset, other: Dataset) -> None:
+    """Check that a label means the same class in two splits of a data set.
+
+    A list that goes on where the other ends agrees with it: a split need not have every class.
+
+    Raises:
+        DataError: Their class names differ, or are in another order.
+    """
+    for index, names in enumerate(zip(one.class_names, other.class_names, strict=False)):
+        if names[0] != names[1]:
+            raise DataError(
+                f"{one.name}: the splits {one.split} and {other.split} have different classes; "
+                f"class {index} is {names[0]!r} in the one and {names[1]!r} in the other, so no "
+                "number can be made of both. Give one list of classes for all splits "
+                "(`reader.classes`)."
+            )

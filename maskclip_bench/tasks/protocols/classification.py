@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from maskclip_bench.data.readers import Dataset
-from maskclip_bench.errors import ConfigError
+from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.results.measurement import Metric
-from maskclip_bench.tasks.metrics import Integers, label_ranks, mean_per_class, roc_auc, top_k_hits
+from maskclip_bench.tasks.metrics import Integers, label_ranks, mean_per_class, roc_auc
 from maskclip_bench.tasks.metrics import predictions as best_classes
 
 ClassificationMetric = Literal[
@@ -23,6 +24,13 @@ ClassificationMetric = Literal[
     "roc_auc",
 ]
 """Primary metrics that a data set may ask for."""
+
+CLASSIFICATION_LABELS = {
+    "top1_accuracy": "top-1",
+    "top5_accuracy": "top-5",
+    "mean_per_class_accuracy": "mean per class",
+}
+"""What tables call the metrics."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +53,15 @@ def classification_result(
         primary: The metric that the data set is reported with; computed beside the usual ones.
 
     Raises:
-        ConfigError: ROC AUC is asked for and there are not two classes.
+        ConfigError: The primary metric has no meaning with this number of classes.
+        DataError: A label of the split is none of `classes`.
+        NonFiniteError: Scores are NaN or infinite.
     """
     labels = dataset.need_labels()
     num_classes = len(classes)
-    columns = torch.from_numpy(classes.searchsorted(labels)).to(scores.device)
+    columns = torch.from_numpy(columns_of(labels, classes, dataset)).to(scores.device)
     ranks = label_ranks(scores, columns)
-    top1 = top_k_hits(ranks, 1)
+    top1 = ranks.hits(1)
     outcomes = pd.DataFrame(
         {
             "sample_id": dataset.sample_ids,
@@ -70,13 +80,15 @@ def classification_result(
         ),
     }
     if num_classes > 5:
-        top5 = top_k_hits(ranks, 5)
+        top5 = ranks.hits(5)
         outcomes["top5_accuracy"] = top5
         metrics["top5_accuracy"] = Metric(float(top5.mean()), chance_level=5 * chance)
     if primary == "mean_of_top1_and_top5":
-        both = (top1 + top_k_hits(ranks, 5)) / 2
+        both = (top1 + ranks.hits(5)) / 2
         outcomes[primary] = both
-        metrics[primary] = Metric(float(both.mean()), chance_level=min(1.0, 3 * chance))
+        metrics[primary] = Metric(
+            float(both.mean()), chance_level=(chance + min(1.0, 5 * chance)) / 2
+        )
     if primary == "roc_auc":
         if num_classes != 2:
             raise ConfigError(
@@ -92,3 +104,19 @@ def classification_result(
             "Use top1_accuracy."
         )
     return ClassificationResult(metrics=metrics, outcomes=outcomes)
+
+
+def columns_of(labels: Integers, classes: Integers, dataset: Dataset) -> Integers:
+    """The column of each label among `classes` (ascending), int64 [N].
+
+    Raises:
+        DataError: A label is none of them.
+    """
+    wrong = labels[~np.isin(labels, classes)]
+    if len(wrong):
+        raise DataError(
+            f"{dataset.name} ({dataset.split}): {len(wrong)} of {len(labels)} images have the "
+            f"label {wrong[0]} or another one that is none of the {len(classes)} classes. Correct "
+            "the labels, or give images without a class no place in the split."
+        )
+    return classes.searchsorted(labels).astype(np.int64)

@@ -5,7 +5,9 @@ S images, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from maskclip_bench.backbones.dense_job import DenseSplit
 from maskclip_bench.data.dense import check_coco
@@ -37,7 +39,9 @@ class Detection(DenseProtocol):
     """Box and mask AP of a detector trained with the backbone."""
 
     name = "detection"
-    display_name = "detection"
+    title = "Detection"
+    metric_labels: ClassVar[Mapping[str, str]] = {"box_ap": "APᵇ", "mask_ap": "APᵐ"}
+    table_columns = ("box_ap", "mask_ap")
     toolbox = "mmdet"
     expected_seconds = 60.0
 

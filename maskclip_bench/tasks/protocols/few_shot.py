@@ -21,7 +21,7 @@ from maskclip_bench.errors import DataError
 from maskclip_bench.results.measurement import Measurement, Metric
 from maskclip_bench.runtime import derive_seed
 from maskclip_bench.tasks.declaration import TaskDeclaration
-from maskclip_bench.tasks.metrics import Floats, Integers, label_ranks, top_k_hits
+from maskclip_bench.tasks.metrics import Floats, Integers, check_finite, label_ranks
 from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext
 
 PRESET_VERSION = 1
@@ -45,7 +45,7 @@ class FewShot(Protocol):
     """Learning from k images a class."""
 
     name = "few_shot"
-    display_name = "Few-shot"
+    title = "Few-shot"
     settings_model: ClassVar[type[Declaration]] = Settings
     expected_seconds = 1.0
 
@@ -125,7 +125,7 @@ class FewShot(Protocol):
         weight, bias = fit_ridge(
             bank[chosen], torch.from_numpy(labels[chosen]), num_classes=num_classes
         )
-        return top_k_hits(label_ranks(queries.double() @ weight + bias, truth), 1)
+        return label_ranks(queries.double() @ weight + bias, truth).hits(1)
 
 
 def metric_name(shots: int) -> str:
@@ -152,11 +152,17 @@ def fit_ridge(features: Tensor, labels: Tensor, *, num_classes: int) -> tuple[Te
         num_classes: C.
 
     Returns:
-        Weight [D, C] and bias [C], float64.
+        Weight [D, C] and bias [C], float64; the weight is 0 where all features are equal.
+
+    Raises:
+        NonFiniteError: Features are NaN or infinite.
     """
+    check_finite(features, "features")
     features = features.double()
     targets = 2 * F.one_hot(labels, num_classes).double() - 1  # [N, C]
     mean, target_mean = features.mean(dim=0), targets.mean(dim=0)
+    if bool((features == features[0]).all()):  # without variance there is nothing to fit
+        return features.new_zeros(features.shape[1], num_classes), target_mean
     u, s, vt = torch.linalg.svd(features - mean, full_matrices=False)  # [N, R], [R], [R, D]
     rotated = u.T @ (targets - target_mean)  # [R, C]
     penalties = [relative * float((s**2).sum()) for relative in PENALTIES]
@@ -166,7 +172,7 @@ def fit_ridge(features: Tensor, labels: Tensor, *, num_classes: int) -> tuple[Te
         residual = targets - target_mean - u @ (shrink[:, None] * rotated)  # [N, C]
         leverage = (u**2 @ shrink) + 1 / len(features)  # [N]
         left_out = targets - residual / (1 - leverage).clamp_min(1e-9)[:, None]
-        accuracy = float(top_k_hits(label_ranks(left_out, labels), 1).mean())
+        accuracy = float(label_ranks(left_out, labels).hits(1).mean())
         if accuracy > best_accuracy:
             best, best_accuracy = penalty, accuracy
     weight = vt.T @ ((s / (s**2 + best))[:, None] * rotated)  # [D, C]

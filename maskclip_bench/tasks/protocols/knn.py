@@ -12,14 +12,16 @@ from torch import Tensor
 from maskclip_bench.config import Declaration
 from maskclip_bench.results.measurement import Measurement, Metric
 from maskclip_bench.tasks.declaration import TaskDeclaration
-from maskclip_bench.tasks.metrics import label_ranks, top_k_hits
+from maskclip_bench.tasks.metrics import Candidates, label_ranks
 from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext
 from maskclip_bench.tasks.protocols.classification import (
+    CLASSIFICATION_LABELS,
     ClassificationMetric,
     classification_result,
 )
 
-PRESET_VERSION = 1
+PRESET_VERSION = 2
+"""2: classes with equal votes share the top positions."""
 NUM_NEIGHBORS = (10, 20, 100, 200)
 PRIMARY_NUM_NEIGHBORS = 20
 """The one DINO publishes."""
@@ -48,6 +50,9 @@ def vote(
 ) -> dict[int, Tensor]:
     """Class scores of test features from their nearest neighbours in a bank.
 
+    Where more features of the bank than there are positions left have the same similarity, they
+    share these positions, so that the order of the bank never decides.
+
     Args:
         test: [N, D], L2-normalised.
         bank: [M, D], L2-normalised.
@@ -58,23 +63,49 @@ def vote(
 
     Returns:
         k -> [N, C].
+
+    Raises:
+        NonFiniteError: Features are NaN or infinite.
     """
+    candidates = Candidates(bank)
     scores: dict[int, list[Tensor]] = {k: [] for k in num_neighbors}
+    largest = min(max(num_neighbors) + 1, len(bank))
     for part in test.split(max(1, BLOCK_ELEMENTS // len(bank))):
-        similarity, index = (part @ bank.T).topk(max(num_neighbors), dim=1)  # [B, K]
+        all_similarities = candidates.scores(part)  # [B, M]
+        similarity, index = all_similarities.topk(largest, dim=1)
         weights = (similarity / temperature).exp()
-        votes = labels[index]  # [B, K]
+        votes = labels[index]
         for k in num_neighbors:
             block = torch.zeros(len(part), num_classes, device=part.device)
-            scores[k].append(block.scatter_add_(1, votes[:, :k], weights[:, :k]))
+            block.scatter_add_(1, votes[:, :k], weights[:, :k])
+            if k < largest:
+                cut = (similarity[:, k - 1] == similarity[:, k]).nonzero()[:, 0]  # ties at the end
+                if len(cut):
+                    shares = _shared(all_similarities[cut], similarity[cut, k - 1], k)
+                    weights_of_all = shares * (all_similarities[cut] / temperature).exp()
+                    block[cut] = torch.zeros_like(block[cut]).scatter_add_(
+                        1, labels.expand(len(cut), -1), weights_of_all
+                    )
+            scores[k].append(block)
     return {k: torch.cat(parts) for k, parts in scores.items()}
+
+
+def _shared(similarity: Tensor, last: Tensor, k: int) -> Tensor:
+    """How much each of the bank counts among the k neighbours, [B, M], from 0 to 1.
+
+    Those whose similarity is `last` [B], the k-th, share the positions that are left.
+    """
+    nearer, level = similarity > last[:, None], similarity == last[:, None]
+    left = k - nearer.sum(dim=1, keepdim=True)
+    return nearer + level * (left / level.sum(dim=1, keepdim=True))
 
 
 class KNN(Protocol):
     """k nearest neighbours in the train split."""
 
     name = "knn"
-    display_name = "kNN"
+    title = "kNN"
+    metric_labels = CLASSIFICATION_LABELS
     settings_model: ClassVar[type[Declaration]] = Settings
     expected_seconds = 1.0
 
@@ -111,7 +142,7 @@ class KNN(Protocol):
         for k in num_neighbors:
             if k != primary:
                 name = f"top1_accuracy_k{k}"
-                outcomes[name] = top_k_hits(label_ranks(scores[k], truth), 1)
+                outcomes[name] = label_ranks(scores[k], truth).hits(1)
                 metrics[name] = Metric(
                     float(outcomes[name].mean()), chance_level=metrics["top1_accuracy"].chance_level
                 )

@@ -24,7 +24,7 @@ class KnnSegmentation(PatchProtocol):
     """The nearest labelled patches vote."""
 
     name = "knn_segmentation"
-    display_name = "kNN segmentation"
+    title = "Segmentation, frozen kNN"
 
     def scorer(
         self, context: ProtocolContext, num_classes: int

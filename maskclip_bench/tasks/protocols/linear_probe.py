@@ -21,9 +21,10 @@ from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.runtime import derive_seed
 from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.features import identity_of
-from maskclip_bench.tasks.metrics import Integers, label_ranks, top_k_hits
+from maskclip_bench.tasks.metrics import Integers, label_ranks
 from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext
 from maskclip_bench.tasks.protocols.classification import (
+    CLASSIFICATION_LABELS,
     ClassificationMetric,
     classification_result,
 )
@@ -78,9 +79,14 @@ class LinearProbe(Protocol):
     """A linear classifier on frozen features."""
 
     name = "linear_probe"
-    display_name = "Linear probe"
+    title = "Linear probe"
+    metric_labels = CLASSIFICATION_LABELS
     settings_model: ClassVar[type[Declaration]] = Settings
     expected_seconds = 8.0
+
+    def needs_text_tower(self, task: TaskDeclaration) -> bool:
+        """Presets on joint embeddings do."""
+        return PRESETS[self.settings_of(task).preset].feature_point == "joint"
 
     def preset_version(self, task: TaskDeclaration) -> int:
         """Version of the preset."""
@@ -195,9 +201,7 @@ class LinearProbe(Protocol):
         )
         if preset.feature_point == "backbone":
             return features.backbone
-        if features.joint is None:
-            context.backbone.encode_text([""])  # raises: there is no joint space
-        assert features.joint is not None
+        assert features.joint is not None  # `needs_text_tower` was asked
         return F.normalize(features.joint, dim=-1)
 
 
@@ -261,7 +265,7 @@ def _search(
     def score(index: int) -> None:
         if 0 <= index < len(preset.grid) and index not in accuracy:
             classifier = solver.fit(preset.grid[index], exact=False)
-            accuracy[index] = float(top_k_hits(label_ranks(classifier(features), labels), 1).mean())
+            accuracy[index] = float(label_ranks(classifier(features), labels).hits(1).mean())
             progress("choosing the penalty", len(accuracy), total)
 
     def best() -> int:

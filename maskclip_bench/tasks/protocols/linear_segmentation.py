@@ -24,7 +24,7 @@ class LinearSegmentation(PatchProtocol):
     """A linear layer on standardized, frozen patches."""
 
     name = "linear_segmentation"
-    display_name = "linear segmentation (patches)"
+    title = "Segmentation, frozen linear"
 
     def scorer(
         self, context: ProtocolContext, num_classes: int

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -36,7 +36,7 @@ from maskclip_bench.data.readers import Dataset
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.tasks.dense_outcomes import SplitResult, outcome_table
-from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext
+from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext, evenly_spaced
 from maskclip_bench.tasks.protocols.segmentation import (
     class_iou,
     classes_of,
@@ -106,6 +106,7 @@ class PatchProtocol(Protocol):
     """Base of the three: scores for each patch of the test images, then pixel counts."""
 
     settings_model: ClassVar[type[Declaration]] = PatchSettings
+    metric_labels: ClassVar[Mapping[str, str]] = {"mean_iou": "mIoU"}
     expected_seconds = 4.0
 
     def scorer(
@@ -203,17 +204,6 @@ def training_bank(context: ProtocolContext, num_classes: int) -> Bank:
 
     bank: Bank = _cache.get(key, make)
     return bank
-
-
-def evenly_spaced(num: int, at_most: int) -> list[int]:
-    """Indices below `num`, `at_most` of them, from the whole range.
-
-    Example:
-        >>> evenly_spaced(5, 3)
-        [0, 1, 3]
-    """
-    count = min(num, at_most)
-    return [index * num // count for index in range(count)]
 
 
 def tokens_of_images(

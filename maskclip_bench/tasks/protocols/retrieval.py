@@ -6,26 +6,27 @@ caption one image. (A "true" recall, the share of an image's captions found, is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import Field
 
 from maskclip_bench.config import Declaration
 from maskclip_bench.results.measurement import Measurement, Metric
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.metrics import (
-    TIE_TOLERANCE,
-    RetrievalRanks,
+    Ranks,
     retrieval_chance,
     retrieval_ranks,
 )
 from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext, open_split
 
-PRESET_VERSION = 1
+PRESET_VERSION = 2
+"""2: only equal embeddings tie (1: those whose cosines differed by less than 1e-6)."""
 PREFIXES = {"plain_captions": "", "a_photo_of": "a photo of "}
 """What stands before every caption. CLIP's paper writes "a photo of"; most public code nothing."""
 KS = (1, 5, 10)
@@ -38,7 +39,7 @@ class Settings(Declaration):
 
     preset: Literal["plain_captions", "a_photo_of"] = "plain_captions"
     """plain_captions: captions as they are. a_photo_of: "a photo of " before each, as in CLIP."""
-    captions_per_image: int | None = None
+    captions_per_image: int | None = Field(default=None, ge=1)
     """Captions kept of each image, the first ones; None keeps all (COCO's test split then has
     25,010 captions rather than 25,000)."""
     metric: Literal["mean_recall@1", "image_to_text_recall@1", "text_to_image_recall@1"] = (
@@ -51,7 +52,12 @@ class Retrieval(Protocol):
     """Images find captions, captions find images, in the joint space."""
 
     name = "retrieval"
-    display_name = "Retrieval"
+    title = "Retrieval"
+    metric_labels: ClassVar[Mapping[str, str]] = {
+        "image_to_text_recall@1": "I→T R@1",
+        "text_to_image_recall@1": "T→I R@1",
+    }
+    table_columns = ("image_to_text_recall@1", "text_to_image_recall@1")
     settings_model: ClassVar[type[Declaration]] = Settings
     needs_text = True
     expected_seconds = 4.0
@@ -108,7 +114,6 @@ class Retrieval(Protocol):
                 "num_texts": len(owner),
                 "captions_per_image": settings.captions_per_image,
                 "prefix": prefix,
-                "tie_tolerance": TIE_TOLERANCE,
                 "ties": _tie_details(image_ranks, text_ranks),
                 "transform": context.backbone.transform_id,
                 "data": dataset.fingerprint,
@@ -130,8 +135,8 @@ def matches_of(owner: Sequence[int], num_images: int) -> list[list[int]]:
 
 
 def _metrics(
-    image_ranks: RetrievalRanks,
-    text_ranks: RetrievalRanks,
+    image_ranks: Ranks,
+    text_ranks: Ranks,
     of_image: list[list[int]],
     num_texts: int,
 ) -> dict[str, Metric]:
@@ -155,8 +160,8 @@ def _metrics(
 
 
 def _outcomes(
-    image_ranks: RetrievalRanks,
-    text_ranks: RetrievalRanks,
+    image_ranks: Ranks,
+    text_ranks: Ranks,
     image_ids: Sequence[str],
     owner: Sequence[int],
 ) -> pd.DataFrame:
@@ -182,9 +187,7 @@ def _outcomes(
     return pd.DataFrame(columns)
 
 
-def _tie_details(
-    image_ranks: RetrievalRanks, text_ranks: RetrievalRanks
-) -> dict[str, dict[str, float]]:
+def _tie_details(image_ranks: Ranks, text_ranks: Ranks) -> dict[str, dict[str, float]]:
     """What the recalls would be if all ties fell in favour of, or against, the right answer."""
     details: dict[str, dict[str, float]] = {}
     for direction, ranks in ((IMAGE_TO_TEXT, image_ranks), (TEXT_TO_IMAGE, text_ranks)):

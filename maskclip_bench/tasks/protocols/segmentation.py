@@ -6,8 +6,9 @@ S images, C classes.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,8 @@ class Segmentation(DenseProtocol):
     """mIoU of a segmentation head trained with the backbone."""
 
     name = "segmentation"
-    display_name = "segmentation"
+    title = "Segmentation"
+    metric_labels: ClassVar[Mapping[str, str]] = {"mean_iou": "mIoU"}
     toolbox = "mmseg"
     expected_seconds = 45.0
 

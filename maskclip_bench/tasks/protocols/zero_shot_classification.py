@@ -12,9 +12,10 @@ from maskclip_bench.config import Declaration
 from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks.declaration import TaskDeclaration
-from maskclip_bench.tasks.metrics import Integers
+from maskclip_bench.tasks.metrics import Candidates, Integers
 from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext, open_split
 from maskclip_bench.tasks.protocols.classification import (
+    CLASSIFICATION_LABELS,
     ClassificationMetric,
     classification_result,
 )
@@ -43,7 +44,8 @@ class ZeroShotClassification(Protocol):
     """Images against class prompts in the joint space."""
 
     name = "zero_shot_classification"
-    display_name = "Zero-shot"
+    title = "Zero-shot"
+    metric_labels = CLASSIFICATION_LABELS
     settings_model: ClassVar[type[Declaration]] = Settings
     needs_text = True
     expected_seconds = 3.0
@@ -78,8 +80,9 @@ class ZeroShotClassification(Protocol):
         ).to(context.device)  # [C, P]
         images = context.features.images(context.backbone, dataset, progress=context.progress)
         assert images.joint is not None
+        candidates = Candidates(classifier)
         scores = torch.cat(
-            [part.to(context.device) @ classifier.T for part in images.joint.split(BLOCK)]
+            [candidates.scores(part.to(context.device)) for part in images.joint.split(BLOCK)]
         )  # [N, C]
         result = classification_result(scores, dataset, classes=classes, primary=settings.metric)
         return Measurement(

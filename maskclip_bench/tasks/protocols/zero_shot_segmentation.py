@@ -28,7 +28,7 @@ class ZeroShotSegmentation(PatchProtocol):
     """Cosine of projected patches and the class names' text embeddings."""
 
     name = "zero_shot_segmentation"
-    display_name = "zero-shot segmentation"
+    title = "Segmentation, zero-shot"
     needs_text = True
     expected_seconds = 2.0
 
