@@ -200,8 +200,13 @@ def test_print_only_in_the_command_line() -> None:
 
 
 def test_weights_are_never_unpickled() -> None:
-    """Every `torch.load` says `weights_only=True`, and nothing uses pickle's own `load`."""
+    """Every `torch.load` says `weights_only=True`, and nothing uses pickle's own `load`.
+
+    But for one module, which reads the files that `mm --allow-pickle FILE` names.
+    """
     for path in modules():
+        if module_name(path) == "backbones.openmmlab.safe_loading":
+            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call):
                 continue

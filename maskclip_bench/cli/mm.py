@@ -14,6 +14,14 @@ def mm(
     config: Annotated[
         str, typer.Argument(help="An OpenMMLab config: a path, or configs/mmseg/NAME.py.")
     ],
+    allow_pickle: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A checkpoint that may run the code it holds when it is loaded. Files that hold "
+            "more than tensors and numbers are refused without it. May be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Run mmseg's or mmdet's own script on a config; more arguments go to that script.
 
@@ -26,4 +34,4 @@ def mm(
     from maskclip_bench.data_files import config_file
 
     place = Path(config) if Path(config).is_file() else config_file(config)
-    launch(toolbox, action, str(place), context.args)
+    launch(toolbox, action, str(place), context.args, allow_pickle=allow_pickle or ())

@@ -5,8 +5,9 @@ One line in a config is the whole hook:
     custom_imports = dict(
         imports=['maskclip_bench.backbones.openmmlab'], allow_failed_imports=False)
 
-It puts the stand-in for mmcv's compiled operators in place (unless they exist) and registers, in
-mmengine's root registries, where mmseg and mmdet both look:
+It puts the stand-in for mmcv's compiled operators in place (unless they exist), replaces the
+loaders of mmengine that unpickle (`safe_loading`), and registers, in mmengine's root registries,
+where mmseg and mmdet both look:
 
 | registry | names |
 | --- | --- |
@@ -31,9 +32,10 @@ except ImportError as error:
         "pip install 'maskclip-bench[openmmlab]'"
     ) from error
 
-from maskclip_bench.backbones.openmmlab import mmcv_kernels
+from maskclip_bench.backbones.openmmlab import mmcv_kernels, safe_loading
 
 mmcv_kernels.install()
+safe_loading.install()
 
 from maskclip_bench.backbones.openmmlab import (  # noqa: E402
     datasets,
@@ -53,5 +55,6 @@ __all__ = [
     "mmcv_kernels",
     "necks",
     "pyramid",
+    "safe_loading",
     "vit",
 ]

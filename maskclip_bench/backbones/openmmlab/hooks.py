@@ -13,7 +13,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from maskclip_bench.backbones.openmmlab import mmcv_kernels
+from maskclip_bench.backbones.openmmlab import mmcv_kernels, safe_loading
 from maskclip_bench.storage import write_json
 
 REPORT_FILE = "run_report.json"
@@ -40,18 +40,27 @@ class RunReport(Hook):
         """Called once, before training or testing begins."""
         kernels = mmcv_kernels.kernels_in_use()
         runner.logger.info(f"mmcv operators: {kernels} (torchvision {torchvision.__version__})")
-        if is_main_process():
-            parameters = list(_unwrapped(runner.model).parameters())
-            write_json(
-                Path(runner.work_dir) / REPORT_FILE,
-                {
-                    "mmcv_operators": kernels,
-                    "torchvision": torchvision.__version__,
-                    "world_size": runner.world_size,
-                    "num_parameters": sum(p.numel() for p in parameters),
-                    "num_trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-                },
-            )
+        self._write_report(runner)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Called when a checkpoint was read, before or after `before_run`."""
+        self._write_report(runner)
+
+    def _write_report(self, runner: Runner) -> None:
+        if not is_main_process():
+            return
+        parameters = list(_unwrapped(runner.model).parameters())
+        report = {
+            "mmcv_operators": mmcv_kernels.kernels_in_use(),
+            "torchvision": torchvision.__version__,
+            "world_size": runner.world_size,
+            "num_parameters": sum(p.numel() for p in parameters),
+            "num_trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        }
+        unpickled = safe_loading.unpickled_files()
+        if unpickled:
+            report["unpickled_files"] = unpickled
+        write_json(Path(runner.work_dir) / REPORT_FILE, report)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None

@@ -9,7 +9,8 @@ The scripts are run as they are; before them, this module
   it reads the config, so a config alone comes too late there),
 - checks the data that the config names: a missing folder ends here, with exit code 3, and not
   after minutes,
-- makes `--launcher pytorch` work on CPU (gloo), where mmengine wants CUDA.
+- makes `--launcher pytorch` work on CPU (gloo), where mmengine wants CUDA,
+- reads checkpoints without unpickling; `--allow-pickle FILE` lets one file through.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskclip_bench.backbones.openmmlab import mmcv_kernels
+from maskclip_bench.backbones.openmmlab import mmcv_kernels, safe_loading
 from maskclip_bench.data.dense import check_coco, check_segmentation_folder
 from maskclip_bench.errors import (
     ConfigError,
@@ -70,6 +71,7 @@ def launch(
     config: str,
     arguments: Sequence[str] = (),
     *,
+    allow_pickle: Sequence[str] = (),
     keep_group: bool = False,
 ) -> None:
     """Run the script in this process; returns when it ends well.
@@ -79,12 +81,15 @@ def launch(
         action: "train" or "test".
         config: Path of a config.
         arguments: Of the script (`--work-dir`, `--resume`, a checkpoint, `--cfg-options`...).
+        allow_pickle: Files that may run the code they hold when they are loaded.
         keep_group: Leave the process group open for the next script; `leave_group` ends it. A
             group ended and opened again under one torchrun would meet the keys of the first in
             the agent's store.
 
     Raises:
         ConfigError: No such config.
+        CheckpointError: There is no such file to allow; or, while the script runs, a checkpoint is
+            missing, damaged, or needs unpickling.
         DataError: The data the config names is missing or broken.
     """
     path = script(toolbox, action)
@@ -96,6 +101,8 @@ def launch(
     mmcv_kernels.install()
     let_bases_resolve()
     arguments = list(arguments)
+    for file in allow_pickle:
+        safe_loading.allow(file)
     if os.environ.get("RANK", "0") == "0":
         check_config_data(config, actions=(action,), arguments=arguments)
     if _launcher(arguments) == "pytorch":
@@ -103,7 +110,8 @@ def launch(
     before = sys.argv
     sys.argv = [str(path), config, *arguments]
     try:
-        runpy.run_path(str(path), run_name="__main__")
+        with safe_loading.guard(toolbox):
+            runpy.run_path(str(path), run_name="__main__")
     finally:
         sys.argv = before
         if not keep_group:
@@ -246,10 +254,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m ...launch TOOLBOX ACTION CONFIG ...`; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.add_argument("--allow-pickle", action="append", default=[])
+        known, given = parser.parse_known_args(given)
         if len(given) < 3:
-            raise ConfigError("Usage: mmseg|mmdet train|test CONFIG [arguments of the script]")
+            raise ConfigError(
+                "Usage: mmseg|mmdet train|test CONFIG [--allow-pickle FILE] "
+                "[arguments of the script]"
+            )
         toolbox, action, config, *rest = given
-        launch(toolbox, action, config, rest)
+        launch(toolbox, action, config, rest, allow_pickle=known.allow_pickle)
     except MaskCLIPBenchError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

@@ -79,6 +79,13 @@ class TrunkSource(Declaration):
             )
         if self.model_args and self.timm is None:
             raise ValueError(f"model_args {sorted(self.model_args)} go with timm= alone.")
+        files = sorted(
+            {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}.intersection(
+                self.model_args
+            )
+        )
+        if files:
+            raise ValueError(f"model_args {files} name files of weights; give them as checkpoint=.")
         return self
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from maskclip_bench.backbones.openmmlab import toolbox_scripts as launching
 from maskclip_bench.backbones.openmmlab.dense_cell import main as job_main
+from maskclip_bench.backbones.openmmlab.trunk_sources import TrunkSource
 from maskclip_bench.data_files import shipped_root
 from maskclip_bench.errors import ConfigError, DataError, MissingDependencyError, UnknownNameError
 
@@ -239,7 +240,9 @@ def test_cpu_group__options_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launching._prepare_cpu_group(given) == [*given[:3], *wrapper, "a=1"]
 
 
-def run(arguments: list[str], data_root: Path, *, launcher: list[str] | None = None) -> str:
+def run(
+    arguments: list[str], data_root: Path, *, launcher: list[str] | None = None, code: int = 0
+) -> str:
     environment = {
         **os.environ,
         "MASKCLIP_BENCH_DATA": str(data_root),
@@ -254,7 +257,7 @@ def run(arguments: list[str], data_root: Path, *, launcher: list[str] | None = N
         env=environment,
         timeout=280,
     )
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert result.returncode == code, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout + result.stderr
 
 
@@ -299,6 +302,90 @@ def test_routes__train_resume_test(
         assert last_scores(work_dir, key) == pytest.approx(trained, abs=1e-3)
 
 
+class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+ATTACKS = {
+    "tested checkpoint": ["test", "CONFIG", "EVIL"],
+    "load_from": ["train", "CONFIG", "--cfg-options", "load_from=EVIL"],
+    "resumed checkpoint": ["train", "CONFIG", "--resume"],
+    "init_cfg of a head": [
+        "train",
+        "CONFIG",
+        "--cfg-options",
+        "model.decode_head.init_cfg.type=Pretrained",
+        "model.decode_head.init_cfg.checkpoint=EVIL",
+    ],
+    "init_cfg of the backbone": [
+        "train",
+        "CONFIG",
+        "--cfg-options",
+        "model.backbone.init_cfg.type=Pretrained",
+        "model.backbone.init_cfg.checkpoint=EVIL",
+    ],
+    "backbone's file": ["train", "CONFIG", "--cfg-options", "model.backbone.checkpoint=EVIL"],
+    "backbone's arguments": [
+        "train",
+        "CONFIG",
+        "--cfg-options",
+        "model.backbone.model_args.checkpoint_path=EVIL",
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_attacks__code_in_a_file_is_not_run(attack: str, tmp_path: Path, scenes: Path) -> None:
+    """Through the whole command, whatever names the file; the error says what to do."""
+    pytest.importorskip("mmseg")
+    import torch
+
+    work_dir, mark, evil = tmp_path / "work", tmp_path / "code-was-run", tmp_path / "evil.pth"
+    torch.save({"state_dict": {}, "meta": Evil(mark)}, evil)
+    work_dir.mkdir()
+    (work_dir / "last_checkpoint").write_text(str(evil))
+    given = [
+        word.replace("CONFIG", str(SEGMENTATION)).replace("EVIL", str(evil))
+        for word in ATTACKS[attack]
+    ]
+    if "--cfg-options" in given:
+        given += options("mmseg", 2)[1:]
+    else:
+        given += options("mmseg", 2)
+    output = run(
+        ["-m", "maskclip_bench", "mm", "mmseg", *given, "--work-dir", str(work_dir)],
+        scenes.parents[1],
+        code=2 if "backbone" in attack and "file" not in attack else 3,
+    )
+    assert not mark.exists()
+    assert "Traceback" not in output
+    assert re.search(
+        "--allow-pickle|come from its source|give them as checkpoint=|evil.pth", output
+    )
+
+
+@pytest.mark.slow
+def test_allow_pickle__is_recorded(tmp_path: Path, scenes: Path) -> None:
+    pytest.importorskip("mmseg")
+    import torch
+
+    work_dir, mark, own = tmp_path / "work", tmp_path / "code-was-run", tmp_path / "own.pth"
+    torch.save({"state_dict": {}, "meta": {"made_by": Evil(mark)}}, own)
+    words = ["mmseg", "test", str(SEGMENTATION), str(own), "--allow-pickle", str(own)]
+    given = [*words, "--work-dir", str(work_dir), *options("mmseg", 2)]
+    run(["-m", "maskclip_bench", "mm", *given], scenes.parents[1])
+    assert mark.is_dir()
+    report = json.loads((work_dir / "run_report.json").read_text())
+    assert [entry["file"] for entry in report["unpickled_files"]] == [str(own)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("toolbox", "config"), [("mmseg", SEGMENTATION), ("mmdet", DETECTION)])
 def test_ddp__two_gloo_processes(
@@ -338,17 +425,17 @@ def test_configs__all_build(monkeypatch: pytest.MonkeyPatch) -> None:
     from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
 
-    from maskclip_bench.backbones.openmmlab import vit
+    from maskclip_bench.backbones.openmmlab import trunk_backbone
 
     assert mmdet.models and mmseg.models
 
-    def fresh(**source: object) -> object:
-        if source["open_clip_model"] and "convnext" in str(source["open_clip_model"]):
+    def fresh(source: TrunkSource) -> object:
+        if "convnext" in str(source.open_clip):
             return timm.create_model("convnext_base")
-        size = "large" if "vit-l" in str(source["backbone"]) + name else "base"
+        size = "large" if "vit-l" in str(source.backbone) + name else "base"
         return timm.create_model(f"vit_{size}_patch16_224")
 
-    monkeypatch.setattr(vit, "load_trunk", fresh)
+    monkeypatch.setattr(trunk_backbone, "load_trunk", fresh)
     configs = sorted(shipped_root().glob("configs/mm*/*.py"))
     assert len(configs) > 30
     for path in configs:
