@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -10,15 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-Statistic = Literal["mean", "mean_per_class", "mean_ratio", "none"]
+Statistic = Literal["mean", "mean_per_class", "mean_ratio", "mean_of_columns", "roc_auc", "none"]
 """How a metric follows from its outcome column (the column of the same name).
 
 mean: the mean over the rows where it is not NaN. mean_per_class: the mean over classes of the
 class means, classes taken from the column `label`. mean_ratio: the mean over classes of sum of
 numerators / sum of denominators, which stand as lists [C], one entry a class, in the two columns
 that `ratio_column_names` gives (mIoU: pixels in the intersection and the union of each class, image
-by image); classes whose denominators are all zero are left out. none: it does not (an mAP, an
-AUC), so it has no interval.
+by image); classes whose denominators are all zero are left out. mean_of_columns: the mean of the
+means of several other outcome columns, `Metric.columns`. roc_auc: the column holds a score a row;
+the value is the probability that a row of the greater `label` scores above one of the smaller,
+ties counting half. none: it does not follow (an mAP), so it has no interval.
 """
 
 ID_COLUMNS = ("sample_id", "group")
@@ -37,20 +40,30 @@ class Metric:
         higher_is_better: Direction, so that "best" is never guessed.
         chance_level: Score of guessing, a fraction; None if unknown.
         statistic: How the value follows from the outcome column of the same name.
+        columns: Outcome columns that are averaged, for the statistic "mean_of_columns".
+        label: What a table calls the metric ("top-1"); None = its name.
 
     Raises:
-        ValueError: The value or the chance level is not a fraction, or the statistic is unknown.
+        ValueError: The value or the chance level is not a fraction, or the statistic is unknown or
+            lacks its columns.
     """
 
     value: float
     higher_is_better: bool = True
     chance_level: float | None = None
     statistic: Statistic = "mean"
+    columns: tuple[str, ...] = ()
+    label: str | None = None
 
     def __post_init__(self) -> None:
         if self.statistic not in get_args(Statistic):
             allowed = ", ".join(get_args(Statistic))
             raise ValueError(f"{self.statistic!r} is not a statistic. Use one of {allowed}.")
+        if (self.statistic == "mean_of_columns") != bool(self.columns):
+            raise ValueError(
+                f"The statistic {self.statistic!r} came with the columns {list(self.columns)}. "
+                "mean_of_columns needs them; the others take none."
+            )
         object.__setattr__(self, "value", as_fraction(self.value, what="The value of a metric"))
         if self.chance_level is not None:
             level = as_fraction(self.chance_level, what="A chance level")
@@ -93,7 +106,7 @@ class Measurement:
             )
         check_outcomes(self.outcomes)
         for name, metric in self.metrics.items():
-            expected = statistic_value(self.outcomes, name, metric.statistic)
+            expected = statistic_value(self.outcomes, name, metric.statistic, metric.columns)
             if expected is not None and abs(expected - metric.value) > TOLERANCE:
                 raise ValueError(
                     f"{name} is {metric.value:.6f}, but the {metric.statistic} of its outcome "
@@ -120,32 +133,94 @@ def check_outcomes(outcomes: pd.DataFrame) -> None:
         raise ValueError(f"sample_id {first!r} stands twice in the outcomes; ids must be unique.")
 
 
-def statistic_value(outcomes: pd.DataFrame, column: str, statistic: Statistic) -> float | None:
-    """The statistic of one outcome column; None for the statistic "none".
+def statistic_value(
+    outcomes: pd.DataFrame, name: str, statistic: Statistic, columns: Sequence[str] = ()
+) -> float | None:
+    """The statistic of the metric `name` over its outcomes; None for the statistic "none".
 
     Raises:
-        ValueError: The column (or `label`, for mean_per_class) is missing or holds only NaN.
+        ValueError: A column that the statistic needs is missing, or holds only NaN.
     """
     if statistic == "none":
         return None
-    if statistic == "mean_ratio":
-        numerators, denominators, _ = ratio_outcomes(outcomes, column)
+    if statistic in ("mean_ratio", "mean_of_columns"):
+        numerators, denominators, _ = ratio_parts(outcomes, name, statistic, columns)
         return float(mean_ratio(numerators.sum(axis=0), denominators.sum(axis=0)))
-    if column not in outcomes.columns:
-        raise ValueError(
-            f"No outcome column {column!r} for a metric of statistic {statistic!r}; found "
-            f"{list(outcomes.columns)}."
-        )
-    values = outcomes[column].to_numpy(dtype=np.float64)
+    if statistic == "roc_auc":
+        positive, negative, _, _ = auc_scores(outcomes, name)
+        below, ties = placements(positive, negative)
+        return float((below + ties / 2).mean() / len(negative))
+    values = outcome_values(outcomes, name)
     measured = ~np.isnan(values)
-    if not measured.any():
-        raise ValueError(f"The outcome column {column!r} holds only NaN.")
     if statistic == "mean":
         return float(values[measured].mean())
-    if "label" not in outcomes.columns:
-        raise ValueError(f"{column!r} is a mean per class, so the outcomes need a column 'label'.")
-    labels = outcomes["label"].to_numpy()[measured]
+    labels = outcome_labels(outcomes, name)[measured]
     return float(pd.Series(values[measured]).groupby(labels).mean().mean())
+
+
+def outcome_values(outcomes: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:
+    """One outcome column [S]; NaN where a row was not measured.
+
+    Raises:
+        ValueError: It is missing, holds only NaN or no numbers, or an infinite one.
+    """
+    if name not in outcomes.columns:
+        raise ValueError(
+            f"No outcome column {name!r} for a metric of that name; found {list(outcomes.columns)}."
+        )
+    try:
+        values = outcomes[name].to_numpy(dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The outcome column {name!r} holds no numbers.") from error
+    if np.isnan(values).all():
+        raise ValueError(f"The outcome column {name!r} holds only NaN.")
+    if np.isinf(values).any():
+        raise ValueError(f"The outcome column {name!r} holds an infinite number.")
+    return values
+
+
+def outcome_labels(outcomes: pd.DataFrame, name: str) -> npt.NDArray[Any]:
+    """The column `label` [S].
+
+    Raises:
+        ValueError: There is none.
+    """
+    if "label" not in outcomes.columns:
+        raise ValueError(f"{name!r} is made class by class: the outcomes need a column 'label'.")
+    return outcomes["label"].to_numpy()
+
+
+def auc_scores(
+    outcomes: pd.DataFrame, name: str
+) -> tuple[
+    npt.NDArray[np.float64],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.bool_],
+    npt.NDArray[np.bool_],
+]:
+    """Scores of the positive rows [P] and of the negative ones [N], and which rows those are [S].
+
+    Raises:
+        ValueError: There are not two labels among the measured rows.
+    """
+    scores = outcome_values(outcomes, name)
+    labels = outcome_labels(outcomes, name)
+    measured = ~np.isnan(scores)
+    names = np.unique(labels[measured])
+    if len(names) != 2:
+        raise ValueError(f"{name!r} needs two labels among its rows; found {len(names)}.")
+    positive, negative = measured & (labels == names[1]), measured & (labels == names[0])
+    return scores[positive], scores[negative], positive, negative
+
+
+def placements(
+    scores: npt.NDArray[np.float64], others: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """How many of `others` lie below each of `scores`, and how many tie with it."""
+    ordered = np.sort(others)
+    below = np.searchsorted(ordered, scores, side="left")
+    not_above = np.searchsorted(ordered, scores, side="right")
+    return below.astype(np.float64), (not_above - below).astype(np.float64)
 
 
 def ratio_column_names(metric: str) -> tuple[str, str]:
@@ -186,6 +261,23 @@ def ratio_outcomes(
             "a class, in both columns alike."
         )
     return numerators, denominators, measured
+
+
+def ratio_parts(
+    outcomes: pd.DataFrame, name: str, statistic: Statistic, columns: Sequence[str] = ()
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """What `ratio_outcomes` gives, for "mean_of_columns" too: one ratio a column.
+
+    Raises:
+        ValueError: A column is missing or holds nothing.
+    """
+    if statistic != "mean_of_columns":
+        return ratio_outcomes(outcomes, name)
+    values = np.stack([outcome_values(outcomes, column) for column in columns], axis=1)  # [S, C]
+    present = ~np.isnan(values)
+    measured = np.asarray(present.any(axis=1), dtype=np.bool_)
+    numerators = np.where(present, values, 0.0)[measured]
+    return numerators, present[measured].astype(np.float64), measured
 
 
 def mean_ratio(

@@ -6,12 +6,14 @@ All lengths are in points (1/72 inch); y grows upwards, as in matplotlib.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskclip_bench.results.rendering import EMPTY_TEXT, cell_delta, cell_number, cell_spread
+from maskclip_bench.escaping import one_line
+from maskclip_bench.results.cell_text import EMPTY_TEXT, cell_delta, cell_number, cell_spread
 from maskclip_bench.results.table_model import ColumnDeclaration, Table, TableRow
 
 if TYPE_CHECKING:
@@ -47,9 +49,12 @@ def to_png(table: Table, path: Path) -> None:
     """Draw `table` and write it as PNG to `path` (whatever its suffix)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure = _draw(table)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, format="png", dpi=DPI, facecolor="white")
+    with warnings.catch_warnings():
+        # A name may have characters that the font lacks: they are drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure = _draw(table)
+        FigureCanvasAgg(figure)
+        figure.savefig(path, format="png", dpi=DPI, facecolor="white")
 
 
 @dataclass
@@ -59,7 +64,7 @@ class _Pen:
     items: list[tuple[str, tuple[float, ...], dict[str, Any]]] = field(default_factory=list)
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
-        self.items.append(("text", (x, y), {"text": text, **style}))
+        self.items.append(("text", (x, y), {"text": one_line(text), **style}))
 
     def rule(self, x0: float, x1: float, y: float, *, width: float, color: str = INK) -> None:
         self.items.append(("rule", (x0, x1, y), {"width": width, "color": color}))
@@ -244,7 +249,7 @@ def _is_wide(table: Table) -> bool:
 
 
 def _one_line(column: ColumnDeclaration) -> str:
-    return column.title.replace("\n", " ")
+    return one_line(column.title)
 
 
 def _spans(names: list[str]) -> Iterator[tuple[int, int, str]]:
@@ -280,5 +285,5 @@ def _text_width(text: str, size: float, *, bold: bool = False) -> float:
     from matplotlib.textpath import text_to_path
 
     font = FontProperties(family=FONT, weight="bold" if bold else "normal", size=size)
-    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    width, _, _ = text_to_path.get_text_width_height_descent(one_line(text), font, ismath=False)
     return float(width)

@@ -1,156 +1,72 @@
-"""One measured cell of the table: a JSON file, with its per-sample outcomes in Parquet beside it.
+"""Measured cells on the disk: a JSON file each, with its per-sample outcomes in Parquet beside it.
 
     records/{row}/{protocol}__{dataset}.json                 the record, and the commit point
     records/{row}/{protocol}__{dataset}.{sha256[:12]}.parquet    its outcomes, written before it
 
 A record names its outcomes by their hash, so a process killed between the two writes leaves the
-previous record whole. A failed cell is recorded as failed, never as a score.
+previous record whole. A failed cell is recorded as failed, never as a score. The fields are in
+`record_model.py`, the checks in `record_reading.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
+import itertools
+import logging
 import math
+import os
 import re
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, ValidationError, model_validator
 
 from maskclip_bench import storage
-from maskclip_bench.config import Declaration, World
-from maskclip_bench.errors import ConfigError, DataError
+from maskclip_bench.errors import ConfigError, DamagedFileError, StorageError
 from maskclip_bench.results import bootstrap
-from maskclip_bench.results.measurement import Measurement, Metric, ratio_outcomes
+from maskclip_bench.results.intervals import metric_interval
+from maskclip_bench.results.measurement import Measurement, Metric, statistic_value
+from maskclip_bench.results.record_model import (
+    SCHEMA_VERSION,
+    SEAL,
+    Cell,
+    Failure,
+    MetricRecord,
+    Record,
+    row_id,
+    seal_of,
+)
+from maskclip_bench.results.record_reading import (
+    check_outcomes_file,
+    check_values,
+    read_outcomes,
+    read_record,
+)
 
-SCHEMA_VERSION = 1
+__all__ = [
+    "SCHEMA_VERSION",
+    "Cell",
+    "Failure",
+    "MetricRecord",
+    "Record",
+    "RecordStore",
+    "failed_record",
+    "measured_record",
+    "plain",
+    "row_id",
+]
 
+logger = logging.getLogger(__name__)
 
+LOCK_SECONDS = 60.0
+"""How long a reader waits for a process that is replacing a record it found damaged."""
+
+_SEED = re.compile(r"__seed\d+$")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*")
-
-
-def row_id(backbone: str, seed: int = 0) -> str:
-    """Name of a row: the backbone's, with the seed where it is not 0."""
-    return backbone if seed == 0 else f"{backbone}__seed{seed}"
-
-
-class Cell(Declaration):
-    """Which cell of the table: a row, a column, and the hash of all that its number depends on."""
-
-    backbone: str
-    seed: int = 0
-    """Seed of the row's pretraining; 0 for weights that came from elsewhere."""
-    protocol: str
-    dataset: str
-    world: World
-    task_version: int = 1
-    cell_fingerprint: str = Field(min_length=1)
-    """Hash of weights, data, transform, protocol settings, preset version and task version."""
-
-    @property
-    def row_id(self) -> str:
-        """Folder of the cell below `records/`."""
-        return row_id(self.backbone, self.seed)
-
-    @property
-    def task(self) -> str:
-        """`protocol/dataset`."""
-        return f"{self.protocol}/{self.dataset}"
-
-
-class MetricRecord(Declaration):
-    """One metric of a record; all levels are fractions."""
-
-    value: float = Field(ge=0, le=1)
-    low: float | None = Field(default=None, ge=0, le=1)
-    """Lower end of the 95 % bootstrap interval; None where the metric has no outcome column."""
-    high: float | None = Field(default=None, ge=0, le=1)
-    chance_level: float | None = Field(default=None, ge=0, le=1)
-    higher_is_better: bool = True
-    statistic: Literal["mean", "mean_per_class", "mean_ratio", "none"] = "mean"
-    num_samples: int | None = None
-    """Outcomes the metric is made of."""
-    num_groups: int | None = None
-    """Independent units among them; what the bootstrap resamples."""
-
-    @property
-    def half_width(self) -> float | None:
-        """Half the width of the interval."""
-        if self.low is None or self.high is None:
-            return None
-        return (self.high - self.low) / 2
-
-
-class Failure(Declaration):
-    """Why a cell has no score."""
-
-    type: str
-    message: str
-    traceback: str
-
-
-class Record(Declaration):
-    """A measured (or failed) cell with everything needed to trust it."""
-
-    schema_version: int = SCHEMA_VERSION
-    cell: Cell
-    status: Literal["ok", "failed"]
-    preset: str | None = None
-    preset_version: int | None = None
-    primary_metric: str | None = None
-    metrics: dict[str, MetricRecord] = Field(default_factory=dict)
-    details: dict[str, Any] = Field(default_factory=dict)
-    """Chosen hyperparameters; hashes of transform, templates, classes, data."""
-    budget: dict[str, Any] = Field(default_factory=dict)
-    """What the run was allowed to spend; empty = all of the data set, the whole schedule."""
-    fingerprints: dict[str, str] = Field(default_factory=dict)
-    """Hashes of the parts: weights, data, transform..."""
-    provenance: dict[str, Any] = Field(default_factory=dict)
-    """Versions, code state, hardware, time (`runtime.provenance`)."""
-    seconds: float | None = None
-    """Wall-clock time the cell took."""
-    outcomes_file: str | None = None
-    outcomes_sha256: str | None = None
-    error: Failure | None = None
-
-    @model_validator(mode="after")
-    def _whole(self) -> Record:
-        if self.status == "ok" and self.primary_metric not in self.metrics:
-            raise ValueError("an ok record needs metrics, its primary metric among them")
-        if self.status == "failed" and (self.metrics or self.error is None):
-            raise ValueError("a failed record has an error and no metric")
-        return self
-
-    @property
-    def row_id(self) -> str:
-        """Folder of the record below `records/`."""
-        return self.cell.row_id
-
-    @property
-    def task(self) -> str:
-        """`protocol/dataset`."""
-        return self.cell.task
-
-    @property
-    def primary(self) -> MetricRecord:
-        """The primary metric.
-
-        Raises:
-            DataError: The cell failed; the message tells why.
-        """
-        if self.primary_metric is None:
-            reason = f"{self.error.type}: {self.error.message}" if self.error else "unknown"
-            raise DataError(
-                f"The cell {self.row_id} x {self.task} has no score: it failed with {reason}. "
-                "Run it again: maskclip-bench run"
-            )
-        return self.metrics[self.primary_metric]
 
 
 def measured_record(
@@ -160,18 +76,39 @@ def measured_record(
     fingerprints: Mapping[str, str] | None = None,
     provenance: Mapping[str, Any] | None = None,
     seconds: float | None = None,
+    protocol_title: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    table_columns: Sequence[str] = (),
     num_resamples: int = bootstrap.NUM_RESAMPLES,
 ) -> Record:
-    """Make the record of a measurement; bootstraps the interval of every metric."""
+    """Make the record of a measurement, with the interval of every metric.
+
+    Args:
+        cell: Which cell was measured.
+        measurement: What the protocol returned.
+        fingerprints: Hashes of the parts its fingerprint is made of.
+        provenance: From `runtime.provenance`.
+        seconds: Wall-clock time the cell took.
+        protocol_title: What tables call the protocol.
+        labels: What tables call the metrics, by name; a metric's own label otherwise.
+        table_columns: Metrics that get a column of a table by themselves; those that the
+            measurement does not have are left out. Empty = the primary one.
+        num_resamples: Of the intervals that need resampling.
+    """
     outcomes = measurement.outcomes
+    labels = labels or {}
     return Record(
         cell=cell,
         status="ok",
         preset=measurement.preset,
         preset_version=measurement.preset_version,
+        protocol_title=protocol_title,
+        table_columns=[name for name in table_columns if name in measurement.metrics],
         primary_metric=measurement.primary_metric,
         metrics={
-            name: _metric_record(name, metric, outcomes, num_resamples)
+            name: _metric_record(
+                name, metric, outcomes, num_resamples, label=labels.get(name, metric.label)
+            )
             for name, metric in measurement.metrics.items()
         },
         details=plain(measurement.details),
@@ -208,11 +145,14 @@ def failed_record(
 class RecordStore:
     """All records of a workspace (`Workspace.records`).
 
-    Safe against kill -9 at any moment and against a second process on the same folder.
+    Safe against kill -9 at any moment and against a second process on the same folder. A damaged
+    record is set aside as `<name>.damaged-N` with a warning, and its cell counts as not measured.
+    Opening the store removes the temporary files of dead processes.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        storage.remove_leftovers(root, recursive=True)
 
     def path(self, row: str, protocol: str, dataset: str) -> Path:
         """Where the JSON of a cell lies.
@@ -247,40 +187,46 @@ class RecordStore:
         path = self.path(cell.row_id, cell.protocol, cell.dataset)
         with storage.exclusive(path):
             if record.status == "failed":
-                with contextlib.suppress(DataError):
-                    standing = self.load(cell.row_id, cell.protocol, cell.dataset)
-                    if (
-                        standing is not None
-                        and standing.status == "ok"
-                        and (
-                            standing.cell.cell_fingerprint == cell.cell_fingerprint
-                            or _is_part(record.fingerprints, standing.fingerprints)
-                        )
-                    ):
-                        return standing
+                standing = self._whole(path)
+                if (
+                    standing is not None
+                    and standing.status == "ok"
+                    and (
+                        standing.cell.cell_fingerprint == cell.cell_fingerprint
+                        or _is_part(record.fingerprints, standing.fingerprints)
+                    )
+                ):
+                    return standing
             if outcomes is not None:
                 file, digest = _write_outcomes(path, outcomes)
                 record = record.model_copy(
                     update={"outcomes_file": file.name, "outcomes_sha256": digest}
                 )
-            storage.write_json(path, record.model_dump(mode="json"))
+            values = record.model_dump(mode="json", exclude={SEAL})
+            record = record.model_copy(update={SEAL: seal_of(values)})
+            storage.write_json(path, {**values, SEAL: record.seal})
             self._remove_stale_outcomes(path, keep=record.outcomes_file)
         return record
 
     def load(self, row: str, protocol: str, dataset: str) -> Record | None:
-        """The record of a cell, None if it was never recorded; its outcomes file is verified.
+        """The record of a cell; None if it was never recorded, or if it was damaged.
+
+        Seal, fields and the hash of the outcomes are checked; the values of a record without a
+        seal are computed again from its outcomes. What is damaged is set aside with a warning.
 
         Raises:
-            DataError: The JSON or the Parquet file is damaged; says which and what to do.
+            DataError: It was written by a newer version.
+            StorageError: It cannot be read (no permission, an error of the disk).
         """
         path = self.path(row, protocol, dataset)
-        return self._read(path) if path.exists() else None
+        return self._read(path) if os.path.lexists(path) else None
 
     def recorded(self, cell: Cell) -> Record | None:
         """The ok record of exactly this cell (same fingerprint), else None.
 
         Raises:
-            DataError: The record is damaged.
+            DataError: It was written by a newer version.
+            StorageError: It cannot be read.
         """
         record = self.load(cell.row_id, cell.protocol, cell.dataset)
         if (
@@ -291,51 +237,106 @@ class RecordStore:
             return None
         return record
 
-    def all(self) -> list[Record]:
-        """Every record, ok and failed, sorted by row and task.
+    def all(
+        self, *, backbones: Collection[str] | None = None, tasks: Collection[str] | None = None
+    ) -> list[Record]:
+        """Every whole record, ok and failed, sorted by row and task; damaged ones are set aside.
+
+        Args:
+            backbones: Only rows of these, with all their seeds; None = all.
+            tasks: Only these columns ("protocol/dataset"); None = all.
 
         Raises:
-            DataError: One is damaged.
+            DataError: One was written by a newer version.
+            StorageError: One cannot be read.
         """
-        return [self._read(path) for path in self._paths()]
+        records = (
+            self._read(path)
+            for path in self.paths()
+            if (backbones is None or _SEED.sub("", path.parent.name) in backbones)
+            and (tasks is None or path.stem.replace("__", "/", 1) in tasks)
+        )
+        return [record for record in records if record is not None]
 
     def outcomes(self, record: Record) -> pd.DataFrame:
         """Per-sample outcomes of a record (see `Measurement.outcomes`).
 
         Raises:
-            DataError: The record has none, or the file is missing or damaged.
+            DataError: The record has none.
+            DamagedFileError: The file is missing or damaged.
+            StorageError: The file cannot be read.
         """
         cell = record.cell
-        path = self.path(cell.row_id, cell.protocol, cell.dataset)
-        if record.outcomes_file is None:
-            raise DataError(f"{path} has no outcomes: its status is {record.status!r}.")
-        _verify_outcomes(path, record)
-        return pd.read_parquet(path.parent / record.outcomes_file)
+        return read_outcomes(self.path(cell.row_id, cell.protocol, cell.dataset), record)
 
-    def _paths(self) -> Iterator[Path]:
-        for path in sorted(self.root.glob("*/*.json")):
-            if not path.name.startswith("."):
-                yield path
+    def paths(self) -> list[Path]:
+        """Files of all records, sorted."""
+        return [path for path in sorted(self.root.glob("*/*.json")) if path.name[0] != "."]
 
-    def _read(self, path: Path) -> Record:
+    def set_aside(self, path: Path) -> Path | None:
+        """Rename a damaged record or outcomes file to `<name>.damaged-N`.
+
+        Returns:
+            Its new name; None where the folder cannot be written to.
+        """
+        for number in itertools.count(1):
+            target = path.with_name(f"{path.name}.damaged-{number}")
+            if not os.path.lexists(target):
+                break
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            version = values.get("schema_version") if isinstance(values, dict) else None
-            if version != SCHEMA_VERSION:
-                raise DataError(
-                    f"{path} has schema version {version!r}; this version reads {SCHEMA_VERSION}. "
-                    "Delete the file and run the suite again: the cell is then measured anew."
-                )
-            record = Record.model_validate(values)
-        except (UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
-            reason = str(error).splitlines()[0]
-            raise DataError(
-                f"{path} is damaged ({reason}). Delete the file and run the suite again: "
-                "the cell is then measured anew."
-            ) from error
-        if record.outcomes_file is not None:
-            _verify_outcomes(path, record)
+            path.rename(target)
+        except OSError:
+            return None
+        return target
+
+    def check(self, path: Path, *, values: bool = True) -> Record:
+        """Read and check the record at `path` and its outcomes; nothing is changed.
+
+        Args:
+            path: One of `paths()`.
+            values: Compute all values again from the outcomes; else only where there is no seal.
+
+        Raises:
+            DamagedFileError: Something is not as it was written.
+            DataError: It was written by a newer version.
+            StorageError: Something cannot be read.
+        """
+        record = read_record(path)
+        if values or record.seal is None:
+            check_values(path, record)
+        else:
+            check_outcomes_file(path, record)
         return record
+
+    def _read(self, path: Path) -> Record | None:
+        """The record at `path`; a damaged one is set aside, unless another process mends it."""
+        try:
+            return self.check(path, values=False)
+        except DamagedFileError as error:
+            first = error
+        try:
+            # A process that is replacing the record holds the lock: look again when it is done.
+            with storage.exclusive(path, timeout=LOCK_SECONDS):
+                return self._whole(path, warn=True)
+        except StorageError:
+            logger.warning("%s It cannot be set aside here, and is left out.", first)
+            return None
+
+    def _whole(self, path: Path, *, warn: bool = False) -> Record | None:
+        """The record at `path` if there is one and it is whole; the caller holds its lock."""
+        if not os.path.lexists(path):
+            return None
+        try:
+            return self.check(path, values=False)
+        except DamagedFileError as error:
+            if not warn:
+                return None
+            aside = self.set_aside(path)
+            if aside is None:
+                logger.warning("%s It cannot be set aside here, and is left out.", error)
+            else:
+                logger.warning("%s It is now %s.", error, aside.name)
+            return None
 
     @staticmethod
     def _remove_stale_outcomes(path: Path, *, keep: str | None) -> None:
@@ -366,37 +367,31 @@ def plain(value: Any) -> Any:
 
 
 def _metric_record(
-    name: str, metric: Metric, outcomes: pd.DataFrame, num_resamples: int
+    name: str, metric: Metric, outcomes: pd.DataFrame, num_resamples: int, *, label: str | None
 ) -> MetricRecord:
-    low = high = num_samples = num_groups = None
-    if metric.statistic == "mean_ratio":
-        low, high = bootstrap.ratio_interval(outcomes, name, num_resamples=num_resamples)
-        _, _, measured = ratio_outcomes(outcomes, name)
-        num_samples = int(measured.sum())
-        num_groups = int(outcomes["group"][measured].nunique())
-    elif metric.statistic != "none":
-        values = outcomes[name].to_numpy(dtype=np.float64)
-        groups = outcomes["group"].to_numpy()
-        labels = outcomes["label"].to_numpy() if metric.statistic == "mean_per_class" else None
-        low, high = bootstrap.interval(
-            values,
-            groups,
-            statistic=metric.statistic,
-            labels=labels,
-            num_resamples=num_resamples,
-        )
-        measured = ~np.isnan(values)
-        num_samples = int(measured.sum())
-        num_groups = int(pd.Series(groups[measured]).nunique())
-    return MetricRecord(
-        value=metric.value,
-        low=low if low is None else min(max(low, 0.0), 1.0),
-        high=high if high is None else min(max(high, 0.0), 1.0),
+    interval = metric_interval(
+        outcomes, name, metric.statistic, metric.columns, num_resamples=num_resamples
+    )
+    expected = statistic_value(outcomes, name, metric.statistic, metric.columns)
+    value = metric.value if expected is None else min(max(expected, 0.0), 1.0)
+    record = MetricRecord(
+        value=value,
         chance_level=metric.chance_level,
         higher_is_better=metric.higher_is_better,
         statistic=metric.statistic,
-        num_samples=num_samples,
-        num_groups=num_groups,
+        columns=list(metric.columns),
+        label=label,
+    )
+    if interval is None:
+        return record
+    return record.model_copy(
+        update={
+            "low": min(interval.low, value),
+            "high": max(interval.high, value),
+            "interval": interval.method,
+            "num_samples": interval.num_samples,
+            "num_groups": interval.num_groups,
+        }
     )
 
 
@@ -413,18 +408,3 @@ def _write_outcomes(record_path: Path, outcomes: pd.DataFrame) -> tuple[Path, st
     with storage.atomic_file(path) as temporary:
         temporary.write_bytes(content)
     return path, digest
-
-
-def _verify_outcomes(record_path: Path, record: Record) -> None:
-    assert record.outcomes_file is not None
-    file = record_path.parent / Path(record.outcomes_file).name
-    problem = None
-    if not file.is_file():
-        problem = "is missing"
-    elif storage.sha256_file(file) != record.outcomes_sha256:
-        problem = "is damaged (its hash is not the one in the record)"
-    if problem is not None:
-        raise DataError(
-            f"{file} {problem}. Delete {record_path.name} in the same folder and run the suite "
-            "again: the cell is then measured anew."
-        )

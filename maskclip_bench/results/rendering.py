@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from maskclip_bench import storage
-from maskclip_bench.results.table_model import (
-    ColumnDeclaration,
-    Table,
-    TableCell,
-    percent,
-    signed_points,
-)
+from maskclip_bench.escaping import csv_cell, markdown, one_line, visible
+from maskclip_bench.results.cell_text import EMPTY_TEXT, cell_delta, cell_number, cell_spread
+from maskclip_bench.results.table_model import ColumnDeclaration, Table, TableCell, percent
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.text import Text
 
-EMPTY_TEXT = "Nothing to show: no cell of this table was measured here."
-
 
 def to_markdown(table: Table) -> str:
     """GitHub-flavoured Markdown: best bold, intervals and differences in small print."""
-    lines = [f"### {table.title}", ""]
+    lines = [f"### {markdown(table.title)}", ""]
     if table.is_empty:
         lines.append(EMPTY_TEXT)
     else:
@@ -36,15 +28,15 @@ def to_markdown(table: Table) -> str:
         group = ""
         for row in table.rows:
             if row.group and row.group != group:
-                lines.append(f"| *{row.group}* |" + " |" * len(headers))
+                lines.append(f"| *{markdown(row.group)}* |" + " |" * len(headers))
             group = row.group
             cells = [
                 _markdown_cell(cell, column)
                 for cell, column in zip(row.cells, table.columns, strict=True)
             ]
-            lines.append(f"| {_escape(row.label)} | " + " | ".join(cells) + " |")
+            lines.append(f"| {markdown(row.label)} | " + " | ".join(cells) + " |")
     remarks = [table.caption, *table.notes]
-    lines += ["", *[f"{_escape(remark)}  " for remark in remarks if remark]]
+    lines += ["", *[f"{markdown(remark)}  " for remark in remarks if remark]]
     return "\n".join(line.rstrip() if not line.endswith("  ") else line for line in lines) + "\n"
 
 
@@ -62,11 +54,11 @@ def to_terminal(table: Table, *, width: int | None = None) -> Group:
     from rich.text import Text
 
     width = width or shutil.get_terminal_size().columns
-    remarks = [remark for remark in (table.caption, *table.notes) if remark]
+    remarks = [one_line(remark) for remark in (table.caption, *table.notes) if remark]
     notes = [Text(remark, style="dim") for remark in remarks]
     if table.is_empty:
-        return Group(Text(table.title, style="bold"), Text(EMPTY_TEXT), *notes)
-    names_width = max(len(row.label) for row in table.rows)
+        return Group(Text(one_line(table.title), style="bold"), Text(EMPTY_TEXT), *notes)
+    names_width = max(len(one_line(row.label)) for row in table.rows)
     columns = range(len(table.columns))
     widths = [_column_width(table, index, stacked=False) + 3 for index in columns]
     stacked = names_width + 3 + sum(widths) > width
@@ -84,13 +76,13 @@ def to_terminal(table: Table, *, width: int | None = None) -> Group:
             column = table.columns[index]
             shown = column.group if column.group != previous else ""
             previous = column.group
-            title = Text(f"{shown}\n", style="italic cyan")
-            title.append(column.title, style="bold not italic")
+            title = Text(f"{one_line(shown)}\n", style="italic cyan")
+            title.append(visible(column.title), style="bold not italic")
             view.add_column(title, justify="center", min_width=widths[index] - 1 - 2 * padding)
         for position, row in enumerate(table.rows):
             following = table.rows[position + 1 : position + 2]
             view.add_row(
-                Text(row.label),
+                Text(one_line(row.label)),
                 *(
                     _terminal_cell(row.cells[index], table.columns[index], stacked=stacked)
                     for index in block
@@ -98,18 +90,18 @@ def to_terminal(table: Table, *, width: int | None = None) -> Group:
                 end_section=bool(following) and following[0].group != row.group,
             )
         views.append(view)
-    return Group(Text(table.title, style="bold"), *views, Text(), *notes)
+    return Group(Text(one_line(table.title), style="bold"), *views, Text(), *notes)
 
 
 def to_csv(table: Table) -> str:
     """One line a cell: row, column, origin, and numbers in percent with the printed decimals."""
     lines = [
         {
-            "row": row.name,
-            "group": row.group,
-            "column": f"{column.group} {column.title}".replace("\n", " ").strip(),
-            "task": column.task,
-            "metric": column.metric or f"average ({column.average})",
+            "row": csv_cell(row.name),
+            "group": csv_cell(row.group),
+            "column": csv_cell(column.one_line),
+            "task": csv_cell(column.task or ""),
+            "metric": csv_cell(column.metric or f"average ({column.average})"),
             "origin": cell.origin,
             "percent": None if cell.value is None else percent(cell.value, column.decimals),
             "half_width": _points(cell.half_width, column),
@@ -117,6 +109,9 @@ def to_csv(table: Table) -> str:
             "difference": _points(cell.delta, column),
             "difference_low": _points(cell.delta_interval and cell.delta_interval[0], column),
             "difference_high": _points(cell.delta_interval and cell.delta_interval[1], column),
+            "p_value": _p_value(cell.p_value),
+            "adjusted_p_value": _p_value(cell.adjusted_p_value),
+            "covers": cell.covers,
             "best": cell.best,
         }
         for row in table.rows
@@ -125,56 +120,9 @@ def to_csv(table: Table) -> str:
     return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
 
 
-def write_table(table: Table, folder: Path, name: str) -> list[Path]:
-    """Write `<name>.md`, `<name>.csv` and `<name>.png` into `folder`, each atomically.
-
-    A file that would not change is left alone, so that running a suite again changes nothing.
-
-    Returns:
-        The files of the table.
-
-    Raises:
-        StorageError: The disk refused.
-    """
-    from maskclip_bench.results.picture import to_png
-
-    markdown, values, picture = (folder / f"{name}.{suffix}" for suffix in ("md", "csv", "png"))
-    texts = {markdown: to_markdown(table), values: to_csv(table)}
-    changed = [path for path, text in texts.items() if not _holds(path, text)]
-    if changed or not picture.exists():
-        with storage.atomic_file(picture) as temporary:
-            to_png(table, temporary)
-    for path in changed:
-        storage.write_text(path, texts[path])
-    return [markdown, values, picture]
-
-
-def _holds(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_text(encoding="utf-8") == text
-
-
-def cell_number(cell: TableCell, column: ColumnDeclaration) -> str:
-    """The number as printed: "44.5", "-" or "failed" without one."""
-    if cell.value is None:
-        return "failed" if cell.origin == "failed" else "-"
-    return percent(cell.value, column.decimals)
-
-
-def cell_spread(cell: TableCell, column: ColumnDeclaration) -> str:
-    """The half-width as printed, "±2.9", or nothing."""
-    return "" if cell.half_width is None else f"±{percent(cell.half_width, column.decimals)}"
-
-
-def cell_delta(cell: TableCell, column: ColumnDeclaration) -> str:
-    """The difference to the baseline as printed, "+3.5" or "+3.5*", or nothing."""
-    if cell.delta is None:
-        return ""
-    return signed_points(cell.delta, column.decimals) + ("*" if cell.is_clear else "")
-
-
 def _markdown_header(column: ColumnDeclaration) -> str:
     parts = [column.group, *column.title.split("\n")]
-    return "<br>".join(_escape(part) for part in parts if part)
+    return "<br>".join(markdown(part) for part in parts if part)
 
 
 def _markdown_cell(cell: TableCell, column: ColumnDeclaration) -> str:
@@ -182,7 +130,7 @@ def _markdown_cell(cell: TableCell, column: ColumnDeclaration) -> str:
     if cell.best:
         number = f"**{number}**"
     delta = cell_delta(cell, column)
-    small = [cell_spread(cell, column), f"({_escape(delta)})" if delta else ""]
+    small = [cell_spread(cell, column), f"({markdown(delta)})" if delta else ""]
     print_small = " ".join(part for part in small if part)
     return f"{number} <sub>{print_small}</sub>" if print_small else number
 
@@ -207,7 +155,7 @@ def _terminal_cell(cell: TableCell, column: ColumnDeclaration, *, stacked: bool)
 def _column_width(table: Table, index: int, *, stacked: bool) -> int:
     """Characters a column needs in the terminal; headers may wrap between words."""
     column = table.columns[index]
-    parts = [*column.group.split(), *column.title.split()]
+    parts = [*visible(column.group).split(), *visible(column.title).split()]
     for row in table.rows:
         cell = row.cells[index]
         pieces = [cell_number(cell, column), cell_spread(cell, column), cell_delta(cell, column)]
@@ -232,5 +180,5 @@ def _points(value: float | None, column: ColumnDeclaration) -> str | None:
     return None if value is None else f"{100 * value:.{column.decimals}f}"
 
 
-def _escape(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*")
+def _p_value(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3g}"

@@ -10,6 +10,9 @@ from pydantic import Field, model_validator
 from maskclip_bench.config import Declaration, World
 from maskclip_bench.results.reference import PublishedSelector
 
+SIGNIFICANCE = 0.05
+"""Corrected p-value at which a difference is called clear."""
+
 Origin = Literal["measured", "synthetic", "published", "chance", "failed", "missing"]
 """Where a cell's number comes from. Synthetic: measured here, on the demo world."""
 
@@ -31,6 +34,11 @@ class ColumnDeclaration(Declaration):
     """Mean over all task columns of the table, or over those of the same group."""
     decimals: int = Field(default=1, ge=0, le=3)
     """Of the percentage."""
+
+    @property
+    def one_line(self) -> str:
+        """Group and title in one line, e.g. "Zero-shot val"."""
+        return f"{self.group} {self.title}".replace("\n", " ").strip()
 
     @model_validator(mode="after")
     def _task_or_average(self) -> ColumnDeclaration:
@@ -74,6 +82,8 @@ class TableDeclaration(Declaration):
     rows: list[RowDeclaration] = Field(min_length=1)
     baseline: str | None = None
     """Backbone of the row that measured rows are compared with."""
+    limited: bool = False
+    """Show cells that were measured under a limit (all of a column under the same), and say so."""
 
     @model_validator(mode="after")
     def _consistent(self) -> TableDeclaration:
@@ -95,11 +105,15 @@ class TableCell:
     Attributes:
         origin: Where the number comes from.
         value: The score (mean over seeds); None where there is none.
-        half_width: Of the 95 % bootstrap interval (one seed), or the standard deviation over
+        half_width: Longer side of the 95 % interval (one seed), or the standard deviation over
             seeds.
         num_seeds: Seeds behind the value.
         delta: Difference to the baseline row; None for the baseline itself.
         delta_interval: 95 % interval of the difference, paired by sample or by seed.
+        p_value: Of "no difference", by itself.
+        adjusted_p_value: The same after Holm's correction over all differences of the table.
+        covers: Which noise the test covers: "samples" of the test set (one training run a row) or
+            training "seeds"; empty where there is no test.
         best: Whether the value is the best of its column (as displayed).
         sources: For a published cell, where it stands: "table: source".
         error: For a failed cell, what went wrong.
@@ -112,6 +126,9 @@ class TableCell:
     num_seeds: int = 0
     delta: float | None = None
     delta_interval: tuple[float, float] | None = None
+    p_value: float | None = None
+    adjusted_p_value: float | None = None
+    covers: Literal["samples", "seeds", ""] = ""
     best: bool = False
     sources: tuple[str, ...] = ()
     error: str = ""
@@ -119,10 +136,11 @@ class TableCell:
 
     @property
     def is_clear(self) -> bool:
-        """True if the interval of the difference excludes 0."""
-        return self.delta_interval is not None and not (
-            self.delta_interval[0] <= 0 <= self.delta_interval[1]
-        )
+        """True if the corrected p-value of the difference is at most 0.05."""
+        return self.adjusted_p_value is not None and self.adjusted_p_value <= SIGNIFICANCE
+
+
+MISSING_CELL = TableCell("missing")
 
 
 @dataclass(frozen=True)

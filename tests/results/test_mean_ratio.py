@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from maskclip_bench.errors import DataError
-from maskclip_bench.results.bootstrap import paired_test, ratio_interval
+from maskclip_bench.results.intervals import metric_interval
 from maskclip_bench.results.measurement import (
     Measurement,
     Metric,
@@ -15,6 +15,7 @@ from maskclip_bench.results.measurement import (
     ratio_outcomes,
     statistic_value,
 )
+from maskclip_bench.results.paired import paired_test
 from maskclip_bench.results.records import _metric_record
 
 
@@ -79,31 +80,45 @@ def test_ratio_outcomes__absent_columns() -> None:
         ratio_outcomes(outcomes([[1]], [[1]]), "box_ap")
 
 
-def test_interval__equals_a_loop_over_resamples() -> None:
+def interval_of(table: pd.DataFrame) -> tuple[float, float]:
+    found = metric_interval(table, "mean_iou", "mean_ratio", num_resamples=400)
+    assert found is not None
+    return found.low, found.high
+
+
+def test_interval__is_as_wide_as_the_percentiles_of_resamples() -> None:
     table = random_outcomes(0)
-    low, high = ratio_interval(table, "mean_iou", num_resamples=400, seed=3)
+    low, high = interval_of(table)
     generator = np.random.default_rng(3)
     drawn = generator.integers(0, 30, size=(400, 30))
     values = [
         statistic_value(table.iloc[rows].reset_index(drop=True), "mean_iou", "mean_ratio")
         for rows in drawn
     ]
-    assert (low, high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])))
+    percentiles = np.quantile(values, [0.025, 0.975])
+    assert high - low == pytest.approx(percentiles[1] - percentiles[0], rel=0.2)
     assert low < statistic_value(table, "mean_iou", "mean_ratio") < high
 
 
 def test_interval__whole_groups_are_resampled() -> None:
     table = pd.concat([random_outcomes(0)] * 2, ignore_index=True)
     table["sample_id"] = [f"copy{index}" for index in range(len(table))]
-    once = ratio_interval(random_outcomes(0), "mean_iou", num_resamples=400)
-    assert ratio_interval(table, "mean_iou", num_resamples=400) == pytest.approx(once)
+    assert interval_of(table) == pytest.approx(interval_of(random_outcomes(0)))
+
+
+def test_interval__every_pixel_right_has_a_width() -> None:
+    low, high = interval_of(outcomes([[4, 4]] * 20, [[4, 4]] * 20))
+    assert high == 1.0
+    assert low < 0.9
 
 
 def test_record__has_interval_and_counts() -> None:
     table = random_outcomes(1)
     value = statistic_value(table, "mean_iou", "mean_ratio")
     assert value is not None
-    record = _metric_record("mean_iou", Metric(value, statistic="mean_ratio"), table, 200)
+    record = _metric_record(
+        "mean_iou", Metric(value, statistic="mean_ratio"), table, 200, label=None
+    )
     assert record.low is not None and record.high is not None
     assert record.low < record.value < record.high
     assert (record.num_samples, record.num_groups) == (30, 30)

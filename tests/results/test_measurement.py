@@ -62,7 +62,7 @@ def test_measurement__statistic_none_needs_no_column() -> None:
     [
         (outcomes(), "mean", "No outcome column 'm'"),
         (outcomes(m=[np.nan] * 3), "mean", "'m' holds only NaN"),
-        (outcomes(m=[1.0, 1.0, 1.0]), "mean_per_class", "so the outcomes need a column 'label'"),
+        (outcomes(m=[1.0, 1.0, 1.0]), "mean_per_class", "the outcomes need a column 'label'"),
         (pd.DataFrame({"sample_id": ["a"], "m": [1.0]}), "mean", r"lack the columns \['group'\]"),
         (outcomes(m=[1.0] * 3).iloc[:0], "mean", "no row: nothing was measured"),
         (

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import io
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,9 @@ from PIL import Image
 from rich.console import Console
 
 from maskclip_bench.errors import StorageError
-from maskclip_bench.results import picture, rendering
+from maskclip_bench.results import picture
+from maskclip_bench.results.cell_text import EMPTY_TEXT
+from maskclip_bench.results.picture import to_png
 from maskclip_bench.results.reference import load_references
 from maskclip_bench.results.tables import (
     ColumnDeclaration,
@@ -21,7 +24,6 @@ from maskclip_bench.results.tables import (
     load_table,
     to_csv,
     to_markdown,
-    to_png,
     to_terminal,
     write_table,
 )
@@ -47,7 +49,18 @@ def example(*, columns: tuple[ColumnDeclaration, ...] = COLUMNS) -> Table:
         "MaskCLIP",
         "equal pairs",
         (
-            TableCell("synthetic", 0.312, 0.029, 1, 0.036, (0.01, 0.06), best=True),
+            TableCell(
+                "synthetic",
+                0.312,
+                0.029,
+                1,
+                0.036,
+                (0.01, 0.06),
+                p_value=0.001,
+                adjusted_p_value=0.002,
+                covers="samples",
+                best=True,
+            ),
             TableCell("synthetic", 0.221, 0.026, 1, -0.004, (-0.03, 0.02)),
             TableCell("missing"),
         ),
@@ -66,7 +79,7 @@ def test_markdown__exactly() -> None:
         "| CLIP | 27.6 <sub>±2.8</sub> | 22.5 <sub>±2.7</sub> | failed |",
         "| MaskCLIP | **31.2** <sub>±2.9 (+3.6\\*)</sub> | 22.1 <sub>±2.6 (−0.4)</sub> | - |",
         "| *theirs* | | | |",
-        "| Their\\|CLIP † | 30.0 | 30.0 | 30.00 |",
+        "| Their\\|CLIP † | 30.0† | 30.0† | 30.00† |",
         "",
         "A caption.  ",
         "A \\* note.  ",
@@ -109,6 +122,7 @@ def test_csv__one_line_a_cell() -> None:
     cell = frame[(frame.row == "MaskCLIP") & (frame.column == "Zero-shot val")].iloc[0]
     assert (cell.percent, cell.half_width, cell.difference) == (31.2, 2.9, 3.6)
     assert (cell.difference_low, cell.difference_high) == (1.0, 6.0)
+    assert (cell.p_value, cell.adjusted_p_value, cell.covers) == (0.001, 0.002, "samples")
     assert bool(cell.best)
     assert frame[frame.origin == "failed"].percent.isna().all()
 
@@ -143,8 +157,8 @@ def test_png__notes_stay_inside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("empty", [Table("Empty", "", "demo", (), (), ("A note.",))])
 def test_empty_table__says_so(empty: Table, tmp_path: Path) -> None:
-    assert rendering.EMPTY_TEXT in to_markdown(empty)
-    assert rendering.EMPTY_TEXT in render(empty, 80)
+    assert EMPTY_TEXT in to_markdown(empty)
+    assert EMPTY_TEXT in render(empty, 80)
     to_png(empty, tmp_path / "empty.png")
     assert (tmp_path / "empty.png").stat().st_size > 0
 
@@ -164,3 +178,56 @@ def test_write_table__no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(StorageError, match=r"No space left on the device: .*demo\.png"):
         write_table(example(), tmp_path, "demo")
     assert not (tmp_path / "demo.png").exists()
+
+
+HOSTILE = [
+    "x[/bold]",
+    "[link=https://evil.example]x[/]",
+    "\x1b[31mred",
+    "\x1b]8;;https://evil.example\x07x",
+    "a\rb\nc",
+    "abc\u202egnp",
+    "=1+1",
+    "a|b",
+    "[x](javascript:alert(1))",
+    "<script>alert(1)</script>",
+    "name\udcff",
+]
+
+
+def hostile_table(text: str) -> Table:
+    column = ColumnDeclaration(group=text, title=text, task="a/b", metric="m")
+    row = TableRow(text, text, (TableCell("synthetic", 0.5, 0.1, 1),))
+    return Table(text, text, "demo", (column,), (row,), (text,))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text__stays_text_in_every_format(text: str, tmp_path: Path) -> None:
+    table = hostile_table(text)
+    for shown in (render(table, 100), to_markdown(table), to_csv(table)):
+        shown.encode()
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", shown)
+    markdown = to_markdown(table)
+    assert "<script" not in markdown
+    assert "](java" not in markdown.replace("\\](", "")
+    rows = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {3}
+    frame = pd.read_csv(io.StringIO(to_csv(table)))
+    assert len(frame) == 1
+    assert not str(frame.row.iloc[0]).startswith("=")
+    to_png(table, tmp_path / "a.png")
+
+
+def test_hostile_text__rich_markup_is_printed_as_it_is() -> None:
+    assert "x[/bold]" in render(hostile_table("x[/bold]"), 80)
+
+
+def test_published__never_looks_like_measured() -> None:
+    measured, published = (
+        Table("T", "", "real", COLUMNS[:1], (TableRow("A", "", (TableCell(origin, 0.5),)),), ())
+        for origin in ("measured", "published")
+    )
+    for show in (to_markdown, to_csv, lambda table: render(table, 60)):
+        assert show(measured) != show(published)
+    assert "50.0†" in to_markdown(published)
+    assert "50.0†" in render(published, 60)
