@@ -165,6 +165,9 @@ def measure_record(
         measurement,
         fingerprints=fingerprints,
         provenance=origin,
+        protocol_title=protocol.title,
+        labels=protocol.metric_labels,
+        table_columns=protocol.table_columns,
         seconds=time.monotonic() - began,
     )
     return record, measurement.outcomes

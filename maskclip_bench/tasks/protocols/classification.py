@@ -97,7 +97,8 @@ def classification_result(
             )
         difference = (scores[:, 1] - scores[:, 0]).double().cpu().numpy()
         value = roc_auc(difference, labels == classes[1])
-        metrics[primary] = Metric(value, chance_level=0.5, statistic="none")
+        outcomes[primary] = difference
+        metrics[primary] = Metric(value, chance_level=0.5, statistic="roc_auc")
     if primary not in metrics:
         raise ConfigError(
             f"{dataset.name}: metric {primary} has no meaning with {num_classes} classes. "

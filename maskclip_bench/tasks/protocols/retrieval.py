@@ -154,7 +154,8 @@ def _metrics(
     metrics["mean_recall@1"] = Metric(
         sum(metric.value for metric in both) / 2,
         chance_level=sum(metric.chance_level or 0.0 for metric in both) / 2,
-        statistic="none",
+        statistic="mean_of_columns",
+        columns=(f"{IMAGE_TO_TEXT}@1", f"{TEXT_TO_IMAGE}@1"),
     )
     return metrics
 
