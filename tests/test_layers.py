@@ -21,6 +21,7 @@ LAYERS: dict[str, int] = {
     "data_files": 0,
     "distributed": 0,
     "errors": 0,
+    "escaping": 0,
     "jobs": 0,
     "progress": 0,
     "registry": 0,
