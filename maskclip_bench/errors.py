@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -72,7 +72,15 @@ class TrainingError(MaskCLIPBenchError):
 
 
 class NonFiniteError(MaskCLIPBenchError):
-    """Values are NaN or infinite where a number would be made of them."""
+    """Values are NaN or infinite where a number would be made of them.
+
+    Attributes:
+        rows: Positions of the inputs (of a batch) whose values these are, where known.
+    """
+
+    def __init__(self, message: str, *, rows: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.rows = list(rows)
 
 
 class DamagedFileError(MaskCLIPBenchError):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         missing_weights,
         weights_available,
         weights_folder,
+        weights_identity,
     )
 
 _LOADING = (
@@ -27,6 +28,7 @@ _LOADING = (
     "missing_weights",
     "weights_available",
     "weights_folder",
+    "weights_identity",
 )
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "missing_weights",
     "weights_available",
     "weights_folder",
+    "weights_identity",
 ]
 
 

@@ -12,91 +12,25 @@ One file a row, `backbones/{method}_{arch}_{data}.yaml`:
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, field_validator
 
+from maskclip_bench.backbones.families import Family, Source, read_source
+from maskclip_bench.backbones.preprocess import Preprocess
 from maskclip_bench.config import Declaration, World, load_declaration
 from maskclip_bench.data_files import declarations, find_declaration
 
+__all__ = [
+    "BackboneDeclaration",
+    "Preprocess",
+    "Source",
+    "backbone_names",
+    "load_backbone_declaration",
+]
+
 KIND = "backbones"
-SOURCES = ("recipe", "open_clip", "open_clip_folder", "timm", "huggingface", "python")
-
-
-class Source(Declaration):
-    """Where weights come from: exactly one of `recipe` ... `python`, and what goes with it."""
-
-    recipe: str | None = None
-    """Name in `configs/pretrain/`: pretrained by this project, on this machine or copied to it."""
-    open_clip: str | None = None
-    """Architecture in open_clip's zoo ("ViT-B-16"); goes with `pretrained`."""
-    open_clip_folder: str | None = None
-    """Folder with `open_clip_config.json` and weights; relative paths start at the workspace."""
-    timm: str | None = None
-    """Name in timm ("vit_base_patch16_224.mae")."""
-    huggingface: str | None = None
-    """Model id on Hugging Face, or a folder in its format; needs the extra `huggingface`."""
-    python: str | None = None
-    """`package.module:factory`; called with `arguments`, returns an encoder (see `loading`)."""
-
-    weights: Literal["student", "teacher"] = "student"
-    """Which weights of a pretraining run: the trained ones, or the momentum teacher's."""
-    pretrained: str | None = None
-    """Tag of open_clip's weights ("openai")."""
-    checkpoint: str | None = None
-    """File of weights for a timm model instead of timm's own; relative to the workspace."""
-    random_init: bool = False
-    """The architecture with untrained weights drawn from the row's seed: a floor for the table."""
-    arguments: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the `python` factory."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Source:
-        given = [name for name in SOURCES if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"needs exactly one of {', '.join(SOURCES)}; got {', '.join(given) or 'none'}"
-            )
-        kind = given[0]
-        if kind == "open_clip" and self.pretrained is None and not self.random_init:
-            raise ValueError("open_clip needs pretrained: the tag of its weights, e.g. openai")
-        for key, owners in (
-            ("pretrained", ("open_clip",)),
-            ("checkpoint", ("timm",)),
-            ("arguments", ("python",)),
-        ):
-            if getattr(self, key) and kind not in owners:
-                raise ValueError(f"{key} goes with {' or '.join(owners)}, not with {kind}")
-        if self.weights == "teacher" and kind != "recipe":
-            raise ValueError(f"weights: teacher goes with recipe, not with {kind}")
-        return self
-
-    @property
-    def kind(self) -> str:
-        """Which of the sources it is."""
-        return next(name for name in SOURCES if getattr(self, name) is not None)
-
-    @property
-    def made_here(self) -> bool:
-        """Whether the benchmark itself pretrains the weights."""
-        return self.recipe is not None and not self.random_init
-
-
-class Preprocess(Declaration):
-    """How a test image is prepared; what is left out comes from the model's own configuration."""
-
-    image_size: int | None = None
-    """Side of the square that enters the model, in pixels."""
-    resize_to: int | None = None
-    """Short side after resizing, before the centre crop; by default the image size."""
-    resize_mode: Literal["shortest", "squash"] | None = None
-    """shortest: keep the aspect ratio and crop the centre. squash: resize both sides."""
-    interpolation: Literal["bicubic", "bilinear"] | None = None
-    """Resize filter; SLIP's protocol uses bilinear, CLIP's bicubic."""
-    mean: tuple[float, float, float] | None = None
-    """Per channel, of values 0 to 1."""
-    std: tuple[float, float, float] | None = None
-    """Per channel, of values 0 to 1."""
 
 
 class BackboneDeclaration(Declaration):
@@ -108,8 +42,8 @@ class BackboneDeclaration(Declaration):
     """What a table calls the row."""
     world: World
     """Which data sets it is for: the embedded ones or the real ones."""
-    source: Source
-    """Where its weights come from."""
+    source: SerializeAsAny[Source]
+    """Where its weights come from: the key of one family, and what goes with it."""
     method: str = ""
     """How it was pretrained, e.g. "MaskCLIP"."""
     arch: str = ""
@@ -122,6 +56,48 @@ class BackboneDeclaration(Declaration):
     """What dense tasks need to know beyond `source`."""
     obtain: str = ""
     """How to get the weights, one line for `maskclip-bench list backbones`."""
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _read_by_its_family(cls, value: Any) -> Any:
+        return read_source(value) if isinstance(value, Mapping) else value
+
+    # What it can do, known without loading it.
+
+    @property
+    def family(self) -> Family:
+        """The family that its source is of."""
+        return self.source.family
+
+    @property
+    def has_text(self) -> bool | None:
+        """Whether it reads texts; None = not known before it is loaded."""
+        return self.family.has_text(self.source)
+
+    @property
+    def recipe(self) -> str | None:
+        """The recipe with which this project pretrains it; None = made elsewhere, or drawn."""
+        return self.family.recipe(self.source)
+
+    @property
+    def made_here(self) -> bool:
+        """Whether this project pretrains the weights."""
+        return self.recipe is not None
+
+    @property
+    def depends_on_seed(self) -> bool:
+        """Whether another seed gives other weights."""
+        return self.family.depends_on_seed(self.source)
+
+    @property
+    def downloads_by_itself(self) -> bool:
+        """Whether its library fetches weights that are not on this machine."""
+        return self.family.downloads_by_itself(self.source)
+
+    @property
+    def has_vision_trunk(self) -> bool:
+        """Whether it has a trunk that gives feature maps, which dense tasks train."""
+        return self.family.has_vision_trunk(self.source)
 
 
 def backbone_names() -> list[str]:

@@ -1,4 +1,4 @@
-"""One face for models of many libraries: image features at two points, patch tokens, text features.
+"""One interface over several model libraries: image features at two points, patch tokens, texts.
 
 Two feature points, from one forward pass: `backbone`, the pooled output before the projection into
 the joint space (what probes and kNN read), and `joint`, after it and L2-normalised (what zero-shot
@@ -14,20 +14,39 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import ResidualAttentionBlock
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
+from maskclip_bench.backbones.families.base import Loaded
+from maskclip_bench.backbones.feature_points import (
+    AFTER_PROJECTION,
+    BEFORE_PROJECTION,
+    POOLED,
+    no_patch_tokens,
+    no_text_tower,
+)
+from maskclip_bench.backbones.huggingface_encoder import HuggingFaceEncoder
 from maskclip_bench.errors import ConfigError
+
+__all__ = [
+    "AFTER_PROJECTION",
+    "BEFORE_PROJECTION",
+    "POOLED",
+    "Encoder",
+    "HuggingFaceEncoder",
+    "OpenClipEncoder",
+    "PythonEncoder",
+    "TimmEncoder",
+    "Tokenize",
+    "loaded_from_object",
+    "no_patch_tokens",
+    "no_text_tower",
+    "timm_patch_tokens",
+    "vision_trunk",
+]
 
 Tokenize = Callable[[Sequence[str]], Tensor]
 """Texts -> int64 [T, L]."""
-
-TokenizeToMapping = Callable[[Sequence[str]], Mapping[str, Tensor]]
-"""Texts -> what a Hugging Face text tower takes: token ids [T, L] and a mask."""
-
-BEFORE_PROJECTION = "pooled output before the projection"
-AFTER_PROJECTION = "embedding after the projection, not normalised (the model has no other output)"
-POOLED = "pooled output"
 
 
 class Encoder(Protocol):
@@ -142,84 +161,41 @@ class TimmEncoder:
         raise no_text_tower(type(self.model).__name__)
 
 
-class HuggingFaceEncoder:
-    """A model of transformers: CLIP-like (`get_image_features`), or an image encoder alone.
-
-    The backbone features of an image encoder alone are its class token: its pooler, where it has
-    one, is often not in the weights and then random.
-    """
-
-    def __init__(self, model: nn.Module, tokenize: TokenizeToMapping | None) -> None:
-        self.model = model
-        self.tokenize = tokenize
-        self.has_text = hasattr(model, "get_text_features") and tokenize is not None
-        self.feature_point = BEFORE_PROJECTION if self.has_text else POOLED
-
-    def image_outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """Images [B, 3, H, W] -> {"backbone": [B, D]}, and "joint" [B, P] for CLIP-like models."""
-        model: Any = self.model
-        tower = getattr(model, "vision_model", model)
-        output = tower(pixel_values=images)
-        if not self.has_text:
-            hidden = output.last_hidden_state
-            return {"backbone": hidden[:, 0] if hidden.ndim == 3 else hidden.mean(dim=(2, 3))}
-        pooled = output.pooler_output
-        project = getattr(model, "visual_projection", nn.Identity())
-        return {"backbone": pooled, "joint": F.normalize(project(pooled).float(), dim=-1)}
-
-    def patch_tokens(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] -> [B, N, D], after the final norm."""
-        model: Any = self.model
-        tower = getattr(model, "vision_model", model)
-        tokens = tower(pixel_values=images).last_hidden_state
-        config = tower.config
-        num_patches = (images.shape[-1] // config.patch_size) * (
-            images.shape[-2] // config.patch_size
-        )
-        return tokens[:, -num_patches:]
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> [T, P], L2-normalised.
-
-        Raises:
-            ConfigError: The model has no text tower.
-        """
-        if self.tokenize is None or not self.has_text:
-            raise no_text_tower(type(self.model).__name__)
-        model: Any = self.model
-        device = next(model.parameters()).device
-        tokens = {key: value.to(device) for key, value in self.tokenize(texts).items()}
-        features = model.get_text_features(**tokens)
-        features = getattr(features, "pooler_output", features)
-        return F.normalize(features.float(), dim=-1)
-
-
 class PythonEncoder:
-    """An object of the user's, made by `source: {python: "module:factory"}`.
+    """An encoder of the user's: an object with some of four methods, or a callable.
 
-    It has `encode_image(images [B, 3, H, W]) -> [B, P]`, and optionally
-    `encode_text(list[str]) -> [T, P]`, `forward_features(images) -> [B, D]` and
-    `patch_tokens(images) -> [B, N, D]`. With `encode_text`, `encode_image` is the joint space.
+    | method | gives |
+    | --- | --- |
+    | `encode_image(images [B, 3, H, W])` | [B, P]; the joint space if there is `encode_text` |
+    | `encode_text(list[str])` | [T, P] |
+    | `forward_features(images)` | [B, D], what probes read instead of `encode_image` |
+    | `patch_tokens(images)` | [B, N, D] |
+
+    An object without `encode_image` is called itself; an `nn.Module` is enough for image tasks.
+    The `forward_features` of an `nn.Module` counts only if its `encode_image` is there too: timm's
+    modules have one that gives tokens.
     """
 
     def __init__(self, encoder: Any) -> None:
         self.encoder = encoder
         self.has_text = callable(getattr(encoder, "encode_text", None))
-        own = callable(getattr(encoder, "forward_features", None))
+        own_image = callable(getattr(encoder, "encode_image", None))
+        self._encode_image = encoder.encode_image if own_image else encoder
+        own = own_image and callable(getattr(encoder, "forward_features", None))
+        self._forward_features = encoder.forward_features if own else None
         self.feature_point = BEFORE_PROJECTION if own and self.has_text else POOLED
 
     def image_outputs(self, images: Tensor) -> dict[str, Tensor]:
         """Images [B, 3, H, W] -> {"backbone": [B, D]} and, with a text tower, "joint" [B, P]."""
-        encoder = self.encoder
         outputs: dict[str, Tensor] = {}
         if self.has_text:
-            outputs["joint"] = F.normalize(encoder.encode_image(images).float(), dim=-1)
-        if callable(getattr(encoder, "forward_features", None)):
-            outputs["backbone"] = encoder.forward_features(images)
+            outputs["joint"] = _unit_vectors(self._encode_image(images), "encode_image")
+        if self._forward_features is not None:
+            outputs["backbone"] = self._forward_features(images)
         elif "joint" in outputs:
             outputs["backbone"] = outputs["joint"]
         else:
-            outputs["backbone"] = encoder.encode_image(images)
+            outputs["backbone"] = self._encode_image(images)
         return outputs
 
     def patch_tokens(self, images: Tensor) -> Tensor:
@@ -230,7 +206,8 @@ class PythonEncoder:
         """
         if not callable(getattr(self.encoder, "patch_tokens", None)):
             raise no_patch_tokens(self.encoder)
-        return self.encoder.patch_tokens(images)
+        tokens: Tensor = self.encoder.patch_tokens(images)
+        return tokens
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts -> [T, P], L2-normalised.
@@ -240,7 +217,89 @@ class PythonEncoder:
         """
         if not self.has_text:
             raise no_text_tower(type(self.encoder).__name__)
-        return F.normalize(self.encoder.encode_text(list(texts)).float(), dim=-1)
+        return _unit_vectors(self.encoder.encode_text(list(texts)), "encode_text")
+
+
+def _unit_vectors(value: Any, method: str) -> Tensor:
+    """[B, P], L2-normalised.
+
+    Raises:
+        ConfigError: It is no tensor of numbers.
+    """
+    if not isinstance(value, Tensor):
+        raise ConfigError(
+            f"{method} returned a {type(value).__name__}. Return a torch tensor [B, D]."
+        )
+    return F.normalize(value.float(), dim=-1)
+
+
+def loaded_from_object(made: Any, *, architecture: Any, own_identity: Any) -> Loaded:
+    """A user's encoder as a loaded model; its modules are found so that they reach the device.
+
+    Raises:
+        ConfigError: Its `preprocess` is neither a dictionary nor a callable.
+    """
+    encoder = PythonEncoder(made)
+    preprocess = getattr(made, "preprocess", None)
+    own = dict(preprocess) if isinstance(preprocess, Mapping) else {}
+    if preprocess is not None and not own and not callable(preprocess):
+        raise ConfigError(
+            f"preprocess of {type(made).__name__} is a {type(preprocess).__name__}. Make it a "
+            "dictionary with image_size, mean and std, or a function, PIL image -> [3, H, W]."
+        )
+    library = preprocess if callable(preprocess) and not isinstance(preprocess, Mapping) else None
+    return Loaded(
+        model=_modules_of(made),
+        encoder=encoder,
+        preprocess=own,
+        has_text=encoder.has_text,
+        library_transform=library,
+        inexpressible=None if library is None else "is a function of the encoder's own",
+        architecture=architecture,
+        own_identity=own_identity,
+    )
+
+
+def _modules_of(made: Any) -> nn.Module:
+    """The object itself, or all modules among its attributes and theirs."""
+    if isinstance(made, nn.Module):
+        return made
+    found: list[nn.Module] = []
+    waiting = [(made, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, nn.Module):
+            found.append(value)
+        elif depth <= 2:
+            waiting += [(part, depth + 1) for part in _parts(value)]
+    distinct = {id(module): module for module in found}
+    return nn.ModuleList(distinct.values())
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    if isinstance(value, dict):
+        return list(value.values())
+    own = list(vars(value).values()) if hasattr(value, "__dict__") else []
+    bound = getattr(value, "__self__", None)
+    return own if isinstance(value, type) else [*own, *([bound] if bound is not None else [])]
+
+
+def vision_trunk(model: nn.Module) -> nn.Module:
+    """The trunk inside an open_clip model, its image tower, or a timm model (returned as it is).
+
+    Raises:
+        ConfigError: The model has no image tower known here.
+    """
+    tower = getattr(model, "visual", model)
+    trunk = getattr(tower, "trunk", tower)
+    if isinstance(trunk, VisionTransformer) or hasattr(trunk, "forward_intermediates"):
+        return trunk
+    raise ConfigError(
+        f"{type(trunk).__name__} gives no feature maps that OpenMMLab heads can read. Use a timm "
+        "model, an open_clip ViT, or a model whose image tower is one of these."
+    )
 
 
 def _trimmable_text_tower(model: nn.Module) -> nn.Module | None:
@@ -266,15 +325,3 @@ def timm_patch_tokens(trunk: Any, images: Tensor) -> Tensor:
         return tokens.flatten(2).transpose(1, 2)
     return tokens[:, getattr(trunk, "num_prefix_tokens", 0) :]
 
-
-def no_text_tower(name: str) -> ConfigError:
-    """The error for texts given to a model that reads none."""
-    return ConfigError(
-        f"{name} has no text tower: zero-shot classification and retrieval need one. "
-        "Use linear_probe or knn for it."
-    )
-
-
-def no_patch_tokens(tower: object) -> ConfigError:
-    """The error for a model that gives no patch tokens."""
-    return ConfigError(f"{type(tower).__name__} gives no patch tokens; use a ViT.")

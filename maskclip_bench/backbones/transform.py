@@ -1,13 +1,16 @@
-"""From an image file to what enters a model: resize, centre crop, normalize.
+"""From an image to what enters a model: resize, centre crop, normalize.
 
 The resize filter, the sizes and the normalization move a score by more than many methods differ, so
-they are part of a feature's identity (`Transform.transform_id`).
+they are part of a feature's identity (`Transform.transform_id`). What our transform cannot say of a
+library's is not dropped: at load both are compared on probe images, and where they differ the
+library's own is used (`choose_transform`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -16,16 +19,30 @@ from PIL import Image
 from torch import Tensor
 
 from maskclip_bench import storage
-from maskclip_bench.backbones.declaration import Preprocess
+from maskclip_bench.backbones.preprocess import Interpolation, Preprocess
 from maskclip_bench.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-TRANSFORM_VERSION = 1
+TRANSFORM_VERSION = 2
 """Part of `transform_id`; raised when the same fields give other pixels."""
 
-_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+LEVELS = 2.5
+"""Largest difference of a pixel, of 255 levels, between our transform and a library's that counts
+as equal: libraries round between their steps, some resize tensors instead of images."""
+
+LibraryTransform = Callable[[Image.Image], Tensor]
+"""PIL image -> float [3, H, W], normalized."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +51,23 @@ class Transform:
 
     Attributes:
         image_size: S, in pixels.
-        resize_to: Short side after resizing, at least S (shortest mode).
-        resize_mode: "shortest" keeps the aspect ratio, "squash" does not (and never crops).
-        interpolation: "bicubic" or "bilinear", Pillow's, which smooths when it shrinks.
-        mean: Per channel, of values 0 to 1.
-        std: Per channel, of values 0 to 1.
+        resize_to: Short side after resizing, at least S.
+        resize_mode: "shortest" keeps the aspect ratio, "squash" makes a square of that side.
+        interpolation: A filter of Pillow's, which smooths when it shrinks.
+        mean: Per channel, of values 0 to 1; None = not known (`library` normalizes).
+        std: Per channel, of values 0 to 1; None likewise.
+        library: Used instead of all of this: PIL image -> float [3, H, W], normalized.
+        library_id: What `library` does, as text.
     """
 
     image_size: int
     resize_to: int
     resize_mode: Literal["shortest", "squash"] = "shortest"
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: Interpolation = "bicubic"
+    mean: tuple[float, ...] | None = IMAGENET_MEAN
+    std: tuple[float, ...] | None = IMAGENET_STD
+    library: LibraryTransform | None = None
+    library_id: str = ""
 
     def __post_init__(self) -> None:
         if self.resize_to < self.image_size:
@@ -58,24 +79,29 @@ class Transform:
     @property
     def transform_id(self) -> str:
         """Hash of everything that decides the pixels."""
-        return storage.fingerprint([TRANSFORM_VERSION, asdict(self)])
+        fields = {
+            name: getattr(self, name) for name in self.__dataclass_fields__ if name != "library"
+        }
+        return storage.fingerprint([TRANSFORM_VERSION, fields])
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Resize and crop one RGB image -> uint8 [3, S, S]."""
-        size, kernel = self.image_size, _FILTERS[self.interpolation]
-        if self.resize_mode == "squash":
-            resized = image if image.size == (size, size) else image.resize((size, size), kernel)
-        else:
-            resized = image.resize(new, kernel) if (new := self._resized(image)) else image
-            left, top = (round((side - size) / 2) for side in resized.size)
-            if resized.size != (size, size):
-                resized = resized.crop((left, top, left + size, top + size))
+        """One RGB image -> uint8 [3, S, S]; with `library` float [3, H, W], normalized."""
+        if self.library is not None:
+            return self._checked(self.library(image))
+        size, kernel = self.image_size, FILTERS[self.interpolation]
+        resized = image.resize(new, kernel) if (new := self._resized(image)) else image
+        left, top = (round((side - size) / 2) for side in resized.size)
+        if resized.size != (size, size):
+            resized = resized.crop((left, top, left + size, top + size))
         pixels = np.array(resized, dtype=np.uint8)  # [S, S, 3]
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
     def _resized(self, image: Image.Image) -> tuple[int, int] | None:
         """Width and height after resizing, or None if they are right."""
         width, height = image.size
+        if self.resize_mode == "squash":
+            side = self.resize_to
+            return None if (width, height) == (side, side) else (side, side)
         short = min(width, height)
         if short == self.resize_to:
             return None
@@ -83,15 +109,34 @@ class Transform:
         return max(new[0], self.resize_to), max(new[1], self.resize_to)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, S, S] -> float32, normalized; floats pass as they are."""
+        """uint8 [B, 3, S, S] -> float32, normalized; floats pass as they are.
+
+        Raises:
+            ConfigError: Mean and standard deviation are not known.
+        """
         if images.dtype != torch.uint8:
             return images
+        if self.mean is None or self.std is None:
+            raise ConfigError(
+                "The model brings a transform of its own and states no mean and std, which image "
+                "windows need. State both under preprocess:."
+            )
         scale = torch.tensor(self.std, device=images.device).mul(255).reshape(1, 3, 1, 1)
         shift = torch.tensor(self.mean, device=images.device).mul(255).reshape(1, 3, 1, 1)
         return (images.float() - shift) / scale
 
+    @staticmethod
+    def _checked(pixels: Any) -> Tensor:
+        if not isinstance(pixels, Tensor) or pixels.ndim != 3 or not pixels.is_floating_point():
+            shape = tuple(getattr(pixels, "shape", ()))
+            raise ConfigError(
+                f"The model's own preprocess returned {type(pixels).__name__} {shape}. It should "
+                "return a float tensor [3, H, W], normalized."
+            )
+        return pixels.float()
 
-def make_transform(own: dict[str, Any], override: Preprocess) -> Transform:
+
+def make_transform(own: Mapping[str, Any], override: Preprocess) -> Transform:
     """A transform from the model's own configuration, with a row's deviations laid over it.
 
     Args:
@@ -99,9 +144,16 @@ def make_transform(own: dict[str, Any], override: Preprocess) -> Transform:
         override: What the row's declaration says.
 
     Raises:
-        ConfigError: The image size is unknown, or larger than what it is cropped from.
+        ConfigError: The image size is unknown, or larger than what it is cropped from; a key of
+            `own` is unknown.
     """
     fields = {key: value for key, value in own.items() if value is not None}
+    unknown = sorted(set(fields) - set(Preprocess.model_fields))
+    if unknown:
+        raise ConfigError(
+            f"The model's preprocess has the unknown key {unknown[0]!r}. Known keys: "
+            f"{', '.join(Preprocess.model_fields)}."
+        )
     chosen = override.model_dump(exclude_none=True)
     if "image_size" in chosen and "resize_to" not in chosen and "image_size" in fields:
         ratio = fields.get("resize_to", fields["image_size"]) / fields["image_size"]
@@ -118,47 +170,315 @@ def make_transform(own: dict[str, Any], override: Preprocess) -> Transform:
     return Transform(**fields)
 
 
-def from_open_clip(config: dict[str, Any]) -> dict[str, Any]:
-    """open_clip's `preprocess_cfg` in our words."""
+def choose_transform(
+    own: Mapping[str, Any],
+    override: Preprocess,
+    *,
+    library: LibraryTransform | None,
+    inexpressible: str | None,
+    what: str,
+) -> Transform:
+    """Our transform where it does what the library's own does, else the library's own.
+
+    Args:
+        own: The model's own preprocessing, with the keys of `Preprocess`.
+        override: What the row's declaration says.
+        library: The library's own test transform; None where there is none.
+        inexpressible: What of it `own` cannot say.
+        what: The row, for messages.
+
+    Raises:
+        ConfigError: The row changes a part of what only the library can do, or that gives images
+            of several sizes.
+    """
+    if library is None:
+        return make_transform(own, override)
+    problem = inexpressible
+    if problem is None:
+        problem = difference(make_transform(own, Preprocess()), library)
+    if problem is None:
+        return make_transform(own, override)
+    stated = override.model_dump(exclude_none=True)
+    needed = {"image_size", "mean", "std", "resize_mode", "interpolation"}
+    if needed <= set(stated):
+        return make_transform({}, override)
+    if stated and not set(stated) <= {"mean", "std"}:
+        raise ConfigError(
+            f"{what}: the model's own preprocessing {problem}, so that the row cannot change a "
+            f"part of it. State all of {', '.join(sorted(needed))} under preprocess:, or nothing."
+        )
+    if stated and own.get("mean") is not None:
+        raise ConfigError(
+            f"{what}: the model's own preprocessing {problem}, and normalizes by itself. State "
+            f"all of {', '.join(sorted(needed))} under preprocess:, or nothing."
+        )
+    return _of_library(library, own, override, what)
+
+
+def _of_library(
+    library: LibraryTransform, own: Mapping[str, Any], override: Preprocess, what: str
+) -> Transform:
+    """A transform that calls the library's.
+
+    Raises:
+        ConfigError: It gives images of several sizes.
+    """
+    shapes = {tuple(Transform._checked(library(image)).shape) for image in probe_images(64)}
+    if len(shapes) != 1 or next(iter(shapes))[0] != 3:
+        raise ConfigError(
+            f"{what}: the model's own preprocessing gives images of the shapes {sorted(shapes)}, "
+            "which make no batch. State image_size, mean, std, resize_mode and interpolation "
+            "under preprocess:."
+        )
+    side = max(next(iter(shapes))[1:])
+    mean, std = override.mean or own.get("mean"), override.std or own.get("std")
+    return Transform(
+        image_size=side,
+        resize_to=side,
+        interpolation=own.get("interpolation") or "bicubic",
+        mean=None if mean is None else tuple(float(value) for value in mean),
+        std=None if std is None else tuple(float(value) for value in std),
+        library=library,
+        library_id=describe(library),
+    )
+
+
+def describe(library: LibraryTransform) -> str:
+    """What a transform does, as a text without addresses in memory."""
+    own = getattr(library, "describe", None)
+    text = str(own()) if callable(own) else repr(library)
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
+def probe_images(size: int) -> list[Image.Image]:
+    """Wide, tall, square, small images with sharp edges, around `size` pixels; always the same."""
+    generator = np.random.default_rng(20221)
+    shapes = [
+        (2 * size + 13, size + 7),
+        (size + 8, 2 * size + 22),
+        (size + 31, size + 31),
+        (size // 2 + 3, size // 2),
+        (size, size + 1),
+    ]
+    images = []
+    for width, height in shapes:
+        coarse = generator.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+        pixels = coarse.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+        images.append(Image.fromarray(np.ascontiguousarray(pixels)))
+    return images
+
+
+def difference(ours: Transform, library: LibraryTransform) -> str | None:
+    """How our transform differs from a library's on the probe images; None where it does not."""
+    for image in probe_images(ours.image_size):
+        theirs = Transform._checked(library(image))
+        found = ours.normalize(ours(image)[None])[0]
+        if found.shape != theirs.shape:
+            return f"makes {tuple(theirs.shape)} of a {image.width} x {image.height} image"
+        assert ours.std is not None
+        scale = torch.tensor(ours.std).abs().reshape(3, 1, 1) * 255
+        levels = float(((found - theirs).abs() * scale).max())
+        if not levels <= LEVELS:
+            return (
+                f"differs from ours by {levels:.0f} of 255 levels on a {image.width} x "
+                f"{image.height} image"
+            )
+    return None
+
+
+# --- what libraries say, in our words --------------------------------------------------------------
+
+
+def of_open_clip(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Loaded` needs of open_clip's `preprocess_cfg`."""
+    import open_clip
+
+    size = config["size"]
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    library = open_clip.image_transform(
+        sides,
+        is_train=False,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        resize_mode=config.get("resize_mode"),
+        interpolation=config.get("interpolation"),
+        fill_color=config.get("fill_color", 0),
+    )
+    return _described(lambda: from_open_clip(config), library)
+
+
+def from_open_clip(config: Mapping[str, Any]) -> dict[str, Any]:
+    """open_clip's `preprocess_cfg` in our words.
+
+    Raises:
+        ConfigError: Our words cannot say it.
+    """
+    mode = config.get("resize_mode") or "shortest"
+    if mode not in ("shortest", "squash"):
+        raise ConfigError(f"has resize_mode {mode!r}")
     return {
         "image_size": _square(config["size"]),
         "mean": config["mean"],
         "std": config["std"],
-        "interpolation": "bilinear" if config["interpolation"] == "bilinear" else "bicubic",
-        "resize_mode": "squash" if config["resize_mode"] == "squash" else "shortest",
+        "interpolation": _filter_name(config.get("interpolation") or "bicubic"),
+        "resize_mode": mode,
     }
 
 
-def from_timm(config: dict[str, Any]) -> dict[str, Any]:
-    """In our words, what timm says of a model (`timm.data.resolve_model_data_config`)."""
-    size = int(config["input_size"][-1])
+def of_timm(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Loaded` needs of timm's data config (`timm.data.resolve_model_data_config`)."""
+    from timm.data import create_transform
+
+    names = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
+    library = create_transform(**{name: config[name] for name in names}, is_training=False)
+    return _described(lambda: from_timm(config), library)
+
+
+def from_timm(config: Mapping[str, Any]) -> dict[str, Any]:
+    """In our words, what timm says of a model.
+
+    Raises:
+        ConfigError: Our words cannot say it.
+    """
+    mode = config.get("crop_mode") or "center"
+    if mode not in ("center", "squash"):
+        raise ConfigError(f"has crop_mode {mode!r}")
+    size = _square(config["input_size"][-2:])
     return {
         "image_size": size,
         "resize_to": int(size / config["crop_pct"]),
         "mean": config["mean"],
         "std": config["std"],
-        "interpolation": "bilinear" if config["interpolation"] == "bilinear" else "bicubic",
-        "resize_mode": "squash" if config.get("crop_mode") == "squash" else "shortest",
+        "interpolation": _filter_name(config["interpolation"]),
+        "resize_mode": "squash" if mode == "squash" else "shortest",
     }
 
 
-def from_huggingface(config: dict[str, Any]) -> dict[str, Any]:
-    """The dictionary of a Hugging Face image processor in our words."""
-    size, crop = config.get("size") or {}, config.get("crop_size") or {}
-    if isinstance(crop, int):
-        crop = {"height": crop}
-    resized = size if isinstance(size, int) else size.get("shortest_edge") or size.get("height")
-    cropped = crop.get("height") if config.get("do_center_crop") else None
-    squash = not isinstance(size, int) and "shortest_edge" not in size and cropped is None
-    return {
-        "image_size": cropped or resized,
-        "resize_to": resized,
-        "mean": config.get("image_mean"),
-        "std": config.get("image_std"),
-        "interpolation": "bilinear" if config.get("resample") == 2 else "bicubic",
-        "resize_mode": "squash" if squash else "shortest",
-    }
+class HuggingFaceTransform:
+    """An image processor of transformers as a function of one image."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """PIL image -> float [3, H, W]."""
+        pixels: Tensor = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    def describe(self) -> str:
+        """All of its fields."""
+        return storage.fingerprint(self.processor.to_dict(), length=64)
 
 
-def _square(size: int | Sequence[int]) -> int:
-    return int(size) if isinstance(size, int) else int(size[0])
+def of_huggingface(processor: Any) -> dict[str, Any]:
+    """What `Loaded` needs of an image processor of transformers."""
+    return _described(
+        lambda: from_huggingface(processor.to_dict()), HuggingFaceTransform(processor)
+    )
+
+
+HUGGINGFACE_FIELDS = frozenset(
+    "do_convert_rgb do_resize resample do_rescale rescale_factor do_normalize do_center_crop size "
+    "crop_size image_mean image_std image_processor_type feature_extractor_type processor_class "
+    "data_format input_data_format return_tensors device disable_grouping default_to_square "
+    "auto_map crop_pct".split()
+)
+"""Fields of an image processor that `from_huggingface` understands, or that change no pixel."""
+
+
+def from_huggingface(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The dictionary of an image processor of transformers in our words.
+
+    Raises:
+        ConfigError: Our words cannot say it; names the field.
+    """
+    for key, value in config.items():
+        if key not in HUGGINGFACE_FIELDS and not key.startswith("_") and value not in (None, False):
+            raise ConfigError(f"has {key}: {value!r}")
+    if config.get("do_resize") is False:
+        raise ConfigError("has do_resize: False")
+    kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
+    size = config.get("size") or {}
+    if not isinstance(size, Mapping):
+        raise ConfigError(f"has size: {size!r}")
+    crop = config.get("crop_size") if config.get("do_center_crop") else None
+    fields: dict[str, Any] = {"interpolation": _resample_name(config.get("resample"))}
+    stated = {key for key, value in size.items() if value is not None}
+    if stated == {"shortest_edge"}:
+        fields["resize_mode"], resized = "shortest", int(size["shortest_edge"])
+        if "ConvNext" in kind or config.get("crop_pct") is not None:
+            fields |= _convnext_sizes(resized, config.get("crop_pct"))
+        else:
+            fields |= {"resize_to": resized, "image_size": resized}
+            if crop is None:
+                raise ConfigError("has size: {shortest_edge: ...} without do_center_crop")
+    elif stated == {"height", "width"}:
+        fields["resize_mode"], resized = "squash", _square((size["height"], size["width"]))
+        fields |= {"resize_to": resized, "image_size": resized}
+    else:
+        raise ConfigError(f"has size: {dict(size)!r}")
+    if crop is not None:
+        fields["image_size"] = _square(
+            crop if isinstance(crop, int) else (crop.get("height"), crop.get("width"))
+        )
+        if fields["image_size"] > fields["resize_to"]:
+            raise ConfigError(f"has crop_size: {crop!r}, larger than size")
+    return {**fields, **_huggingface_normalization(config)}
+
+
+def _convnext_sizes(size: int, crop_pct: float | None) -> dict[str, Any]:
+    """ConvNeXt's rule: below 384 pixels a border is cropped, from there on the image is squashed."""
+    if size >= 384:
+        return {"resize_mode": "squash", "resize_to": size, "image_size": size}
+    return {"resize_to": int(size / (crop_pct or 224 / 256)), "image_size": size}
+
+
+def _huggingface_normalization(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Rescaling and normalization as one mean and one standard deviation, of values 0 to 1."""
+    factor = 255.0
+    if config.get("do_rescale") is not False:
+        factor *= float(config.get("rescale_factor") or 1 / 255)
+    mean, std = [0.0] * 3, [1.0] * 3
+    if config.get("do_normalize") is not False:
+        if config.get("image_mean") is None or config.get("image_std") is None:
+            raise ConfigError("has do_normalize without image_mean and image_std")
+        mean, std = ([float(v) for v in config[key]] for key in ("image_mean", "image_std"))
+        if len(mean) != 3 or len(std) != 3:
+            raise ConfigError(f"has image_mean: {mean!r} of other than 3 channels")
+    return {"mean": [v / factor for v in mean], "std": [v / factor for v in std]}
+
+
+def _described(words: Callable[[], dict[str, Any]], library: LibraryTransform) -> dict[str, Any]:
+    """Our words for a library's transform, or why there are none."""
+    try:
+        return {"preprocess": words(), "library_transform": library}
+    except ConfigError as error:
+        return {"preprocess": {}, "library_transform": library, "inexpressible": str(error)}
+
+
+def _filter_name(name: Any) -> str:
+    if name not in FILTERS:
+        raise ConfigError(f"has interpolation {name!r}")
+    return str(name)
+
+
+def _resample_name(resample: Any) -> str:
+    """The name of Pillow's filter of that number."""
+    for name, member in FILTERS.items():
+        if resample is not None and int(resample) == int(member):
+            return name
+    raise ConfigError(f"has resample: {resample!r}")
+
+
+def _square(size: int | Sequence[Any]) -> int:
+    """The side of a square.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) == 1:
+        sides = (sides[0], sides[0])
+    if sides[0] is None or sides[0] != sides[1]:
+        raise ConfigError(f"has the size {sides[0]} x {sides[1]}, which is no square")
+    return int(sides[0])

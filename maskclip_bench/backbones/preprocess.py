@@ -1,0 +1,27 @@
+"""What a row may state about the preparation of its test images."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from maskclip_bench.config import Declaration
+
+Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"]
+"""Pillow's resize filters."""
+
+
+class Preprocess(Declaration):
+    """How a test image is prepared; what is left out comes from the model's own configuration."""
+
+    image_size: int | None = None
+    """Side of the square that enters the model, in pixels."""
+    resize_to: int | None = None
+    """Short side after resizing, before the centre crop; by default the image size."""
+    resize_mode: Literal["shortest", "squash"] | None = None
+    """shortest: keep the aspect ratio and crop the centre. squash: resize both sides."""
+    interpolation: Interpolation | None = None
+    """Resize filter; SLIP's protocol uses bilinear, CLIP's bicubic."""
+    mean: tuple[float, float, float] | None = None
+    """Per channel, of values 0 to 1."""
+    std: tuple[float, float, float] | None = None
+    """Per channel, of values 0 to 1."""

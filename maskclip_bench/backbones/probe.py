@@ -1,0 +1,148 @@
+"""A second net under identities: the features of fixed images and one text, compared at each load.
+
+An identity says from which files a row is made. If the same identity gives other features (a
+library of another version, code that an identity does not reach), the row gets a new generation:
+what was stored for the old one is not used again, and a warning says so once.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from maskclip_bench import storage
+from maskclip_bench.backbones.transform import probe_images
+from maskclip_bench.errors import ConfigError
+from maskclip_bench.runtime import Workspace
+
+if TYPE_CHECKING:
+    from maskclip_bench.backbones.loading import Backbone
+
+logger = logging.getLogger(__name__)
+
+GENERATION_FILE = "generation"
+
+PROBE_TEXT = "a photo of two dogs on a red sofa."
+
+TOLERANCE = 1e-4
+"""Largest difference of unit vectors between machines, and on accelerators, whose libraries choose
+among kernels by their speed. On one kind of CPU, with one version of torch, nothing may differ."""
+
+
+def probe_outputs(backbone: Backbone) -> dict[str, Tensor]:
+    """Features of the probe images and the probe text, as unit vectors on the CPU.
+
+    Raises:
+        MaskCLIPBenchError: The model fails on them; see `Backbone`.
+    """
+    images = [backbone.transform(image) for image in probe_images(64)[:3]]
+    outputs = backbone.image_outputs(torch.stack(images))  # {point: [3, D]}
+    if backbone.has_text:
+        outputs["text"] = backbone.encode_text([PROBE_TEXT])  # [1, P]
+    return {name: F.normalize(value, dim=-1).cpu() for name, value in sorted(outputs.items())}
+
+
+def check_deterministic(backbone: Backbone, first: Mapping[str, Tensor]) -> None:
+    """Run the probe again and compare.
+
+    Raises:
+        ConfigError: The same image or text has other features each time.
+    """
+    largest = _difference(first, probe_outputs(backbone))
+    if largest > TOLERANCE:
+        raise ConfigError(
+            f"{backbone.row_id} gives other features for the same image each time (unit vectors "
+            f"differ by {largest:.2g}), so its score would be one of many. Turn off dropout, "
+            "masking or sampling in evaluation mode."
+        )
+
+
+def generation(identity: str, workspace: Workspace) -> int:
+    """How often the features of an identity were found changed in this workspace."""
+    try:
+        return int((_folder(identity, workspace) / GENERATION_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0
+
+
+def check_against_stored(
+    backbone: Backbone, identity: str, outputs: dict[str, Tensor], workspace: Workspace
+) -> int:
+    """Compare a probe with the one of earlier loads; store it if it is the first or differs.
+
+    Returns:
+        The generation of the identity; see `generation`.
+
+    Raises:
+        StorageError: The disk refused.
+    """
+    folder = _folder(identity, workspace)
+    path = folder / f"{_variant(backbone)}.safetensors"
+    number = generation(identity, workspace)
+    machine = machine_class(backbone)
+    stored = _read(path)
+    if stored is not None:
+        notes, before = stored
+        exact = notes.get("machine") == machine and backbone.device.type == "cpu"
+        if _difference(before, outputs) <= (0.0 if exact else TOLERANCE):
+            return number
+        if notes.get("generation") == str(number):
+            logger.warning(
+                "%s gives other features than when it was measured before, though its files, code "
+                "and settings are the same (a library of another version?). What is stored for it "
+                "is not used again; its cells are measured again.",
+                backbone.row_id,
+            )
+            number += 1
+            storage.write_text(folder / GENERATION_FILE, f"{number}\n")
+    with storage.exclusive(path), storage.atomic_file(path) as temporary:
+        tensors = {name: value.contiguous() for name, value in outputs.items()}
+        save_file(tensors, str(temporary), {"machine": machine, "generation": str(number)})
+    return number
+
+
+def machine_class(backbone: Backbone) -> str:
+    """What decides the last bits of a forward pass."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    threads = torch.get_num_threads()
+    kind = f"{backbone.device.type} {platform.machine()} {capability}"
+    return f"{kind} torch {torch.__version__} {threads} threads"
+
+
+def _folder(identity: str, workspace: Workspace) -> Path:
+    return workspace.root / "probes" / identity
+
+
+def _variant(backbone: Backbone) -> str:
+    """Outputs of one identity that may differ: by preprocessing, precision, kind of device."""
+    device = backbone.device
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return storage.fingerprint([backbone.transform_id, backbone.precision, kind])
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Notes and tensors of a stored probe; None if there is none or it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(str(path), framework="pt") as file:  # type: ignore[no-untyped-call]
+            notes = dict(file.metadata() or {})
+            return notes, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, ValueError, SafetensorError):
+        return None
+
+
+def _difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:
+    """Largest difference of two probes; infinite if they are of other outputs or shapes."""
+    if {k: v.shape for k, v in first.items()} != {k: v.shape for k, v in second.items()}:
+        return float("inf")
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
