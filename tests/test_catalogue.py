@@ -134,7 +134,7 @@ def test_protocols_of_tasks_are_registered(name: str) -> None:
 
 @pytest.mark.parametrize("name", backbone_names())
 def test_backbones_name_a_recipe_that_exists(name: str) -> None:
-    recipe = load_backbone_declaration(name).source.recipe
+    recipe = load_backbone_declaration(name).recipe
     assert recipe is None or recipe in data_files.declarations("configs/pretrain")
 
 

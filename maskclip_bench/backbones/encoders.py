@@ -324,4 +324,3 @@ def timm_patch_tokens(trunk: Any, images: Tensor) -> Tensor:
     if tokens.ndim == 4:  # a map; timm's convolutional models are channels first
         return tokens.flatten(2).transpose(1, 2)
     return tokens[:, getattr(trunk, "num_prefix_tokens", 0) :]
-

@@ -254,5 +254,3 @@ def valid_name(name: str) -> str:
             "'-', '_' and '.'."
         )
     return name
-
-

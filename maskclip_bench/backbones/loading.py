@@ -382,12 +382,10 @@ def checked_probe(backbone: Backbone) -> dict[str, Tensor]:
     return outputs
 
 
-# --- identity --------------------------------------------------------------------------------------
+# --- identity -------------------------------------------------------------------------------------
 
 
-def weights_identity(
-    declaration: BackboneDeclaration, workspace: Workspace, seed: int = 0
-) -> str:
+def weights_identity(declaration: BackboneDeclaration, workspace: Workspace, seed: int = 0) -> str:
     """Hash of all that a row is made of, found without putting it on a device.
 
     Equal to `Backbone.identity` while nothing changed. A row that cannot be read has an identity
@@ -439,7 +437,7 @@ def refuse_nonfinite_weights(model: nn.Module, row: str) -> None:
         )
 
 
-# --- where weights are -----------------------------------------------------------------------------
+# --- where weights are ----------------------------------------------------------------------------
 
 
 def weights_folder(
@@ -464,4 +462,3 @@ def weights_available(
 ) -> bool:
     """Whether a row's weights are on this machine."""
     return missing_weights(declaration, workspace, seed) is None
-

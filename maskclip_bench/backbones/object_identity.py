@@ -105,7 +105,11 @@ class _Walk:
             self._add(path, "enum", f"{type(value).__qualname__}.{value.name}")
             return
         if isinstance(value, (*_SCALARS, PurePath)):
-            self._add(path, type(value).__name__, str(value) if isinstance(value, PurePath) else repr(value))
+            self._add(
+                path,
+                type(value).__name__,
+                str(value) if isinstance(value, PurePath) else repr(value),
+            )
             return
         if id(value) in self._seen:
             self._add(path, "seen", str(self._seen[id(value)]))
@@ -264,14 +268,37 @@ class _Walk:
 _PARTIAL = ("func", "args", "keywords")
 _PROPERTY = ("fget", "fset", "fdel")
 _CLASS_NOISE = frozenset(
-    "__dict__ __weakref__ __doc__ __module__ __qualname__ __annotations__ __firstlineno__ "
-    "__static_attributes__ __abstractmethods__ _abc_impl __parameters__ __orig_bases__ "
-    "__annotate_func__ __annotations_cache__".split()
+    [
+        "__dict__",
+        "__weakref__",
+        "__doc__",
+        "__module__",
+        "__qualname__",
+        "__annotations__",
+        "__firstlineno__",
+        "__static_attributes__",
+        "__abstractmethods__",
+        "_abc_impl",
+        "__parameters__",
+        "__orig_bases__",
+        "__annotate_func__",
+        "__annotations_cache__",
+    ]
 )
 _MODULE_NOISE = frozenset(
-    "training _backward_hooks _backward_pre_hooks _state_dict_hooks _state_dict_pre_hooks "
-    "_load_state_dict_pre_hooks _load_state_dict_post_hooks _is_full_backward_hook "
-    "_non_persistent_buffers_set _forward_hooks_always_called _compiled_call_impl".split()
+    [
+        "training",
+        "_backward_hooks",
+        "_backward_pre_hooks",
+        "_state_dict_hooks",
+        "_state_dict_pre_hooks",
+        "_load_state_dict_pre_hooks",
+        "_load_state_dict_post_hooks",
+        "_is_full_backward_hook",
+        "_non_persistent_buffers_set",
+        "_forward_hooks_always_called",
+        "_compiled_call_impl",
+    ]
 )
 _DESCRIPTORS = (
     types.GetSetDescriptorType,
@@ -334,7 +361,7 @@ def _installed(file: Path) -> bool:
     return in_packages or str(resolved).startswith(f"{_STANDARD_LIBRARY}/")
 
 
-# --- source files ----------------------------------------------------------------------------------
+# --- source files ---------------------------------------------------------------------------------
 
 
 def source_contents(module_name: str) -> dict[str, str]:
@@ -410,7 +437,9 @@ def _imports(file: Path, name: str) -> list[str]:
             above = package.split(".") if package else []
             if node.level:
                 above = above[: len(above) - node.level + 1]
-            base = ".".join([*(above if node.level else []), *([node.module] if node.module else [])])
+            base = ".".join(
+                [*(above if node.level else []), *([node.module] if node.module else [])]
+            )
             found += [base] if base else []
             found += [f"{base}.{alias.name}" if base else alias.name for alias in node.names]
     return [each for each in found if each]

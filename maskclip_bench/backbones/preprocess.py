@@ -21,6 +21,11 @@ class Preprocess(Declaration):
     """shortest: keep the aspect ratio and crop the centre. squash: resize both sides."""
     interpolation: Interpolation | None = None
     """Resize filter; SLIP's protocol uses bilinear, CLIP's bicubic."""
+    resizer: Literal["pillow", "tensor"] | None = None
+    """pillow: resize the image. tensor: resize its tensor with torchvision, as transformers 5 does;
+    sharp edges differ by several of 255 levels."""
+    crop_offset: Literal["round", "floor"] | None = None
+    """How half a pixel of the centre crop's position is rounded; transformers rounds down."""
     mean: tuple[float, float, float] | None = None
     """Per channel, of values 0 to 1."""
     std: tuple[float, float, float] | None = None

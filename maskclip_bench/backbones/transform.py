@@ -8,6 +8,7 @@ library's own is used (`choose_transform`).
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from maskclip_bench import storage
 from maskclip_bench.backbones.preprocess import Interpolation, Preprocess
@@ -54,6 +56,8 @@ class Transform:
         resize_to: Short side after resizing, at least S.
         resize_mode: "shortest" keeps the aspect ratio, "squash" makes a square of that side.
         interpolation: A filter of Pillow's, which smooths when it shrinks.
+        resizer: "pillow" resizes the image, "tensor" its tensor with torchvision.
+        crop_offset: "round" or "floor": half a pixel in the position of the centre crop.
         mean: Per channel, of values 0 to 1; None = not known (`library` normalizes).
         std: Per channel, of values 0 to 1; None likewise.
         library: Used instead of all of this: PIL image -> float [3, H, W], normalized.
@@ -64,6 +68,8 @@ class Transform:
     resize_to: int
     resize_mode: Literal["shortest", "squash"] = "shortest"
     interpolation: Interpolation = "bicubic"
+    resizer: Literal["pillow", "tensor"] = "pillow"
+    crop_offset: Literal["round", "floor"] = "round"
     mean: tuple[float, ...] | None = IMAGENET_MEAN
     std: tuple[float, ...] | None = IMAGENET_STD
     library: LibraryTransform | None = None
@@ -88,13 +94,17 @@ class Transform:
         """One RGB image -> uint8 [3, S, S]; with `library` float [3, H, W], normalized."""
         if self.library is not None:
             return self._checked(self.library(image))
-        size, kernel = self.image_size, FILTERS[self.interpolation]
-        resized = image.resize(new, kernel) if (new := self._resized(image)) else image
-        left, top = (round((side - size) / 2) for side in resized.size)
-        if resized.size != (size, size):
-            resized = resized.crop((left, top, left + size, top + size))
-        pixels = np.array(resized, dtype=np.uint8)  # [S, S, 3]
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        size, new = self.image_size, self._resized(image)
+        if new is not None and self.resizer == "pillow":
+            image = image.resize(new, FILTERS[self.interpolation])
+        pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)  # [3, H, W]
+        if new is not None and self.resizer == "tensor":
+            nearest = self.interpolation == "nearest"
+            mode = InterpolationMode("nearest-exact" if nearest else self.interpolation)
+            pixels = functional.resize(pixels, [new[1], new[0]], mode, antialias=True)
+        half = round if self.crop_offset == "round" else int
+        top, left = (half((side - size) / 2) for side in pixels.shape[1:])
+        return pixels[:, top : top + size, left : left + size].contiguous()
 
     def _resized(self, image: Image.Image) -> tuple[int, int] | None:
         """Width and height after resizing, or None if they are right."""
@@ -286,7 +296,7 @@ def difference(ours: Transform, library: LibraryTransform) -> str | None:
     return None
 
 
-# --- what libraries say, in our words --------------------------------------------------------------
+# --- what libraries say, in our words -------------------------------------------------------------
 
 
 def of_open_clip(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -372,16 +382,41 @@ class HuggingFaceTransform:
 
 def of_huggingface(processor: Any) -> dict[str, Any]:
     """What `Loaded` needs of an image processor of transformers."""
-    return _described(
-        lambda: from_huggingface(processor.to_dict()), HuggingFaceTransform(processor)
-    )
+    library = HuggingFaceTransform(processor)
+    found = _described(lambda: from_huggingface(processor.to_dict()), library)
+    if found["preprocess"]:  # its dictionary does not say whether it resizes images or tensors
+        for resizer in ("tensor", "pillow"):
+            own = {**found["preprocess"], "resizer": resizer}
+            if difference(make_transform(own, Preprocess()), library) is None:
+                return {**found, "preprocess": own}
+    return found
 
 
 HUGGINGFACE_FIELDS = frozenset(
-    "do_convert_rgb do_resize resample do_rescale rescale_factor do_normalize do_center_crop size "
-    "crop_size image_mean image_std image_processor_type feature_extractor_type processor_class "
-    "data_format input_data_format return_tensors device disable_grouping default_to_square "
-    "auto_map crop_pct".split()
+    [
+        "do_convert_rgb",
+        "do_resize",
+        "resample",
+        "do_rescale",
+        "rescale_factor",
+        "do_normalize",
+        "do_center_crop",
+        "size",
+        "crop_size",
+        "image_mean",
+        "image_std",
+        "image_processor_type",
+        "feature_extractor_type",
+        "processor_class",
+        "data_format",
+        "input_data_format",
+        "return_tensors",
+        "device",
+        "disable_grouping",
+        "default_to_square",
+        "auto_map",
+        "crop_pct",
+    ]
 )
 """Fields of an image processor that `from_huggingface` understands, or that change no pixel."""
 
@@ -395,14 +430,20 @@ def from_huggingface(config: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in config.items():
         if key not in HUGGINGFACE_FIELDS and not key.startswith("_") and value not in (None, False):
             raise ConfigError(f"has {key}: {value!r}")
-    if config.get("do_resize") is False:
-        raise ConfigError("has do_resize: False")
+    if not config.get("do_resize", True):
+        raise ConfigError(f"has do_resize: {config['do_resize']!r}")
     kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
     size = config.get("size") or {}
     if not isinstance(size, Mapping):
         raise ConfigError(f"has size: {size!r}")
     crop = config.get("crop_size") if config.get("do_center_crop") else None
-    fields: dict[str, Any] = {"interpolation": _resample_name(config.get("resample"))}
+    fields: dict[str, Any] = {
+        "interpolation": _resample_name(config.get("resample")),
+        "resizer": "tensor" if kind.endswith("Fast") or _resizes_tensors() else "pillow",
+        "crop_offset": "floor",
+    }
+    if fields["resizer"] == "tensor" and fields["interpolation"] in ("box", "hamming"):
+        raise ConfigError(f"has resample: {config.get('resample')!r}")
     stated = {key for key, value in size.items() if value is not None}
     if stated == {"shortest_edge"}:
         fields["resize_mode"], resized = "shortest", int(size["shortest_edge"])
@@ -426,8 +467,17 @@ def from_huggingface(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**fields, **_huggingface_normalization(config)}
 
 
+def _resizes_tensors() -> bool:
+    """Whether the installed transformers (from version 5 on) resizes tensors by default."""
+    try:
+        version = importlib.metadata.version("transformers")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return int(version.partition(".")[0]) >= 5
+
+
 def _convnext_sizes(size: int, crop_pct: float | None) -> dict[str, Any]:
-    """ConvNeXt's rule: below 384 pixels a border is cropped, from there on the image is squashed."""
+    """ConvNeXt's rule: a border is cropped below 384 pixels, from there on images are squashed."""
     if size >= 384:
         return {"resize_mode": "squash", "resize_to": size, "image_size": size}
     return {"resize_to": int(size / (crop_pct or 224 / 256)), "image_size": size}
@@ -436,10 +486,10 @@ def _convnext_sizes(size: int, crop_pct: float | None) -> dict[str, Any]:
 def _huggingface_normalization(config: Mapping[str, Any]) -> dict[str, Any]:
     """Rescaling and normalization as one mean and one standard deviation, of values 0 to 1."""
     factor = 255.0
-    if config.get("do_rescale") is not False:
+    if config.get("do_rescale", True):
         factor *= float(config.get("rescale_factor") or 1 / 255)
     mean, std = [0.0] * 3, [1.0] * 3
-    if config.get("do_normalize") is not False:
+    if config.get("do_normalize", True):
         if config.get("image_mean") is None or config.get("image_std") is None:
             raise ConfigError("has do_normalize without image_mean and image_std")
         mean, std = ([float(v) for v in config[key]] for key in ("image_mean", "image_std"))

@@ -141,9 +141,7 @@ def plan(
     made_plan = _plan(chosen, opened, seeds, backbone, task, limit)
     output.print(plan_table(made_plan))
     for row in made_plan.pretraining:
-        output.print(
-            f"pretrained first: {row.label} ({row.declaration.source.recipe})", markup=False
-        )
+        output.print(f"pretrained first: {row.label} ({row.declaration.recipe})", markup=False)
     show_left_out(made_plan.left_out, output, remedies=True)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskclip_bench import storage
-from maskclip_bench.backbones import Backbone, BackboneDeclaration, weights_folder
+from maskclip_bench import backbones, storage
+from maskclip_bench.backbones import Backbone, BackboneDeclaration
 from maskclip_bench.errors import MaskCLIPBenchError
 from maskclip_bench.progress import Unit
 from maskclip_bench.results.records import Cell, Record, row_id
@@ -27,7 +27,7 @@ class Row:
     @property
     def can_be_made(self) -> bool:
         """Whether its weights take only minutes to make: a recipe of the demo world."""
-        return self.declaration.world == "demo" and self.declaration.source.made_here
+        return self.declaration.world == "demo" and self.declaration.made_here
 
     @property
     def label(self) -> str:
@@ -113,20 +113,8 @@ def records_of(workspace: Workspace, limit: int | None) -> Path:
 
 
 def weights_identity(row: Row, workspace: Workspace) -> str:
-    """What says, without putting them on a device, that a row's weights are still the same.
-
-    For a folder of weights the hash of the weights files; for a model of a zoo its name there.
-    """
-    declaration = row.declaration
-    identity: list[object] = [declaration.source.model_dump(mode="json"), row.seed]
-    folder = weights_folder(declaration, workspace, row.seed)
-    if folder is not None and folder.is_dir() and not declaration.source.random_init:
-        identity += [
-            storage.sha256_file(path)
-            for path in sorted(folder.iterdir())
-            if path.suffix in (".safetensors", ".bin")
-        ]
-    return storage.fingerprint(identity)
+    """Hash of all that a row is made of, found without loading it on a device."""
+    return backbones.weights_identity(row.declaration, workspace, row.seed)
 
 
 def fingerprints_of(

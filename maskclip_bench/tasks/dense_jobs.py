@@ -96,8 +96,7 @@ class DenseProtocol(Protocol):
         """No OpenMMLab, a model it cannot run, or no config for the architecture."""
         if missing_packages(self.toolbox):
             return f"{self.toolbox} is not installed: pip install 'maskclip-bench[openmmlab]'"
-        source = backbone.source
-        if source.huggingface is not None or source.python is not None:
+        if not backbone.has_vision_trunk:
             return f"{backbone.display_name} is no timm or open_clip model, which {self.name} needs"
         settings = self.settings_of(task)
         if config_name(settings, backbone, self.name) is None:

@@ -40,7 +40,6 @@ from maskclip_bench.tasks.cell import (
     fingerprints_of,
     preprocess_fingerprint,
     records_of,
-    weights_identity,
 )
 from maskclip_bench.tasks.features import FeatureStore
 from maskclip_bench.tasks.measure import measure_record
@@ -316,7 +315,7 @@ class Execution:
             raise cell.refused
         parts["weights"] = "not on this machine"
         backbone = loader()
-        parts["weights"] = weights_identity(row, self._workspace)
+        parts["weights"] = backbone.identity
         parts |= fingerprints_of(
             protocol,
             task,

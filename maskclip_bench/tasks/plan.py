@@ -51,9 +51,6 @@ logger = logging.getLogger(__name__)
 
 LIST_TASKS = "List them with: maskclip-bench list tasks"
 
-ZOOS = ("open_clip", "timm", "huggingface")
-"""Sources whose library downloads weights that are not here."""
-
 
 @dataclass(frozen=True)
 class Named:
@@ -178,7 +175,7 @@ def _rows(suite: SuiteDeclaration, seeds: Sequence[int]) -> list[Row]:
     rows = []
     for name in backbone_names() if suite.backbones == "*" else suite.backbones:
         declaration = load_backbone_declaration(name)
-        depends_on_seed = declaration.source.recipe is not None or declaration.source.random_init
+        depends_on_seed = declaration.depends_on_seed
         rows += [
             Row(declaration.name, declaration, seed)
             for seed in (seeds if depends_on_seed else (0,))
@@ -242,15 +239,14 @@ def _absent_data(
 
 def _missing_weights(row: Row, workspace: Workspace, named: Named) -> str | None:
     """What is missing of a row's weights; a named row of a zoo is downloaded when it is loaded."""
-    source = row.declaration.source
-    if row.name in named.rows and source.kind in ZOOS and source.checkpoint is None:
+    if row.name in named.rows and row.declaration.downloads_by_itself:
         return None
     return missing_weights(row.declaration, workspace, row.seed)
 
 
 def _warn_of_another_recipe(row: Row, workspace: Workspace) -> None:
     """Say if a row's weights were made by its recipe as it was before a change."""
-    name = row.declaration.source.recipe
+    name = row.declaration.recipe
     assert name is not None
     folder = weights_folder(row.declaration, workspace, row.seed)
     made_by = None if folder is None else finished_fingerprint(folder)

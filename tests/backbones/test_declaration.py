@@ -17,8 +17,10 @@ from .conftest import declare
         ({"timm": "vit", "pretrained": "openai"}, "pretrained goes with open_clip, not with timm"),
         ({"recipe": "a", "checkpoint": "b"}, "checkpoint goes with timm, not with recipe"),
         ({"timm": "a", "arguments": {"b": 1}}, "arguments goes with python, not with timm"),
-        ({"timm": "a", "weights": "teacher"}, "teacher goes with recipe, not with timm"),
-        ({"recipes": "a"}, "unknown key 'source.recipes'. Did you mean 'recipe'"),
+        ({"timm": "a", "weights": "teacher"}, "weights goes with recipe, not with timm"),
+        ({"recipes": "a"}, "got none. Did you mean 'recipe'"),
+        ({"timm": "a", "chekpoint": "b"}, "unknown key .source.chekpoint. of timm. Did you mean"),
+        ({"timm": 3}, "timm.: Input should be a valid string"),
     ],
 )
 def test_source__one_and_what_goes_with_it(source: dict[str, object], message: str) -> None:
@@ -27,10 +29,22 @@ def test_source__one_and_what_goes_with_it(source: dict[str, object], message: s
 
 
 def test_source__made_here() -> None:
-    assert declare(source={"recipe": "demo/clip"}).source.made_here
-    assert not declare(source={"recipe": "demo/clip", "random_init": True}).source.made_here
-    assert not declare(source={"timm": "vit"}).source.made_here
-    assert declare(source={"open_clip": "ViT-B-16", "random_init": True}).source.kind == "open_clip"
+    assert declare(source={"recipe": "demo/clip"}).made_here
+    assert not declare(source={"recipe": "demo/clip", "random_init": True}).made_here
+    assert not declare(source={"timm": "vit"}).made_here
+
+
+def test_capabilities__are_asked_of_the_family() -> None:
+    drawn = declare(source={"open_clip": "ViT-B-16", "random_init": True})
+    assert drawn.family.name == "open_clip"
+    assert (drawn.has_text, drawn.depends_on_seed, drawn.downloads_by_itself) == (True, True, False)
+    timm = declare(source={"timm": "vit"})
+    assert (timm.has_text, timm.depends_on_seed, timm.downloads_by_itself) == (False, False, True)
+    assert timm.has_vision_trunk
+    assert not declare(source={"timm": "vit", "checkpoint": "w.pth"}).downloads_by_itself
+    recipe = declare(source={"recipe": "demo/clip"})
+    assert (recipe.recipe, recipe.depends_on_seed) == ("demo/clip", True)
+    assert not declare(source={"huggingface": "a/b"}).has_vision_trunk
 
 
 def test_load__name_is_the_files() -> None:

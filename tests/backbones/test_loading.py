@@ -23,7 +23,8 @@ from maskclip_bench.backbones.encoders import (
     BEFORE_PROJECTION,
     OpenClipEncoder,
 )
-from maskclip_bench.backbones.loading import state_fingerprint, trained_with_quick_gelu
+from maskclip_bench.backbones.families.open_clip import trained_with_quick_gelu
+from maskclip_bench.backbones.loading import state_fingerprint
 from maskclip_bench.config import validate
 from maskclip_bench.errors import CheckpointError, ConfigError, MissingDependencyError
 from maskclip_bench.runtime import Workspace
@@ -346,7 +347,7 @@ def test_python__ones_own_encoder(workspace: Workspace, own_module: None) -> Non
         ("own_encoders", "should be 'module:factory'"),
         ("own_encoders:mak", "cannot be imported"),
         ("no_such_module:make", "cannot be imported"),
-        ("own_encoders:make_nothing", "returned a int without encode_image"),
+        ("own_encoders:make_nothing", "returned a int, which is no encoder"),
     ],
 )
 def test_python__problems(

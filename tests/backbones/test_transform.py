@@ -101,7 +101,13 @@ def test_from_libraries() -> None:
     }  # fmt: skip
     found = from_huggingface(clip)
     assert (found["image_size"], found["resize_to"], found["resize_mode"]) == (224, 256, "shortest")
-    siglip = {"size": {"height": 384, "width": 384}, "resample": 2, "do_center_crop": None}
+    siglip = {
+        "size": {"height": 384, "width": 384},
+        "resample": 2,
+        "do_center_crop": None,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
     found = from_huggingface(siglip)
     assert (found["image_size"], found["resize_mode"], found["interpolation"]) == (
         384, "squash", "bilinear",

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from maskclip_bench.backbones.declaration import BackboneDeclaration, Source
+from maskclip_bench.backbones.declaration import BackboneDeclaration
 from maskclip_bench.backbones.encoders import PythonEncoder
+from maskclip_bench.backbones.families import read_source
 from maskclip_bench.backbones.loading import Backbone
 from maskclip_bench.backbones.transform import Transform
 from maskclip_bench.config import validate
@@ -83,7 +84,7 @@ def make_backbone(encoder: object, name: str = "toy") -> Backbone:
     face = PythonEncoder(encoder)
     return Backbone(
         declaration=BackboneDeclaration(
-            name=name, display_name="Toy", world="demo", source=Source(python="toy:toy")
+            name=name, display_name="Toy", world="demo", source=read_source({"python": "toy:toy"})
         ),
         seed=0,
         model=nn.Identity(),

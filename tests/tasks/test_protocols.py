@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maskclip_bench.backbones.declaration import BackboneDeclaration, Source
+from maskclip_bench.backbones.declaration import BackboneDeclaration
 from maskclip_bench.errors import ConfigError, DataError, UnknownNameError
 from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.runtime import Workspace
@@ -122,7 +122,7 @@ def test_zero_shot__needs_a_text_tower(make_context: MakeContext) -> None:
     context = make_context("zero_shot_classification", squares_task(), BlindEncoder())
     with pytest.raises(ConfigError, match="has no text tower"):
         run(context, "zero_shot_classification")
-    timm = BackboneDeclaration(display_name="MAE", world="real", source=Source(timm="vit"))
+    timm = BackboneDeclaration(display_name="MAE", world="real", source={"timm": "vit"})
     reason = PROTOCOLS["zero_shot_classification"].left_out(squares_task(), timm)
     assert reason == "MAE has no text tower, which Zero-shot needs"
     assert PROTOCOLS["knn"].left_out(squares_task(), timm) is None

@@ -54,14 +54,16 @@ def read_source(values: Mapping[str, Any]) -> Source:
     for key in values:
         if key not in family.source_model.model_fields:
             raise _foreign_key(str(key), family)
-    return validate(dict(values), family.source_model, where="source")
+    try:
+        return validate(dict(values), family.source_model, where="source")
+    except ConfigError as error:
+        problems = [line.removeprefix("  - ") for line in str(error).splitlines()[1:]]
+        raise ConfigError("; ".join(problems)) from None
 
 
 def _foreign_key(key: str, family: Family) -> ConfigError:
     """The error for a key that the family does not have, which another one may have."""
-    owners = [
-        name for name in FAMILIES.names() if key in FAMILIES[name].source_model.model_fields
-    ]
+    owners = [name for name in FAMILIES.names() if key in FAMILIES[name].source_model.model_fields]
     known = sorted(family.source_model.model_fields)
     if owners:
         return ConfigError(f"{key} goes with {' or '.join(owners)}, not with {family.name}")

@@ -65,7 +65,7 @@ class HuggingFace(Family):
             return None
 
     def downloads_by_itself(self, source: HuggingFaceSource) -> bool:
-        """transformers fetches models that are named by id."""
+        """Models that are named by id are fetched by transformers."""
         return not Path(source.huggingface).is_dir()
 
     def missing(
@@ -127,7 +127,7 @@ class HuggingFace(Family):
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder of a model on this machine: itself, or the hub's snapshot; None without weights."""
+    """The folder of a model on this machine, or of the hub's snapshot; None without weights."""
     if Path(name).is_dir():
         return Path(name)
     if name.count("/") > 1 or name.startswith(("/", ".", "~")):
@@ -171,8 +171,10 @@ def _model(name: str, seed: int, *, random_init: bool) -> Any:
 
 
 def _unused(key: str, model: Any) -> bool:
-    """Whether a tensor takes no part in the features: the pooler of a type that we pool ourselves,
-    and position numbers, which are not trained."""
+    """Whether a tensor takes no part in the features.
+
+    That is the pooler of a type that we pool ourselves, and position numbers.
+    """
     from maskclip_bench.backbones.huggingface_encoder import POOLING
 
     pooling = POOLING.get(model.config.model_type)

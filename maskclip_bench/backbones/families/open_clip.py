@@ -64,7 +64,7 @@ class OpenClip(Family):
         return True
 
     def source_from_string(self, text: str) -> Source:
-        """ "ViT-B-16/laion2b_s34b_b88k": architecture, slash, tag.
+        """Architecture, slash, tag: "ViT-B-16/laion2b_s34b_b88k".
 
         Raises:
             ConfigError: There is no slash.

@@ -1,4 +1,4 @@
-"""Models that this project pretrains: one recipe in `configs/pretrain/`, one folder for each seed."""
+"""Models that this project pretrains: a recipe in `configs/pretrain/`, a folder for each seed."""
 
 from __future__ import annotations
 

@@ -45,11 +45,11 @@ class Timm(Family):
     source_model = TimmSource
 
     def has_text(self, source: TimmSource) -> bool | None:
-        """timm has image encoders only."""
+        """Timm has image encoders only."""
         return False
 
     def downloads_by_itself(self, source: TimmSource) -> bool:
-        """timm fetches its own weights."""
+        """Timm fetches its own weights."""
         return source.checkpoint is None and not source.random_init
 
     def has_vision_trunk(self, source: TimmSource) -> bool:
@@ -137,7 +137,7 @@ def _checkpoint(source: TimmSource, workspace: Workspace) -> Path | None:
 
 
 def cached_weights(name: str) -> Path | None:
-    """timm's own weights of a model in this machine's cache, or None."""
+    """Timm's own weights of a model in this machine's cache, or None."""
     import timm
 
     cfg = timm.get_pretrained_cfg(name)

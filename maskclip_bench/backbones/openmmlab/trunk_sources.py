@@ -24,7 +24,8 @@ from pydantic import Field, model_validator
 from torch import nn
 
 import maskclip_bench.modeling  # noqa: F401  (registers the demo ViT in timm)
-from maskclip_bench.backbones.loading import load_model, trained_with_quick_gelu
+from maskclip_bench.backbones.families.open_clip import trained_with_quick_gelu
+from maskclip_bench.backbones.loading import load_model
 from maskclip_bench.backbones.timm_weights import load_timm_weights
 from maskclip_bench.config import Declaration
 from maskclip_bench.errors import CheckpointError, ConfigError

@@ -62,7 +62,7 @@ class FrozenCLIP(nn.Module):
         std: tuple[float, float, float],
         norm: bool = True,
     ) -> None:
-        from maskclip_bench.backbones.loading import trained_with_quick_gelu
+        from maskclip_bench.backbones.families.open_clip import trained_with_quick_gelu
 
         super().__init__()
         device = torch.get_default_device()  # meta, where only shapes are asked for

@@ -137,7 +137,7 @@ class Protocol(ABC):
         Raises:
             ConfigError: The settings do not fit `settings_model`.
         """
-        if backbone.source.timm is not None and self.needs_text_tower(task):
+        if backbone.has_text is False and self.needs_text_tower(task):
             return f"{backbone.display_name} has no text tower, which {self.title} needs"
         return None
 
