@@ -230,7 +230,7 @@ class Execution:
 
     def _pretrain(self, row: Row, unit: Unit) -> None:
         """Make a row's weights in a subprocess; a failure is kept for the row's cells."""
-        recipe = row.declaration.source.recipe
+        recipe = row.declaration.recipe
         assert recipe is not None
         output = self._workspace.pretraining(recipe, row.seed)
         self._listener.started(unit)
@@ -379,7 +379,7 @@ class Execution:
 
 
 def _pretraining_unit(row: Row) -> Unit:
-    name = row.declaration.source.recipe
+    name = row.declaration.recipe
     assert name is not None
     recipe = load_recipe(name)
     cost = METHODS[recipe.method.name].relative_cost
