@@ -1,20 +1,20 @@
 """Transformer blocks that compute what is asked for, and nothing else.
 
 They are timm's and open_clip's own blocks with the same weights under the same names; only how
-they run differs. Their results equal the originals' (tests, 1e-5).
+they run differs. Their results equal the originals' (tests, 1e-5). An existing block becomes one by
+a change of its class: both classes have the same attributes, and a copy would separate the weights
+from the library's model that holds them.
 
 - A last block whose class token alone is read needs keys and values of all tokens, but queries,
   projection and feed-forward part of one token: about a sixth of its arithmetic.
-- A caption's padding goes through no linear layer: its words are kept packed, [K, W] for the K
-  words of all captions, and are laid out as [T, L, W] for the attention itself only.
+- A caption's padding goes through no linear layer: its words stay packed (`modeling.packing`), and
+  are laid out as [T, L, W] for the attention itself only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from timm.layers.attention import Attention
@@ -22,6 +22,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from maskclip_bench.modeling.attention import attend
+from maskclip_bench.modeling.packing import PackedLayout
 
 
 class PartialBlock(Block):
@@ -80,71 +81,6 @@ def allow_partial(block: nn.Module) -> bool:
         return False
     block.__class__ = PartialBlock
     return True
-
-
-@dataclass(frozen=True)
-class PackedLayout:
-    """Where the words of padded captions [T, L] lie when packed without padding, [K].
-
-    Attributes:
-        num_texts: T.
-        length: L.
-        slots: Int64 [K], each word's place in the flattened [T * L].
-        positions: Int64 [K], its place in its caption.
-        ends: Int64 [T], the packed place of each caption's end token.
-        is_word: Bool [T, L], True from the start to the end token.
-    """
-
-    num_texts: int
-    length: int
-    slots: Tensor
-    positions: Tensor
-    ends: Tensor
-    is_word: Tensor
-
-    @classmethod
-    def of(cls, tokens: Tensor) -> PackedLayout:
-        """The layout of captions, int64 [T, L]; a caption ends at its largest token id."""
-        num_texts, length = tokens.shape
-        end = tokens.argmax(dim=1)  # [T]
-        is_word = torch.arange(length, device=tokens.device) <= end.unsqueeze(1)
-        slots = is_word.flatten().nonzero().squeeze(1)
-        ends = (end + 1).cumsum(0) - 1
-        return cls(num_texts, length, slots, slots % length, ends, is_word)
-
-    def to(self, device: torch.device) -> PackedLayout:
-        """The same on another device."""
-        if self.slots.device == device:
-            return self
-        return PackedLayout(
-            num_texts=self.num_texts,
-            length=self.length,
-            slots=self.slots.to(device, non_blocking=True),
-            positions=self.positions.to(device, non_blocking=True),
-            ends=self.ends.to(device, non_blocking=True),
-            is_word=self.is_word.to(device, non_blocking=True),
-        )
-
-    def twice(self) -> PackedLayout:
-        """The layout of the same captions followed by themselves, [2T, L]."""
-        return PackedLayout(
-            num_texts=2 * self.num_texts,
-            length=self.length,
-            slots=torch.cat([self.slots, self.slots + self.num_texts * self.length]),
-            positions=self.positions.repeat(2),
-            ends=torch.cat([self.ends, self.ends + len(self.slots)]),
-            is_word=self.is_word.repeat(2, 1),
-        )
-
-    def pack(self, padded: Tensor) -> Tensor:
-        """[T, L, ...] -> [K, ...]."""
-        return padded.flatten(0, 1).index_select(0, self.slots)
-
-    def pad(self, packed: Tensor) -> Tensor:
-        """[K, W] -> [T, L, W], with zeros as padding."""
-        size = self.num_texts * self.length
-        padded = packed.new_zeros(size, packed.shape[1]).index_copy(0, self.slots, packed)
-        return padded.view(self.num_texts, self.length, -1)
 
 
 class PackedCausalBlock(ResidualAttentionBlock):

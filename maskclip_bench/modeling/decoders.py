@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskclip_bench.modeling.blocks import PackedLayout, PartialBlock
+from maskclip_bench.modeling.blocks import PartialBlock
 from maskclip_bench.modeling.masking import PatchMask
+from maskclip_bench.modeling.packing import PackedLayout
 from maskclip_bench.modeling.towers import take_tokens
 
 

@@ -8,9 +8,9 @@ from open_clip.model import CustomTextCLIP
 from torch import Tensor
 
 from maskclip_bench.modeling import towers
-from maskclip_bench.modeling.blocks import PackedLayout
 from maskclip_bench.modeling.masking import random_mask
 from maskclip_bench.modeling.model import ModelConfig, VisionConfig, build_model
+from maskclip_bench.modeling.packing import PackedText
 
 
 def gradients(model: torch.nn.Module, loss: Tensor) -> dict[str, Tensor]:
@@ -120,47 +120,13 @@ def test_encode_image__average_pooling(config: ModelConfig, images: Tensor) -> N
 def test_encode_text__trimmed_equals_full_context(model: CustomTextCLIP, captions: Tensor) -> None:
     theirs = model.encode_text(full_context(captions, model), normalize=True)
     torch.testing.assert_close(towers.encode_text(model, captions), theirs, rtol=1e-5, atol=1e-5)
+    packed = towers.encode_text(model, PackedText(model.text, captions))
+    torch.testing.assert_close(packed, theirs, rtol=1e-5, atol=1e-5)
     assert_same_gradients(
         model,
         towers.encode_text(model, captions),
         model.encode_text(full_context(captions, model), normalize=True),
     )
-
-
-def test_text_hidden__equals_open_clip(model: CustomTextCLIP, captions: Tensor) -> None:
-    tower = model.text
-    embedded, mask = tower._embeds(full_context(captions, model))
-    expected = tower.ln_final(tower.transformer(embedded, attn_mask=mask))[:, :9]
-    layout = PackedLayout.of(captions)
-    words = towers.embed_words(tower, layout.pack(captions), layout)
-    hidden = towers.text_hidden(tower, words, layout)
-    torch.testing.assert_close(hidden, layout.pack(expected), rtol=1e-5, atol=1e-5)
-
-
-def test_text_ends_and_hidden__equals_two_passes(model: CustomTextCLIP, captions: Tensor) -> None:
-    tower, layout = model.text, PackedLayout.of(captions)
-    plain = towers.embed_words(tower, layout.pack(captions), layout)
-    masked = plain.roll(1, 0)
-    ends, hidden = towers.text_ends_and_hidden(tower, plain, masked, layout)
-    expected_ends = towers.text_ends(tower, plain, layout)
-    torch.testing.assert_close(ends, expected_ends, rtol=1e-5, atol=1e-5)
-    expected_hidden = towers.text_hidden(tower, masked, layout)
-    torch.testing.assert_close(hidden, expected_hidden, rtol=1e-5, atol=1e-5)
-
-
-def test_packed_layout(captions: Tensor) -> None:
-    layout = PackedLayout.of(captions)
-    assert layout.is_word.sum(1).tolist() == [5, 9, 3]
-    packed = layout.pack(captions)
-    assert packed.tolist() == [*captions[0, :5], *captions[1], *captions[2, :3]]
-    assert layout.ends.tolist() == [4, 13, 16]
-    assert layout.positions.tolist() == [*range(5), *range(9), *range(3)]
-    values = torch.arange(17.0).unsqueeze(1)
-    torch.testing.assert_close(layout.pack(layout.pad(values)), values)
-    twice = layout.twice()
-    expected = PackedLayout.of(captions.repeat(2, 1))
-    for name in ("slots", "positions", "ends", "is_word"):
-        assert torch.equal(getattr(twice, name), getattr(expected, name)), name
 
 
 def test_towers__grad_checkpointing_changes_nothing(

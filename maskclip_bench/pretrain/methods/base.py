@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from open_clip.model import CustomTextCLIP
@@ -13,16 +13,20 @@ from torch import Tensor, nn
 from maskclip_bench.config import Declaration
 from maskclip_bench.data.batch import Batch
 from maskclip_bench.errors import ConfigError
-from maskclip_bench.modeling.blocks import PackedLayout
 from maskclip_bench.modeling.losses import Gather, contrastive_loss
 from maskclip_bench.modeling.model import ModelConfig, build_model
-from maskclip_bench.modeling.towers import encode_image, encode_text, is_vit
+from maskclip_bench.modeling.packing import PackedText
+from maskclip_bench.modeling.towers import encode_image, encode_text
+from maskclip_bench.modeling.vit import ViT, is_vit, vit_parts
 
 Terms = dict[str, Tensor]
 """Named loss terms, already weighted, each a scalar."""
 
 Embeddings = dict[str, Tensor]
 """What the losses across samples need of each sample, [B, ...]."""
+
+Values = dict[str, float | Tensor]
+"""Numbers to log; a tensor is a scalar on the device."""
 
 STUDENT, TEACHER_TRUNK = "model", "teacher_trunk"
 """Attributes of a method, and so prefixes in its state: the student, and the trunk of a momentum
@@ -36,8 +40,11 @@ class Method(nn.Module, ABC):
     """A way to pretrain.
 
     A step is `encode` (each forward pass once: embeddings, and loss terms that are means over
-    samples), `contrast` (loss terms across all samples of the global batch), backward, update,
-    `after_step`. Everything random comes from `batch.generator`.
+    samples), `contrast` (loss terms across all samples of the global batch), backward, the
+    optimizer's step, `after_step`. Everything random comes from `batch.generator`.
+
+    A subclass writes `encode`, `contrast` if it compares samples, and `update` if something follows
+    the student (a teacher, a centre).
     """
 
     Config: ClassVar[type[Declaration]]
@@ -72,14 +79,23 @@ class Method(nn.Module, ABC):
 
     @torch.no_grad()
     def after_step(self, *, step: int, total_steps: int) -> dict[str, float]:
-        """Clamp, update the teacher, ...; returns what to log.
+        """`update`, and its values read from the device in one transfer.
+
+        Args:
+            step: Steps done, this one included.
+            total_steps: Steps of the run.
+        """
+        return read_values(self.update(step=step, total_steps=total_steps))
+
+    def update(self, *, step: int, total_steps: int) -> Values:
+        """After the optimizer's step: clamp, move a teacher; returns what to log.
 
         Args:
             step: Steps done, this one included.
             total_steps: Steps of the run.
         """
         self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        return {"logit_scale": math.exp(float(self.model.logit_scale.detach()))}
+        return {"logit_scale": self.model.logit_scale.double().exp()}
 
     def teacher_model(self) -> CustomTextCLIP | None:
         """The momentum teacher as a whole model, for export; None if there is none."""
@@ -109,18 +125,22 @@ class ContrastiveMethod(Method):
         """Embeddings of images and captions, each [B, P]."""
         return {
             "image_features": encode_image(self.model, batch.images),
-            "text_features": encode_text(self.model, batch.tokens, packed_layout(batch)),
+            "text_features": encode_text(self.model, packed_text(self, batch)),
         }
 
     def contrast(self, embeddings: Embeddings) -> Terms:
         """Symmetric InfoNCE, (L_I + L_T) / 2."""
-        image_to_text, text_to_image = contrastive_loss(
+        image_to_text, text_to_image = self.image_text_losses(embeddings)
+        return {"contrastive_loss": (image_to_text + text_to_image) / 2}
+
+    def image_text_losses(self, embeddings: Embeddings) -> tuple[Tensor, Tensor]:
+        """InfoNCE from images to captions (L_I) and from captions to images (L_T)."""
+        return contrastive_loss(
             embeddings["image_features"],
             embeddings["text_features"],
             self.model.logit_scale.exp(),
             gather=self.gather,
         )
-        return {"contrastive_loss": (image_to_text + text_to_image) / 2}
 
 
 class ImageOnlyMethod(Method):
@@ -140,19 +160,21 @@ class ImageOnlyMethod(Method):
         """Nothing, unless a method compares samples."""
         return {}
 
-    @torch.no_grad()
-    def after_step(self, *, step: int, total_steps: int) -> dict[str, float]:
-        """Nothing to do."""
+    def update(self, *, step: int, total_steps: int) -> Values:
+        """Does nothing."""
         return {}
 
 
-def packed_layout(batch: Batch) -> PackedLayout:
-    """Where the words of the captions lie; found on the CPU, so that no device is waited for."""
-    return PackedLayout.of(batch.captions).to(batch.tokens.device)
+def packed_text(method: Method, batch: Batch) -> PackedText:
+    """The captions of a batch in the student's text tower.
+
+    Where words are is found on the CPU, which avoids a device synchronization.
+    """
+    return PackedText(method.model.text, batch.tokens, captions=batch.captions)
 
 
-def vit_trunk(method: Method) -> Any:
-    """The trunk of the student, for methods that drop or replace patches.
+def vit_of(method: Method) -> ViT:
+    """The parts of the student's trunk, for methods that drop or replace patches.
 
     Raises:
         ConfigError: It is not a ViT.
@@ -164,4 +186,14 @@ def vit_trunk(method: Method) -> Any:
             f"{type(trunk).__name__}. Set model.vision.timm_model to a vit_*, or choose method "
             "clip, slip or simclr."
         )
-    return trunk
+    return vit_parts(trunk)
+
+
+def read_values(values: Values) -> dict[str, float]:
+    """Numbers to log, those on a device in one transfer; their order stays."""
+    scalars = [value.double() for value in values.values() if isinstance(value, Tensor)]
+    numbers = iter(torch.stack(scalars).tolist() if scalars else [])
+    return {
+        name: next(numbers) if isinstance(value, Tensor) else value
+        for name, value in values.items()
+    }

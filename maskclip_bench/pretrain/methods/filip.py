@@ -14,14 +14,14 @@ from pydantic import Field
 from maskclip_bench.data.batch import Batch
 from maskclip_bench.modeling.losses import late_interaction_loss
 from maskclip_bench.modeling.model import ModelConfig
-from maskclip_bench.modeling.towers import embed_words, image_tokens, text_hidden
+from maskclip_bench.modeling.towers import image_tokens
 from maskclip_bench.pretrain.methods.base import (
     ContrastiveConfig,
     ContrastiveMethod,
     Embeddings,
     Terms,
-    packed_layout,
-    vit_trunk,
+    packed_text,
+    vit_of,
 )
 
 
@@ -42,25 +42,24 @@ class FILIP(ContrastiveMethod):
     def __init__(self, config: FILIPConfig, model_config: ModelConfig) -> None:
         super().__init__(config, model_config)
         self.config = config
-        vit_trunk(self)
+        vit_of(self)
 
     def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
-        """Tokens in the joint space: images' [B, 1 + N, P], captions' [B, L, P] and which are."""
-        trunk = vit_trunk(self)
-        tokens = image_tokens(trunk, batch.images)  # [B, 1 + N, D]
-        layout = packed_layout(batch)
-        words = embed_words(self.model.text, layout.pack(batch.tokens), layout)
-        hidden = text_hidden(self.model.text, words, layout) @ self.model.text.text_projection
-        hidden = F.normalize(hidden.float(), dim=-1)  # [K, P]
+        """Tokens in the joint space: images' [B, P + N, J], captions' [B, L, J] and which are."""
+        trunk = vit_of(self).trunk
+        tokens = image_tokens(trunk, batch.images)  # [B, P + N, D]
+        text = packed_text(self, batch)
+        words = text.everywhere() @ self.model.text.text_projection
+        words = F.normalize(words.float(), dim=-1)  # [K, J]
         embeddings = {
             "image_tokens": F.normalize(self.model.visual.head(tokens).float(), dim=-1),
-            "text_tokens": layout.pad(hidden),
-            "is_word": layout.is_word.float(),
+            "text_tokens": text.layout.pad(words),
+            "is_word": text.layout.is_word.float(),
         }
         if self.config.global_weight:
             pooled = self.model.visual.head(trunk.forward_head(tokens))
             embeddings["image_features"] = F.normalize(pooled, dim=-1)
-            embeddings["text_features"] = hidden.index_select(0, layout.ends)
+            embeddings["text_features"] = words.index_select(0, text.layout.ends)
         return embeddings, {}
 
     def contrast(self, embeddings: Embeddings) -> Terms:

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from pydantic import Field
 
-from maskclip_bench.config import Declaration
 from maskclip_bench.data.batch import Batch
-from maskclip_bench.modeling.decoders import (
-    VisionDecoder,
-    decoder_targets,
-    normalized_patches,
-    pixel_patches,
-)
 from maskclip_bench.modeling.masking import random_mask
 from maskclip_bench.modeling.model import ModelConfig
 from maskclip_bench.modeling.towers import image_tokens
-from maskclip_bench.pretrain.methods.base import Embeddings, ImageOnlyMethod, Terms, vit_trunk
+from maskclip_bench.pretrain.methods.base import Embeddings, ImageOnlyMethod, Terms, vit_of
+from maskclip_bench.pretrain.methods.parts.reconstruction import (
+    ReconstructionConfig,
+    num_pixels,
+    pixel_loss,
+    pixel_targets,
+    vision_decoder,
+)
 
 
-class MAEConfig(Declaration):
+class MAEConfig(ReconstructionConfig):
     """Fields of MAE; defaults are its paper's for ViT-B/16."""
 
-    mask_ratio: float = Field(default=0.75, gt=0, lt=1)
-    """Share of the patches hidden (MAE: 0.75)."""
     decoder_depth: int = Field(default=8, ge=1)
     """Blocks of the decoder (MAE: 8)."""
-    decoder_dim: int = Field(default=512, ge=1)
+    decoder_dim: int | None = Field(default=512, ge=1)
     """Width of the decoder (MAE: 512)."""
-    decoder_num_heads: int = Field(default=16, ge=1)
+    decoder_num_heads: int | None = Field(default=16, ge=1)
     """Heads of the decoder (MAE: 16)."""
-    normalize_pixels: bool = True
-    """Predict patches of mean 0 and variance 1 (MAE: better than plain pixels)."""
 
 
 class MAE(ImageOnlyMethod):
@@ -43,29 +38,16 @@ class MAE(ImageOnlyMethod):
     def __init__(self, config: MAEConfig, model_config: ModelConfig) -> None:
         super().__init__(model_config)
         self.config = config
-        trunk = vit_trunk(self)
-        self.patch_size: int = trunk.patch_embed.patch_size[0]
-        self.decoder = VisionDecoder(
-            encoder_dim=trunk.embed_dim,
-            grid_size=trunk.patch_embed.grid_size,
-            embed_dim=config.decoder_dim,
-            depth=config.decoder_depth,
-            num_heads=config.decoder_num_heads,
-            output_dim=3 * self.patch_size**2,
-        )
+        vit = vit_of(self)
+        self.decoder = vision_decoder(vit, config, output_dim=num_pixels(vit))
 
     def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
         """The reconstruction loss on hidden patches."""
-        trunk = vit_trunk(self)
-        mask = random_mask(
-            len(batch.images),
-            trunk.patch_embed.num_patches,
-            self.config.mask_ratio,
-            batch.generator,
-        ).to(batch.images.device)
-        visible = image_tokens(trunk, batch.images, mask)  # [B, 1 + V, D]
-        predicted = self.decoder(visible, mask, num_prefix=trunk.num_prefix_tokens)  # [B, M, 3 p^2]
-        target = decoder_targets(pixel_patches(batch.images, self.patch_size), mask)
-        if self.config.normalize_pixels:
-            target = normalized_patches(target)
-        return {}, {"reconstruction_loss": F.mse_loss(predicted.float(), target)}
+        vit, images = vit_of(self), batch.images
+        mask = random_mask(len(images), vit.num_patches, self.config.mask_ratio, batch.generator)
+        mask = mask.to(images.device)
+        visible = image_tokens(vit.trunk, images, mask)  # [B, P + V, D]
+        predicted = self.decoder(visible, mask, num_prefix=vit.num_prefix_tokens)  # [B, M, 3 p^2]
+        target = pixel_targets(images, mask, vit)
+        loss = pixel_loss(predicted, target, normalize=self.config.normalize_pixels)
+        return {}, {"reconstruction_loss": loss}

@@ -3,7 +3,7 @@
     L = L_I + L_T  +  lambda * L_Dist  +  beta * L_MLM                            (paper, Eq. 8)
 
 The student sees the whole image once for the contrastive loss, and in a second pass only the
-visible 25 % of the patches. A one-layer decoder predicts the features of the hidden patches; the
+visible 25 % of the patches. A one-layer decoder predicts the features of the masked patches; the
 momentum teacher gives them from the whole image. An online quantizer turns both into soft
 codewords, compared by cross-entropy. Captions get a second pass with 20 % of the words masked, and
 a four-layer decoder names the words.
@@ -15,6 +15,17 @@ a four-layer decoder names the words.
                 +-- whole ------ teacher ------------- quantizer --+                   |
                                                                                        |
                         masked captions -- text encoder -- decoder ------ L_MLM -------+
+
+| in the paper                           | here                                          |
+| -------------------------------------- | --------------------------------------------- |
+| L, Eq. 8                               | `MaskCLIP.equation_8`                         |
+| L_I, L_T: contrast, Sec. 3.1           | `ContrastiveMethod.image_text_losses`         |
+| L_Dist: masked self-distillation, 3.3  | `MaskCLIP.distill`                            |
+| mean teacher (EMA)                     | `teacher_trunk`, `MaskCLIP.update`            |
+| vision decoder                         | `vision_decoder`, `modeling.decoders`         |
+| online quantizer, soft codewords       | `quantizer`, `parts.online_quantizer`         |
+| L_MLM: masked language modelling, 3.4  | `language`, `parts.masked_language`           |
+| random masking of patches              | `modeling.masking.draw_mask`                  |
 
 What the paper leaves unknown is a field with the source of its default.
 """
@@ -31,56 +42,51 @@ from open_clip.model import CustomTextCLIP
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from maskclip_bench import distributed
 from maskclip_bench.data.batch import Batch
-from maskclip_bench.data.config import IMAGENET_MEAN, IMAGENET_STD
-from maskclip_bench.errors import ConfigError
-from maskclip_bench.modeling.blocks import PackedLayout
-from maskclip_bench.modeling.decoders import (
-    TextDecoder,
-    VisionDecoder,
-    decoder_targets,
-    normalized_patches,
-    pixel_patches,
-)
-from maskclip_bench.modeling.losses import per_caption_cross_entropy
-from maskclip_bench.modeling.masking import MaskKind, choose_words, draw_mask
+from maskclip_bench.modeling.decoders import decoder_targets, pixel_patches
+from maskclip_bench.modeling.masking import MaskKind, draw_mask
 from maskclip_bench.modeling.model import ModelConfig
 from maskclip_bench.modeling.towers import (
     embed_patches,
-    embed_words,
     patch_tokens,
     patches_to_tokens,
     pooled_patches,
-    position_embedding,
-    project_ends,
-    text_ends,
-    text_ends_and_hidden,
+    project_image,
+    project_text,
 )
 from maskclip_bench.pretrain.methods.base import (
     ContrastiveConfig,
     ContrastiveMethod,
     Embeddings,
     Terms,
-    packed_layout,
-    vit_trunk,
+    Values,
+    packed_text,
+    vit_of,
 )
-from maskclip_bench.pretrain.methods.parts.online_quantizer import (
-    CodewordHead,
-    codeword_cross_entropy,
+from maskclip_bench.pretrain.methods.parts.masked_language import (
+    MaskedLanguage,
+    MaskedLanguageConfig,
+)
+from maskclip_bench.pretrain.methods.parts.online_quantizer import OnlineQuantizer, QuantizerConfig
+from maskclip_bench.pretrain.methods.parts.reconstruction import (
+    VisionDecoderConfig,
+    num_pixels,
+    pixel_loss,
+    vision_decoder,
 )
 from maskclip_bench.pretrain.methods.teacher import (
     FrozenCLIP,
+    ImagesConfig,
     cosine_momentum,
-    follow,
+    ema_update,
     frozen_copy,
     load_weights,
 )
 
-Triple = tuple[float, float, float]
 
-
-class MaskCLIPConfig(ContrastiveConfig):
+class MaskCLIPConfig(
+    ContrastiveConfig, VisionDecoderConfig, QuantizerConfig, MaskedLanguageConfig, ImagesConfig
+):
     """Fields of MaskCLIP; with the defaults it is the paper's, as far as that is known."""
 
     contrastive_weight: float = Field(default=2.0, gt=0)
@@ -107,11 +113,6 @@ class MaskCLIPConfig(ContrastiveConfig):
     """Name of the frozen teacher in open_clip (`ViT-B-16`, `hf-hub:...`, `local-dir:...`)."""
     teacher_pretrained: str | None = None
     """Tag of the frozen teacher's weights (`openai`, `laion2b_s34b_b88k`)."""
-    image_mean: Triple = IMAGENET_MEAN
-    """Filled in by a recipe with its `data.augment.mean`; images are re-normalized for the frozen
-    teacher."""
-    image_std: Triple = IMAGENET_STD
-    """Filled in by a recipe with its `data.augment.std`."""
     target_norm: bool = True
     """Whether target features are those after the final norm of the trunk that gives them; unknown,
     after it as in iBOT (BootMAE: before it)."""
@@ -121,49 +122,15 @@ class MaskCLIPConfig(ContrastiveConfig):
     ema_momentum_end: float = Field(default=1.0, ge=0, le=1)
     """Its end; unknown, A-CLIP's and DetailCLIP's."""
 
-    mask_ratio: float = Field(default=0.75, gt=0, lt=1)
-    """Share of the patches hidden (paper: 0.75)."""
     mask_kind: MaskKind = "random"
-    """Which patches are hidden (paper: random); block is BEiT's."""
-    decoder_depth: int = Field(default=1, ge=1)
-    """Blocks of the vision decoder (paper: 1)."""
-    decoder_dim: int | None = None
-    """Its width; unknown, None = the encoder's, as in RILS and DetailCLIP."""
-    decoder_num_heads: int | None = None
-    """Its heads; unknown, None = the encoder's, as in RILS."""
+    """Which patches are masked (paper: random); block is BEiT's."""
     decoder_positions: Literal["sine", "learned"] = "sine"
-    """Its positions; unknown, fixed sine and cosine in MAE, RILS and DetailCLIP."""
-
+    """The vision decoder's positions; unknown, fixed sine and cosine in MAE, RILS, DetailCLIP."""
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
     """cross_entropy over codewords (paper), or mean squared error of features, both layer-normed
     without parameters (BootMAE). Pixels always use the latter, as in MAE."""
     loss_on: Literal["masked", "all"] = "masked"
     """Patches the distillation loss counts; unknown, masked only in BootMAE, RILS, DetailCLIP."""
-    num_codewords: int = Field(default=8192, ge=2)
-    """Size of the online quantizer; unknown, iBOT's and DetailCLIP's."""
-    codeword_hidden_dim: int = 2048
-    """Width of the quantizer's MLP; unknown, iBOT's and DetailCLIP's."""
-    codeword_dim: int = 256
-    """Width of a codeword; unknown, iBOT's and DetailCLIP's."""
-    codeword_depth: int = Field(default=3, ge=1)
-    """Linear layers of the quantizer's MLP; unknown, iBOT's and DetailCLIP's."""
-    student_temp: float = Field(default=0.1, gt=0)
-    """Student's softmax temperature; unknown, iBOT's, DetailCLIP's and RILS's."""
-    teacher_temp: float = Field(default=0.04, gt=0)
-    """Teacher's softmax temperature; unknown, RILS's and iBOT's first."""
-    center_momentum: float = Field(default=0.9, ge=0, le=1)
-    """Of the centre subtracted from the teacher's logits; unknown, iBOT's and DetailCLIP's. With 1
-    nothing is subtracted."""
-
-    text_mask_ratio: float = Field(default=0.2, gt=0, lt=1)
-    """Share of the words masked (paper, Sec. 4.1: 0.2)."""
-    text_replacement: Literal["bert", "mask"] = "bert"
-    """What a masked word becomes: BERT's 80 % mask, 10 % another word, 10 % itself; or always the
-    mask. Unknown beyond "BERT-style"."""
-    text_decoder_depth: int = Field(default=4, ge=0)
-    """Blocks of the text decoder (paper: 4; T6d also 0)."""
-    vocabulary_head: Literal["tied", "own"] = "tied"
-    """Whether words are named by the token embedding (BERT) or by a matrix of its own; unknown."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> MaskCLIPConfig:
@@ -182,62 +149,25 @@ class MaskCLIP(ContrastiveMethod):
     Config = MaskCLIPConfig
     relative_cost = 2.0
 
-    center: Tensor
-    center_sum: Tensor
-    center_count: Tensor
-
     def __init__(self, config: MaskCLIPConfig, model_config: ModelConfig) -> None:
         super().__init__(config, model_config)
         self.config = config
-        self.distills = config.distillation_weight > 0
-        self.models_language = config.mlm_weight > 0
         if config.start_from is not None:
             load_weights(self.model, config.start_from)
         self.teacher_trunk: nn.Module | None = None
         self.frozen_teacher: FrozenCLIP | None = None
-        if self.distills:
+        self.quantizer: OnlineQuantizer | None = None
+        if config.distillation_weight > 0:
             self._build_image_branch(config, model_config)
-        if self.models_language:
-            self._build_text_branch(config, model_config)
-
-    def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
-        """Embeddings of the pair; distillation and MLM losses."""
-        trunk = vit_trunk(self)
-        patches = embed_patches(trunk, batch.images)  # [B, N, D], shared by both passes
-        terms: Terms = {}
-        if not self.distills:
-            pooled = pooled_patches(trunk, patches)
-        else:
-            pooled, loss = self._distill(batch, patches)
-            terms["distillation_loss"] = self.config.distillation_weight * loss
-        layout = packed_layout(batch)
-        words = layout.pack(batch.tokens)  # [K]
-        if not self.models_language:
-            embedded = embed_words(self.model.text, words, layout)
-            ends = text_ends(self.model.text, embedded, layout)
-        else:
-            ends, mlm_loss = self._model_language(batch, words, layout)
-            terms["mlm_loss"] = self.config.mlm_weight * mlm_loss
-        embeddings = {
-            "image_features": F.normalize(self.model.visual.head(pooled), dim=-1),
-            "text_features": project_ends(self.model, ends),
-        }
-        return embeddings, terms
-
-    def contrast(self, embeddings: Embeddings) -> Terms:
-        """L_I + L_T."""
-        (name, loss), *_ = super().contrast(embeddings).items()
-        return {name: self.config.contrastive_weight * loss}
-
-    # The image branch (paper, Sec. 3.3).
+        self.language: MaskedLanguage | None = None
+        if config.mlm_weight > 0:
+            self.language = MaskedLanguage(model_config.text, config)
 
     def _build_image_branch(self, config: MaskCLIPConfig, model_config: ModelConfig) -> None:
-        trunk = vit_trunk(self)
-        self.grid_size: tuple[int, int] = trunk.patch_embed.grid_size
-        self.patch_size: int = trunk.patch_embed.patch_size[0]
-        target_dim: int = trunk.embed_dim
+        vit = vit_of(self)
+        target_dim = vit.embed_dim
         if config.target == "pixels":
-            target_dim = 3 * self.patch_size**2
+            target_dim = num_pixels(vit)
         elif config.teacher == "open_clip":
             self.frozen_teacher = FrozenCLIP(
                 str(config.teacher_model),
@@ -246,69 +176,100 @@ class MaskCLIP(ContrastiveMethod):
                 std=config.image_std,
                 norm=config.target_norm,
             )
-            num_patches, target_dim = self.frozen_teacher.shape(model_config.image_size)
-            if num_patches != trunk.patch_embed.num_patches:
-                raise ConfigError(
-                    f"The teacher {config.teacher_model} divides an image into {num_patches} "
-                    f"patches, the student into {trunk.patch_embed.num_patches}. Choose a teacher "
-                    "with the student's grid."
-                )
+            target_dim = self.frozen_teacher.width(
+                model_config.image_size, num_patches=vit.num_patches
+            )
         elif config.target == "ema_features":
-            self.teacher_trunk = frozen_copy(trunk)
-        self.vision_decoder = VisionDecoder(
-            encoder_dim=trunk.embed_dim,
-            grid_size=self.grid_size,
-            embed_dim=config.decoder_dim or trunk.embed_dim,
-            depth=config.decoder_depth,
-            num_heads=config.decoder_num_heads or trunk.blocks[0].attn.num_heads,
+            self.teacher_trunk = frozen_copy(vit.trunk)
+        self.vision_decoder = vision_decoder(
+            vit,
+            config,
             output_dim=target_dim,
             fixed_positions=config.decoder_positions == "sine",
         )
-        self.quantizer: CodewordHead | None = None
-        self.teacher_quantizer: CodewordHead | None = None
         if config.loss == "cross_entropy" and config.target != "pixels":
-            self.quantizer = CodewordHead(
-                input_dim=target_dim,
-                hidden_dim=config.codeword_hidden_dim,
-                bottleneck_dim=config.codeword_dim,
-                num_codewords=config.num_codewords,
-                depth=config.codeword_depth,
-            )
-            self.register_buffer("center", torch.zeros(config.num_codewords))
-            self.register_buffer("center_sum", torch.zeros(config.num_codewords), persistent=False)
-            self.register_buffer("center_count", torch.zeros(()), persistent=False)
-            self.teacher_quantizer = frozen_copy(self.quantizer)
+            self.quantizer = OnlineQuantizer(target_dim, config)
 
-    def _distill(self, batch: Batch, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """Embedded patches [B, N, D] -> pooled whole image [B, D], distillation loss."""
-        trunk = vit_trunk(self)
-        pooled, target = self._see_whole_image(batch.images, patches)
+    # --- Eq. 8 --------------------------------------------------------------------------------
+
+    def equation_8(
+        self,
+        *,
+        l_i: Tensor | None = None,
+        l_t: Tensor | None = None,
+        l_dist: Tensor | None = None,
+        l_mlm: Tensor | None = None,
+    ) -> Terms:
+        """L = L_I + L_T + lambda * L_Dist + beta * L_MLM: the terms that are given, weighted.
+
+        They come from two places, because L_I and L_T compare the samples of the global batch, and
+        the other two are means over samples: `contrast` and `encode`.
+        """
+        config, terms = self.config, {}
+        if l_i is not None and l_t is not None:
+            terms["contrastive_loss"] = config.contrastive_weight * ((l_i + l_t) / 2)
+        if l_dist is not None:
+            terms["distillation_loss"] = config.distillation_weight * l_dist
+        if l_mlm is not None:
+            terms["mlm_loss"] = config.mlm_weight * l_mlm
+        return terms
+
+    def contrast(self, embeddings: Embeddings) -> Terms:
+        """L_I + L_T."""
+        l_i, l_t = self.image_text_losses(embeddings)
+        return self.equation_8(l_i=l_i, l_t=l_t)
+
+    def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
+        """Embeddings of the pair; L_Dist and L_MLM."""
+        l_dist = l_mlm = None
+        vit = vit_of(self)
+        patches = embed_patches(vit.trunk, batch.images)  # [B, N, D], shared by both passes
+        if self.config.distillation_weight > 0:
+            pooled, l_dist = self.distill(batch, patches)
+        else:
+            pooled = pooled_patches(vit.trunk, patches)
+        text = packed_text(self, batch)
+        if self.language is None:
+            eot_states = text.at_end()
+        else:
+            chosen = self.language.choose(text, batch)
+            masked = text.masked(chosen, self.language.mask_token)  # [K, W]
+            eot_states, hidden = text.at_end_and_everywhere(masked)
+            l_mlm = self.language.loss(hidden, chosen, text)
+        embeddings = {
+            "image_features": project_image(self.model, pooled),
+            "text_features": project_text(self.model, eot_states),
+        }
+        return embeddings, self.equation_8(l_dist=l_dist, l_mlm=l_mlm)
+
+    # --- masked self-distillation (paper, Sec. 3.3) --------------------------------------------
+
+    def distill(self, batch: Batch, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Embedded patches [B, N, D] -> the pooled whole image [B, D], and L_Dist."""
+        vit, config = vit_of(self), self.config
+        pooled, target = self.see_whole_image(batch.images, patches)
         mask = draw_mask(
-            self.config.mask_kind,
-            len(patches),
-            self.grid_size,
-            self.config.mask_ratio,
-            batch.generator,
+            config.mask_kind, len(patches), vit.grid_size, config.mask_ratio, batch.generator
         ).to(patches.device)
-        visible = patches_to_tokens(trunk, patches, mask)  # [B, 1 + V, D]
-        on_all = self.config.loss_on == "all"
+        visible = patches_to_tokens(vit.trunk, patches, mask)  # [B, P + V, D]
+        on_all = config.loss_on == "all"
         predicted = self.vision_decoder(
-            visible, mask, num_prefix=trunk.num_prefix_tokens, predict_all=on_all
+            visible, mask, num_prefix=vit.num_prefix_tokens, predict_all=on_all
         )  # [B, M, target width]
-        target = decoder_targets(target, mask, predict_all=on_all)
-        return pooled, self._compare(predicted, target)
+        return pooled, self.compare(predicted, decoder_targets(target, mask, predict_all=on_all))
 
-    def _see_whole_image(self, images: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
-        """Pooled student output [B, D], and the target of every patch [B, N, target width]."""
-        trunk = vit_trunk(self)
+    def see_whole_image(self, images: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """The pooled student [B, D], and the target of every patch [B, N, target width]."""
+        vit = vit_of(self)
         if self.config.target == "features":
-            tokens = patches_to_tokens(trunk, patches, norm=False)  # [B, 1 + N, D]
-            normed = trunk.norm(tokens)
+            tokens = patches_to_tokens(vit.trunk, patches, norm=False)  # [B, P + N, D]
+            normed = vit.norm(tokens)
             target = normed if self.config.target_norm else tokens
-            return trunk.forward_head(normed), patch_tokens(trunk, target).detach()
-        pooled = pooled_patches(trunk, patches)
+            pooled = vit.trunk.forward_head(normed)
+            return pooled, patch_tokens(vit.trunk, target).detach()
+        pooled = pooled_patches(vit.trunk, patches)
         if self.config.target == "pixels":
-            return pooled, pixel_patches(images, self.patch_size)
+            return pooled, pixel_patches(images, vit.patch_size[0])
         return pooled, self._teacher_features(images)
 
     @torch.no_grad()
@@ -316,119 +277,35 @@ class MaskCLIP(ContrastiveMethod):
         """The teacher's patch features of the whole image, [B, N, D]; no gradient reaches it."""
         if self.frozen_teacher is not None:
             return self.frozen_teacher(images)
-        teacher = self.teacher_trunk
-        assert teacher is not None
-        patches = embed_patches(teacher, images)
-        tokens = patches_to_tokens(teacher, patches, norm=self.config.target_norm)
-        return patch_tokens(teacher, tokens)
+        assert self.teacher_trunk is not None
+        patches = embed_patches(self.teacher_trunk, images)
+        tokens = patches_to_tokens(self.teacher_trunk, patches, norm=self.config.target_norm)
+        return patch_tokens(self.teacher_trunk, tokens)
 
-    def _compare(self, predicted: Tensor, target: Tensor) -> Tensor:
-        """Loss between predictions and targets, both [B, M, target width]."""
+    def compare(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """L_Dist of predictions and targets, both [B, M, target width]."""
         if self.config.target == "pixels":
-            return F.mse_loss(predicted.float(), normalized_patches(target))
+            return pixel_loss(predicted, target)
         if self.quantizer is None:
             width = target.shape[-1:]
             return F.mse_loss(
                 F.layer_norm(predicted.float(), width), F.layer_norm(target.float(), width)
             )
-        with torch.no_grad():
-            assert self.teacher_quantizer is not None
-            directions = self.teacher_quantizer.directions(target)
-            teacher = self.teacher_quantizer.similarities(directions)  # [B, M, codewords]
-            if self.training:  # similarities are linear: their mean is that of the mean direction
-                mean = directions.flatten(0, -2).mean(0, dtype=torch.float32)
-                with torch.autocast(mean.device.type, enabled=False):
-                    self.center_sum += self.teacher_quantizer.similarities(mean)
-                self.center_count += 1
-        return codeword_cross_entropy(
-            self.quantizer(predicted),
-            teacher,
-            self.center,
-            student_temp=self.config.student_temp,
-            teacher_temp=self.config.teacher_temp,
-        )
+        return self.quantizer.loss(predicted, target)
 
-    # The text branch (paper, Sec. 3.4).
+    # --- the teacher ---------------------------------------------------------------------------
 
-    def _build_text_branch(self, config: MaskCLIPConfig, model_config: ModelConfig) -> None:
-        text = model_config.text
-        self.text_mask_token = nn.Parameter(torch.zeros(text.width))
-        nn.init.normal_(self.text_mask_token, std=0.02)
-        self.text_decoder = TextDecoder(
-            width=text.width, depth=config.text_decoder_depth, num_heads=text.num_heads
-        )
-        self.vocabulary_bias = nn.Parameter(torch.zeros(text.vocab_size))
-        self.vocabulary: nn.Parameter | None = None
-        if config.vocabulary_head == "own":
-            self.vocabulary = nn.Parameter(torch.empty(text.vocab_size, text.width))
-            nn.init.normal_(self.vocabulary, std=0.02)
-
-    def _model_language(
-        self, batch: Batch, words: Tensor, layout: PackedLayout
-    ) -> tuple[Tensor, Tensor]:
-        """Captions plain and masked in one pass -> ends of the plain [T, W], MLM loss."""
-        chosen = choose_words(batch.captions, self.config.text_mask_ratio, batch.generator)
-        chosen_ids = PackedLayout.of(batch.captions).pack(chosen).nonzero().squeeze(1)
-        chosen_ids = chosen_ids.to(words.device, non_blocking=True)  # places among the K words
-        plain, masked = self._embed_plain_and_masked(batch, words, layout, chosen_ids)
-        ends, hidden = text_ends_and_hidden(self.model.text, plain, masked, layout)
-        decoded = self.text_decoder(hidden, layout).index_select(0, chosen_ids)
-        vocabulary = self.model.text.token_embedding.weight
-        if self.vocabulary is not None:
-            vocabulary = self.vocabulary
-        logits = F.linear(decoded, vocabulary, self.vocabulary_bias)  # [chosen, vocabulary]
-        text_of = layout.slots.index_select(0, chosen_ids) // layout.length
-        loss = per_caption_cross_entropy(
-            logits, words.index_select(0, chosen_ids), text_of, num_captions=layout.num_texts
-        )
-        return ends, loss
-
-    def _embed_plain_and_masked(
-        self, batch: Batch, words: Tensor, layout: PackedLayout, chosen_ids: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Packed embeddings [K, W] of the captions, as they are and with chosen words replaced."""
-        text = self.model.text
-        positions = position_embedding(text, layout)  # [K, W]
-        chosen_positions = positions.index_select(0, chosen_ids)
-        masked = chosen_positions + self.text_mask_token
-        if self.config.text_replacement == "mask":
-            plain = embed_words(text, words, layout)
-        else:
-            draw = torch.rand(2, *batch.tokens.shape, generator=batch.generator)
-            draw = draw.flatten(1).to(words.device, non_blocking=True)
-            fate, other = draw.index_select(1, layout.slots.index_select(0, chosen_ids))
-            # Any word but start and end, which are the two largest ids.
-            others = (other * (text.vocab_size - 2)).long()
-            # One lookup for both: the gradient of each would be as large as the vocabulary's table.
-            embedded = text.token_embedding(torch.cat([words, others]))
-            plain = embedded[: len(words)] + positions
-            other = embedded[len(words) :] + chosen_positions
-            own = plain.index_select(0, chosen_ids)
-            fate = fate.unsqueeze(1)
-            masked = torch.where(fate < 0.8, masked, torch.where(fate < 0.9, other, own))
-        return plain, plain.index_copy(0, chosen_ids, masked.to(plain.dtype))
-
-    # The teacher (paper, Sec. 3.3).
-
-    @torch.no_grad()
-    def after_step(self, *, step: int, total_steps: int) -> dict[str, float]:
+    def update(self, *, step: int, total_steps: int) -> Values:
         """Move the centre and the teacher."""
-        values = super().after_step(step=step, total_steps=total_steps)
-        if not self.distills:
-            return values
-        if self.quantizer is not None:
-            mean = distributed.all_reduce_mean(self.center_sum / self.center_count.clamp(min=1))
-            self.center.lerp_(mean, 1 - self.config.center_momentum)
-            self.center_sum.zero_()
-            self.center_count.zero_()
+        values = super().update(step=step, total_steps=total_steps)
         momentum = cosine_momentum(
             self.config.ema_momentum, self.config.ema_momentum_end, step / total_steps
         )
-        if self.quantizer is not None and self.teacher_quantizer is not None:
-            follow(self.teacher_quantizer, self.quantizer, momentum)
+        if self.quantizer is not None:
+            self.quantizer.update(momentum)
             values["ema_momentum"] = momentum
         if self.teacher_trunk is not None:
-            follow(self.teacher_trunk, self.model.visual.trunk, momentum)
+            ema_update(self.teacher_trunk, self.model.visual.trunk, momentum)
             values["ema_momentum"] = momentum
         return values
 

@@ -10,7 +10,6 @@ from torch import nn
 from maskclip_bench.config import Declaration
 from maskclip_bench.data.batch import Batch
 from maskclip_bench.errors import ConfigError
-from maskclip_bench.modeling.decoders import pixel_patches
 from maskclip_bench.modeling.masking import coarse_mask
 from maskclip_bench.modeling.model import ModelConfig
 from maskclip_bench.modeling.towers import (
@@ -19,7 +18,8 @@ from maskclip_bench.modeling.towers import (
     patches_to_tokens,
     take_tokens,
 )
-from maskclip_bench.pretrain.methods.base import Embeddings, ImageOnlyMethod, Terms, vit_trunk
+from maskclip_bench.pretrain.methods.base import Embeddings, ImageOnlyMethod, Terms, vit_of
+from maskclip_bench.pretrain.methods.parts.reconstruction import num_pixels, pixel_targets
 
 
 class SimMIMConfig(Declaration):
@@ -40,28 +40,27 @@ class SimMIM(ImageOnlyMethod):
     def __init__(self, config: SimMIMConfig, model_config: ModelConfig) -> None:
         super().__init__(model_config)
         self.config = config
-        trunk = vit_trunk(self)
-        self.patch_size: int = trunk.patch_embed.patch_size[0]
-        self.grid_size: tuple[int, int] = trunk.patch_embed.grid_size
-        self.cell, rest = divmod(config.mask_patch_size, self.patch_size)
-        if not self.cell or rest or any(side % self.cell for side in self.grid_size):
+        vit = vit_of(self)
+        patch_size = vit.patch_size[0]
+        self.cell, rest = divmod(config.mask_patch_size, patch_size)
+        if not self.cell or rest or any(side % self.cell for side in vit.grid_size):
             raise ConfigError(
                 f"mask_patch_size {config.mask_patch_size} must be a multiple of the patch size "
-                f"{self.patch_size}, and divide the image of {model_config.image_size} px. "
-                f"{self.patch_size} always does."
+                f"{patch_size}, and divide the image of {model_config.image_size} px. "
+                f"{patch_size} always does."
             )
-        self.mask_token = nn.Parameter(torch.zeros(trunk.embed_dim))
+        self.mask_token = nn.Parameter(torch.zeros(vit.embed_dim))
         nn.init.trunc_normal_(self.mask_token, std=0.02)
-        self.head = nn.Linear(trunk.embed_dim, 3 * self.patch_size**2)
+        self.head = nn.Linear(vit.embed_dim, num_pixels(vit))
 
     def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
         """Mean absolute error of the pixels of hidden patches."""
-        trunk = vit_trunk(self)
+        vit, images = vit_of(self), batch.images
         mask = coarse_mask(
-            len(batch.images), self.grid_size, self.config.mask_ratio, self.cell, batch.generator
-        ).to(batch.images.device)
-        patches = embed_patches(trunk, batch.images, replace=(mask.hidden, self.mask_token))
-        tokens = patch_tokens(trunk, patches_to_tokens(trunk, patches))  # [B, N, D]
+            len(images), vit.grid_size, self.config.mask_ratio, self.cell, batch.generator
+        ).to(images.device)
+        patches = embed_patches(vit.trunk, images, replace=(mask.hidden, self.mask_token))
+        tokens = patch_tokens(vit.trunk, patches_to_tokens(vit.trunk, patches))  # [B, N, D]
         predicted = self.head(take_tokens(tokens, mask.hidden_ids))  # [B, M, 3 p^2]
-        target = take_tokens(pixel_patches(batch.images, self.patch_size), mask.hidden_ids)
+        target = pixel_targets(images, mask, vit)
         return {}, {"reconstruction_loss": F.l1_loss(predicted.float(), target)}

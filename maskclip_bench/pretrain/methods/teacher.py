@@ -12,10 +12,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskclip_bench.config import Declaration
+from maskclip_bench.data.config import IMAGENET_MEAN, IMAGENET_STD
 from maskclip_bench.errors import CheckpointError, ConfigError
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 """In a folder that open_clip reads as `local-dir:`."""
+
+Triple = tuple[float, float, float]
+
+
+class ImagesConfig(Declaration):
+    """Fields of every method with a frozen teacher: how images come to it."""
+
+    image_mean: Triple = IMAGENET_MEAN
+    """Filled in by a recipe with its `data.augment.mean`; images are re-normalized for the frozen
+    teacher."""
+    image_std: Triple = IMAGENET_STD
+    """Filled in by a recipe with its `data.augment.std`."""
 
 
 def frozen_copy(module: Any) -> Any:
@@ -24,7 +38,7 @@ def frozen_copy(module: Any) -> Any:
 
 
 @torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """Teacher = momentum * teacher + (1 - momentum) * student, in one call for all weights."""
     torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
 
@@ -58,8 +72,8 @@ class FrozenCLIP(nn.Module):
         name: str,
         pretrained: str | None,
         *,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
+        mean: Triple,
+        std: Triple,
         norm: bool = True,
     ) -> None:
         from maskclip_bench.backbones.families.open_clip import trained_with_quick_gelu
@@ -78,6 +92,7 @@ class FrozenCLIP(nn.Module):
                 f"open_clip cannot make the teacher {name!r} with pretrained={pretrained!r}: "
                 f"{str(error).splitlines()[0]}. See open_clip.list_pretrained()."
             ) from error
+        self.name = name
         self.visual = model.visual
         self.norm = norm
         self.requires_grad_(False).eval()
@@ -111,11 +126,24 @@ class FrozenCLIP(nn.Module):
         )
         return features["image_intermediates"][-1]
 
-    def shape(self, image_size: int) -> tuple[int, int]:
-        """(N, D) of the features of images of that size."""
+    def width(self, image_size: int, *, num_patches: int) -> int:
+        """D, if its grid of patches is the student's.
+
+        Args:
+            image_size: Side in pixels of the student's images.
+            num_patches: N of the student.
+
+        Raises:
+            ConfigError: The grids differ.
+        """
         device = self.image_mean.device
-        features = self(torch.zeros(1, 3, image_size, image_size, device=device))
-        return features.shape[1], features.shape[2]
+        features = self(torch.zeros(1, 3, image_size, image_size, device=device))  # [1, N, D]
+        if features.shape[1] != num_patches:
+            raise ConfigError(
+                f"The teacher {self.name} divides an image into {features.shape[1]} patches, the "
+                f"student into {num_patches}. Choose a teacher with the student's grid."
+            )
+        return int(features.shape[2])
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:

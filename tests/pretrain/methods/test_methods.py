@@ -17,9 +17,10 @@ from torch import Tensor
 from maskclip_bench import distributed
 from maskclip_bench.errors import ConfigError, UnknownNameError
 from maskclip_bench.modeling import ModelConfig, VisionConfig
-from maskclip_bench.modeling.blocks import PackedLayout
+from maskclip_bench.modeling.packing import PackedLayout
 from maskclip_bench.pretrain.accumulation import accumulated_backward
-from maskclip_bench.pretrain.methods import METHODS, build_method, maskclip
+from maskclip_bench.pretrain.methods import METHODS, build_method
+from maskclip_bench.pretrain.methods.parts import masked_language
 
 HIDING = ["clip_mae", "maskclip", "filip", "mae", "simmim", "mvp"]
 
@@ -50,7 +51,7 @@ def test_method__looks_at_captions_on_the_cpu(
     whole = batch()
     whole.tokens_on_cpu = whole.tokens.clone()
     looked_at: list[Tensor] = []
-    for owner, function in ((PackedLayout, "of"), (maskclip, "choose_words")):
+    for owner, function in ((PackedLayout, "of"), (masked_language, "choose_words")):
         plain = getattr(owner, function)
 
         def spy(tokens: Tensor, *arguments: Any, plain: Any = plain) -> Any:

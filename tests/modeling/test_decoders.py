@@ -1,13 +1,11 @@
-"""Decoders, the quantizer, SimCLR's head."""
+"""Vision and text decoder, positions, pixels."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from maskclip_bench.modeling.blocks import PackedLayout
 from maskclip_bench.modeling.decoders import (
     TextDecoder,
     VisionDecoder,
@@ -17,12 +15,7 @@ from maskclip_bench.modeling.decoders import (
     sine_positions,
 )
 from maskclip_bench.modeling.masking import random_mask
-from maskclip_bench.modeling.projection_head import GlobalBatchNorm, SimCLRHead
-from maskclip_bench.pretrain.methods.parts import online_quantizer as distillation_head
-from maskclip_bench.pretrain.methods.parts.online_quantizer import (
-    CodewordHead,
-    codeword_cross_entropy,
-)
+from maskclip_bench.modeling.packing import PackedLayout
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -96,50 +89,3 @@ def test_text_decoder__of_depth_0_changes_nothing(captions: Tensor) -> None:
     decoder = TextDecoder(width=8, depth=0, num_heads=2)
     assert decoder(hidden, PackedLayout.of(captions)) is hidden
     assert list(decoder.parameters()) == []
-
-
-def test_codeword_head__gives_cosines() -> None:
-    head = CodewordHead(input_dim=6, hidden_dim=8, bottleneck_dim=4, num_codewords=10)
-    similarities = head(torch.randn(2, 3, 6))
-    assert similarities.shape == (2, 3, 10)
-    assert similarities.abs().max() <= 1 + 1e-6
-    directions = head.directions(torch.randn(5, 6))
-    torch.testing.assert_close(  # linear: what the centre of the teacher's assignments relies on
-        head.similarities(directions.mean(0)), head.similarities(directions).mean(0)
-    )
-    assert [type(m) for m in head.mlp] == [nn.Linear, nn.GELU, nn.Linear, nn.GELU, nn.Linear]
-
-
-@pytest.mark.parametrize("num_rows", [0, 2, 100])
-def test_codeword_cross_entropy__equals_plain(
-    num_rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(distillation_head.BLOCK_ELEMENTS, "cpu", 7 * num_rows)  # 0: one at a time
-    generator = torch.Generator().manual_seed(0)
-    student = torch.randn(2, 3, 7, generator=generator).requires_grad_()
-    teacher = torch.randn(2, 3, 7, generator=generator).requires_grad_()
-    center = torch.randn(7, generator=generator)
-    ours = codeword_cross_entropy(student, teacher, center, student_temp=0.1, teacher_temp=0.04)
-    target = ((teacher - center) / 0.04).softmax(-1).detach()
-    plain = -(target * (student / 0.1).log_softmax(-1)).sum(-1).mean()
-    torch.testing.assert_close(ours, plain)
-    (found,) = torch.autograd.grad(3 * ours, student)
-    (expected,) = torch.autograd.grad(3 * plain, student)
-    torch.testing.assert_close(found, expected)
-    assert teacher.grad is None
-
-
-def test_simclr_head__is_slip_in_one_process() -> None:
-    torch.manual_seed(0)
-    head = SimCLRHead(6, 16, 4)
-    layers = [type(layer) for layer in head.layers]
-    assert layers == [
-        nn.Linear, GlobalBatchNorm, nn.ReLU, nn.Linear, GlobalBatchNorm, nn.ReLU, nn.Linear,
-    ]  # fmt: skip
-    plain = nn.Sequential(
-        nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16), nn.BatchNorm1d(16),
-        nn.ReLU(), nn.Linear(16, 4),
-    )  # fmt: skip
-    plain.load_state_dict(head.layers.state_dict())
-    pooled = torch.randn(5, 6)
-    torch.testing.assert_close(head(pooled), F.normalize(plain(pooled), dim=-1))

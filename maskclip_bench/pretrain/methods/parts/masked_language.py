@@ -1,0 +1,93 @@
+"""Masked language modelling: words of a caption are hidden, a decoder names them (paper, Sec. 3.4).
+
+"BERT-style", on the text alone: the decoder does not see the image. T captions, K words of all of
+them, C masked words, W width of the text tower.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from maskclip_bench.config import Declaration
+from maskclip_bench.data.batch import Batch
+from maskclip_bench.modeling.decoders import TextDecoder
+from maskclip_bench.modeling.losses import per_caption_cross_entropy
+from maskclip_bench.modeling.masking import choose_words
+from maskclip_bench.modeling.model import TextConfig
+from maskclip_bench.modeling.packing import ChosenWords, PackedText
+
+
+class MaskedLanguageConfig(Declaration):
+    """Fields of every method that models language."""
+
+    text_mask_ratio: float = Field(default=0.2, gt=0, lt=1)
+    """Share of the words masked (paper, Sec. 4.1: 0.2)."""
+    text_replacement: Literal["bert", "mask"] = "bert"
+    """What a masked word becomes: BERT's 80 % mask, 10 % another word, 10 % itself; or always the
+    mask. Unknown beyond "BERT-style"."""
+    text_decoder_depth: int = Field(default=4, ge=0)
+    """Blocks of the text decoder (paper: 4; T6d also 0)."""
+    vocabulary_head: Literal["tied", "own"] = "tied"
+    """Whether words are named by the token embedding (BERT) or by a matrix of its own; unknown."""
+
+
+class MaskedLanguage(nn.Module):
+    """The mask token, the decoder, and what names the words.
+
+    Args:
+        text: Sizes of the text tower.
+        config: What is masked, and how it is decoded.
+    """
+
+    def __init__(self, text: TextConfig, config: MaskedLanguageConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.mask_token = nn.Parameter(torch.zeros(text.width))
+        nn.init.normal_(self.mask_token, std=0.02)
+        self.decoder = TextDecoder(
+            width=text.width, depth=config.text_decoder_depth, num_heads=text.num_heads
+        )
+        self.vocabulary_bias = nn.Parameter(torch.zeros(text.vocab_size))
+        self.vocabulary: nn.Parameter | None = None
+        if config.vocabulary_head == "own":
+            self.vocabulary = nn.Parameter(torch.empty(text.vocab_size, text.width))
+            nn.init.normal_(self.vocabulary, std=0.02)
+
+    def choose(self, text: PackedText, batch: Batch) -> ChosenWords:
+        """Draw the words to mask, and what they become; never the start or the end token."""
+        ratio = self.config.text_mask_ratio
+        chosen = choose_words(batch.captions, ratio, batch.generator)  # [T, L]
+        places = text.layout_on_cpu.pack(chosen).nonzero().squeeze(1)  # [C], among the K words
+        places = places.to(text.words.device, non_blocking=True)
+        if self.config.text_replacement == "mask":
+            return ChosenWords(places)
+        draw = torch.rand(2, *batch.tokens.shape, generator=batch.generator)
+        draw = draw.flatten(1).to(places.device, non_blocking=True)
+        fate, other = draw.index_select(1, text.layout.slots.index_select(0, places))
+        # Any word but start and end, which are the two largest ids.
+        num_others = self.vocabulary_bias.shape[0] - 2
+        return ChosenWords(places, fate, (other * num_others).long())
+
+    def loss(self, hidden: Tensor, chosen: ChosenWords, text: PackedText) -> Tensor:
+        """Cross-entropy of the masked words.
+
+        Args:
+            hidden: States of the text tower on the masked captions, [K, W].
+            chosen: What was masked.
+            text: The captions as they are.
+        """
+        decoded = self.decoder(hidden, text.layout).index_select(0, chosen.places)  # [C, W]
+        own = self.vocabulary
+        vocabulary = text.tower.token_embedding.weight if own is None else own
+        logits = F.linear(decoded, vocabulary, self.vocabulary_bias)  # [C, vocabulary]
+        return per_caption_cross_entropy(
+            logits,
+            text.words.index_select(0, chosen.places),
+            text.caption_of(chosen.places),
+            num_captions=text.layout.num_texts,
+        )

@@ -1,0 +1,121 @@
+"""The online quantizer: heads, centre, teacher, loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from maskclip_bench.pretrain.methods.parts import online_quantizer
+from maskclip_bench.pretrain.methods.parts.online_quantizer import (
+    OnlineQuantizer,
+    QuantizerConfig,
+    QuantizerHead,
+    codeword_cross_entropy,
+)
+
+CONFIG = QuantizerConfig(num_codewords=10, codeword_hidden_dim=8, codeword_dim=4)
+
+
+def quantizer(**changes: object) -> OnlineQuantizer:
+    torch.manual_seed(0)
+    return OnlineQuantizer(6, CONFIG.model_copy(update=changes)).train()
+
+
+def features(seed: int = 1) -> Tensor:
+    return torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def test_quantizer_head__gives_cosines() -> None:
+    head = QuantizerHead(6, CONFIG)
+    logits = head(torch.randn(2, 3, 6))
+    assert logits.shape == (2, 3, 10)
+    assert logits.abs().max() <= 1 + 1e-6
+    embedded = head.embed(torch.randn(5, 6))
+    torch.testing.assert_close(  # linear: what the centre of the teacher's assignments relies on
+        head.logits(embedded.mean(0)), head.logits(embedded).mean(0)
+    )
+    assert [type(m) for m in head.mlp] == [nn.Linear, nn.GELU, nn.Linear, nn.GELU, nn.Linear]
+
+
+@pytest.mark.parametrize("num_rows", [0, 2, 100])
+def test_codeword_cross_entropy__equals_plain(
+    num_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(online_quantizer.BLOCK_ELEMENTS, "cpu", 7 * num_rows)  # 0: one at a time
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(2, 3, 7, generator=generator).requires_grad_()
+    teacher = torch.randn(2, 3, 7, generator=generator).requires_grad_()
+    center = torch.randn(7, generator=generator)
+    ours = codeword_cross_entropy(student, teacher, center, student_temp=0.1, teacher_temp=0.04)
+    target = ((teacher - center) / 0.04).softmax(-1).detach()
+    plain = -(target * (student / 0.1).log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(ours, plain)
+    (found,) = torch.autograd.grad(3 * ours, student)
+    (expected,) = torch.autograd.grad(3 * plain, student)
+    torch.testing.assert_close(found, expected)
+    assert teacher.grad is None
+
+
+def test_online_quantizer__loss_is_that_of_its_parts() -> None:
+    both = quantizer()
+    with torch.no_grad():
+        both.student.codewords.normal_()
+        both.center.normal_()
+    predicted = features(1).requires_grad_()
+    target = features(2).requires_grad_()
+    loss = both.loss(predicted, target)
+    codes = ((both.teacher(target) - both.center) / 0.04).softmax(-1)
+    plain = -(codes * (both.student(predicted) / 0.1).log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(loss, plain)
+    loss.backward()
+    assert predicted.grad is not None
+    assert target.grad is None
+    assert all(p.grad is not None for p in both.student.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in both.teacher.parameters())
+
+
+def test_online_quantizer__centre_follows_the_teacher() -> None:
+    both = quantizer(center_momentum=0.75)
+    first, second = features(1), features(2)
+    both.loss(first, first)
+    both.loss(second, second)  # two micro-batches of one step
+    assert both.center.abs().sum() == 0
+    means = [both.teacher(part).flatten(0, -2).mean(0) for part in (first, second)]
+    expected = 0.25 * (means[0] + means[1]) / 2
+    both.update(1.0)
+    torch.testing.assert_close(both.center, expected.detach())
+    assert both.center_sum.abs().sum() == 0
+    both.eval().loss(first, first)
+    assert both.center_count == 0
+
+
+def test_online_quantizer__no_centre() -> None:
+    both = quantizer(center_momentum=1.0)
+    both.loss(features(), features())
+    both.update(0.5)
+    assert both.center.abs().sum() == 0
+
+
+def test_online_quantizer__teacher_is_the_moving_average() -> None:
+    both = quantizer()
+    with torch.no_grad():
+        both.student.codewords.add_(1.0)
+    expected = 0.9 * both.teacher.codewords + 0.1 * both.student.codewords
+    both.loss(features(), features())
+    both.update(0.9)
+    torch.testing.assert_close(both.teacher.codewords, expected)
+
+
+def test_online_quantizer__centre_of_heads_in_bf16() -> None:
+    """FSDP2 gathers weights in bf16: the centre is still that of the float32 arithmetic."""
+    exact, rounded = quantizer(), quantizer()
+    rounded.student.to(torch.bfloat16)
+    rounded.teacher.to(torch.bfloat16)
+    many = torch.randn(64, 6, generator=torch.Generator().manual_seed(3))
+    for both in (exact, rounded):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            both.loss(many, many).backward()
+    assert rounded.center_sum.dtype == torch.float32
+    torch.testing.assert_close(rounded.center_sum, exact.center_sum, rtol=0, atol=1e-3)
+    assert exact.center_sum.abs().max() > 0.03

@@ -1,0 +1,76 @@
+"""Momentum, frozen CLIP models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+
+from maskclip_bench.data.config import IMAGENET_MEAN, IMAGENET_STD
+from maskclip_bench.errors import ConfigError
+from maskclip_bench.pretrain.methods.teacher import (
+    FrozenCLIP,
+    cosine_momentum,
+    ema_update,
+    frozen_copy,
+)
+
+
+def test_ema_update() -> None:
+    student = torch.nn.Linear(2, 3)
+    teacher = frozen_copy(student)
+    before = {name: p.clone() for name, p in teacher.named_parameters()}
+    with torch.no_grad():
+        student.weight.add_(1.0)
+    ema_update(teacher, student, 0.75)
+    torch.testing.assert_close(teacher.weight, before["weight"] + 0.25)
+    torch.testing.assert_close(teacher.bias, before["bias"])
+    assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_cosine_momentum() -> None:
+    assert cosine_momentum(0.996, 1.0, 0.0) == pytest.approx(0.996)
+    assert cosine_momentum(0.996, 1.0, 0.5) == pytest.approx(0.998)
+    assert cosine_momentum(0.996, 1.0, 1.0) == pytest.approx(1.0)
+
+
+def test_frozen_clip__sees_its_own_normalization(clip_folder: Path) -> None:
+    teacher = FrozenCLIP(
+        f"local-dir:{clip_folder}", None, mean=IMAGENET_MEAN, std=IMAGENET_STD
+    ).train()
+    assert not teacher.training
+    model = open_clip.create_model(f"local-dir:{clip_folder}").eval()
+    pixels = torch.rand(2, 3, 48, 48)
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
+    own_mean, own_std = (torch.tensor(x).view(3, 1, 1) for x in ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4)))
+    expected = model.visual.trunk.forward_features((pixels - own_mean) / own_std)[:, 1:]
+    torch.testing.assert_close(teacher((pixels - mean) / std), expected, rtol=1e-4, atol=1e-5)
+    assert teacher((torch.rand(1, 3, 96, 96) - mean) / std).shape == (1, 36, 96)
+    assert teacher.width(48, num_patches=36) == 96
+    with pytest.raises(ConfigError, match=r"divides an image into 36 patches, the student into 9"):
+        teacher.width(48, num_patches=9)
+
+
+@pytest.mark.parametrize(("pretrained", "quick"), [("openai", True), ("laion2b_s34b_b88k", False)])
+def test_frozen_clip__activation_is_that_of_its_weights(
+    monkeypatch: pytest.MonkeyPatch, pretrained: str, quick: bool
+) -> None:
+    """OpenAI's weights go with QuickGELU, whatever the name of the architecture says."""
+    create = open_clip.create_model
+
+    def without_weights(name: str, **arguments: Any) -> Any:
+        assert arguments.pop("pretrained") == pretrained
+        return create(name, pretrained=None, **{**arguments, "device": "meta"})
+
+    monkeypatch.setattr(open_clip, "create_model", without_weights)
+    teacher = FrozenCLIP("ViT-B-16", pretrained, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    activations = {type(block.mlp.gelu) for block in teacher.visual.transformer.resblocks}
+    assert activations == {open_clip.transformer.QuickGELU if quick else torch.nn.GELU}
+
+
+def test_frozen_clip__unknown_model() -> None:
+    with pytest.raises(ConfigError, match=r"open_clip cannot make the teacher 'ViT-Z'"):
+        FrozenCLIP("ViT-Z", None, mean=IMAGENET_MEAN, std=IMAGENET_STD)
