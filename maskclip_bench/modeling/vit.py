@@ -146,9 +146,8 @@ class ViT(ABC):
             which: Which of the blocks; by default all.
             **kwargs: Passed on to each block.
         """
-        blocks = list(self.blocks)
-        own_ropes = [None] * len(blocks) if ropes is None else list(ropes)
-        for block, rope in zip(blocks[which], own_ropes[which], strict=True):
+        own_ropes = [None] * len(self.blocks) if ropes is None else list(ropes)
+        for block, rope in zip(self.blocks[which], own_ropes[which], strict=True):
             if self.recomputes:
                 tokens = checkpoint(
                     self.run, block, tokens, rope=rope, use_reentrant=False, **kwargs
@@ -172,7 +171,7 @@ class TimmViT(ViT):
 
     def __init__(self, trunk: TimmVisionTransformer | Eva) -> None:
         self.trunk = trunk
-        self.blocks = trunk.blocks
+        self.blocks = list(trunk.blocks)
         self.embed_dim = trunk.embed_dim
         self.num_heads = _num_heads(self.blocks[0])
         self.num_prefix_tokens = trunk.num_prefix_tokens
@@ -272,7 +271,7 @@ class OpenClipViT(ViT):
 
     def __init__(self, trunk: OpenClipVisionTransformer) -> None:
         self.trunk = trunk
-        self.blocks = trunk.transformer.resblocks
+        self.blocks = list(trunk.transformer.resblocks)
         self.embed_dim = trunk.conv1.out_channels
         self.num_heads = _num_heads(self.blocks[0])
         self.num_prefix_tokens = 1
@@ -336,7 +335,8 @@ class OpenClipViT(ViT):
 
 def _num_heads(block: nn.Module) -> int:
     """Of the block's (first) attention."""
-    return next(int(part.num_heads) for part in block.modules() if hasattr(part, "num_heads"))
+    heads: list[Any] = [getattr(part, "num_heads", None) for part in block.modules()]
+    return next(int(number) for number in heads if number is not None)
 
 
 def is_vit(trunk: nn.Module) -> bool:
