@@ -18,6 +18,8 @@ printed them) and `outcomes_{split}.npz`. What is there is not done again.
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -28,18 +30,23 @@ from mmengine.config import Config
 from mmengine.dist import barrier
 
 from maskclip_bench.backbones.dense_job import DenseJob, DenseSplit, read_job
+from maskclip_bench.backbones.openmmlab.dense_checkpoints import (
+    checkpoint_to_test,
+    last_checkpoint,
+)
 from maskclip_bench.backbones.openmmlab.toolbox_scripts import (
     innermost_datasets,
     launch,
     leave_group,
 )
 from maskclip_bench.backbones.openmmlab.trunk_sources import TrunkSource
-from maskclip_bench.errors import CheckpointError, ConfigError, MaskCLIPBenchError
+from maskclip_bench.errors import ConfigError, MaskCLIPBenchError
 from maskclip_bench.jobs import end_with_parent
-from maskclip_bench.storage import write_json, write_text
+from maskclip_bench.storage import remove_leftovers, write_json, write_text
+
+logger = logging.getLogger(__name__)
 
 BACKBONES = ("MaskCLIPViT", "MaskCLIPPyramid")
-LAST_CHECKPOINT = "last_checkpoint"
 
 
 def run(job: DenseJob) -> None:
@@ -56,9 +63,10 @@ def run(job: DenseJob) -> None:
 
 def _run(job: DenseJob) -> None:
     folder = job.folder
+    remove_leftovers(folder.path)
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     launcher = ["--launcher", "pytorch"] if world_size > 1 else []
-    if not folder.trained.is_file():
+    if not _is_trained(job):
         config = training_config(job, world_size=world_size)
         path = write_config(config, folder.training_config)
         arguments = ["--work-dir", job.work_dir, *launcher]
@@ -73,6 +81,25 @@ def _run(job: DenseJob) -> None:
         path = write_config(fill(job, split=split), folder.test_config(split.name))
         arguments = [str(checkpoint_to_test(folder.path)), "--work-dir", job.work_dir, *launcher]
         launch(job.toolbox, "test", str(path), arguments, keep_group=True)
+
+
+def _is_trained(job: DenseJob) -> bool:
+    """Whether training is over and all scores, or else the last checkpoint, are there."""
+    folder = job.folder
+    if not folder.trained.is_file():
+        return False
+    if all(folder.scores(split.name).is_file() for split in job.tests):
+        return True
+    try:
+        name = json.loads(folder.trained.read_text(encoding="utf-8"))["checkpoint"]
+    except (ValueError, KeyError, TypeError, OSError):
+        name = None
+    checkpoint = last_checkpoint(folder.path)
+    if checkpoint is not None and checkpoint.name == name:
+        return True
+    logger.warning("The trained checkpoint of %s is gone or damaged: training goes on", folder.path)
+    folder.trained.unlink(missing_ok=True)
+    return False
 
 
 def training_config(job: DenseJob, *, world_size: int) -> Config:
@@ -167,30 +194,6 @@ def write_config(config: Config, path: Path) -> Path:
     """Write a config as plain Python, everything resolved."""
     lines = [f"{key} = {value!r}\n" for key, value in config.to_dict().items()]
     write_text(path, '"""Written by maskclip-bench; every value resolved."""\n\n' + "".join(lines))
-    return path
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint that mmengine wrote last, wherever the folder was moved; None without one."""
-    pointer = folder / LAST_CHECKPOINT
-    written = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
-    if not written:
-        return None
-    candidates = (folder / Path(written).name, Path(written))
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def checkpoint_to_test(folder: Path) -> Path:
-    """The last checkpoint.
-
-    Raises:
-        CheckpointError: There is none, or it was removed.
-    """
-    path = last_checkpoint(folder)
-    if path is None:
-        raise CheckpointError(
-            f"{folder} has no checkpoint to test. Delete the folder to train again."
-        )
     return path
 
 

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from maskclip_bench.backbones.openmmlab import mmcv_kernels, safe_loading
+from maskclip_bench.backbones.openmmlab.dense_checkpoints import seal_new
 from maskclip_bench.storage import write_json
 
 REPORT_FILE = "run_report.json"
@@ -35,6 +36,7 @@ class RunReport(Hook):
         self.progress_file = Path(progress_file) if progress_file else None
         self.scores_file = Path(scores_file) if scores_file else None
         self._written = 0.0
+        self._sealed_at = 0
 
     def before_run(self, runner: Runner) -> None:
         """Called once, before training or testing begins."""
@@ -65,8 +67,23 @@ class RunReport(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Note how far training is."""
+        """Note how far training is, and the hash of a new checkpoint."""
+        self._seal_checkpoints(Path(runner.work_dir))
         self._progress("training", runner.iter + 1, runner.max_iters)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Note the hash of a new checkpoint."""
+        self._seal_checkpoints(Path(runner.work_dir))
+
+    def _seal_checkpoints(self, folder: Path) -> None:
+        """After mmengine's `CheckpointHook`, which writes `last_checkpoint` at the end."""
+        try:
+            written = (folder / "last_checkpoint").stat().st_mtime_ns
+        except OSError:
+            return
+        if written != self._sealed_at and is_main_process():
+            self._sealed_at = written
+            seal_new(folder)
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None

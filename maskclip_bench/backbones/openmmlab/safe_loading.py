@@ -36,6 +36,7 @@ import yaml
 from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 
+from maskclip_bench.backbones.openmmlab.dense_checkpoints import seal_problem
 from maskclip_bench.errors import CheckpointError, DataError
 from maskclip_bench.storage import sha256_file
 
@@ -119,6 +120,9 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
     path = Path(filename).expanduser()
     if not path.is_file():
         raise CheckpointError(f"No checkpoint {filename}. Check the path, or train first.")
+    problem = seal_problem(path)
+    if problem is not None:
+        raise CheckpointError(f"{path} {problem}. Use another checkpoint, or train again.")
     return load_file(path, map_location=map_location)
 
 

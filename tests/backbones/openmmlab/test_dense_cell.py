@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from maskclip_bench import storage
 from maskclip_bench.backbones.dense_job import DenseJob, DenseSplit
 from maskclip_bench.backbones.openmmlab import dense_cell as jobs
+from maskclip_bench.backbones.openmmlab.dense_checkpoints import seal_new
 from maskclip_bench.data_files import shipped_root
-from maskclip_bench.errors import CheckpointError, ConfigError
+from maskclip_bench.errors import ConfigError
 from maskclip_bench.jobs import PARENT_VARIABLE
 
 SEGMENTATION = "configs/mmseg/demo/vit-demo_frozen-upernet_1xb4-500_demo-scenes-144x144.py"
@@ -70,12 +73,10 @@ def detection_job(folder: Path, root: Path, *, iterations: int = 4) -> DenseJob:
     )
 
 
-def write_checkpoint(folder: Path, written: str) -> Path:
-    """A checkpoint in `folder` that mmengine's pointer names as `written`."""
+def write_checkpoint(folder: Path, *, step: int = 5) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / jobs.LAST_CHECKPOINT).write_text(written)
-    file = folder / "iter_5.pth"
-    file.write_bytes(b"weights")
+    file = folder / f"iter_{step}.pth"
+    torch.save({"weight": torch.ones(64)}, file)
     return file
 
 
@@ -95,21 +96,59 @@ def test_training_config__divides_the_global_batch(tmp_path: Path, scenes: Path)
         jobs.training_config(job, world_size=3)
 
 
-def test_training_config__goes_on_where_the_folder_was_moved(tmp_path: Path, scenes: Path) -> None:
-    file = write_checkpoint(tmp_path / "work", "/elsewhere/work/iter_5.pth")
-    config = jobs.training_config(segmentation_job(tmp_path / "work", scenes), world_size=1)
-    assert config.resume and config.load_from == str(file)
-
-
-@pytest.mark.parametrize("written", ["", "/elsewhere/work/iter_10.pth"])
-def test_training_config__starts_anew_without_the_checkpoint(
-    tmp_path: Path, scenes: Path, written: str
+def test_training_config__goes_on_from_the_last_whole_checkpoint(
+    tmp_path: Path, scenes: Path
 ) -> None:
-    write_checkpoint(tmp_path / "work", written)
-    config = jobs.training_config(segmentation_job(tmp_path / "work", scenes), world_size=1)
+    folder = tmp_path / "work"
+    first, second = write_checkpoint(folder, step=5), write_checkpoint(folder, step=10)
+    job = segmentation_job(folder, scenes)
+    config = jobs.training_config(job, world_size=1)
+    assert config.resume and config.load_from == str(second)
+    second.write_bytes(second.read_bytes()[:-100])
+    assert jobs.training_config(job, world_size=1).load_from == str(first)
+    first.write_bytes(b"")
+    config = jobs.training_config(job, world_size=1)
     assert not config.resume and config.load_from is None
-    with pytest.raises(CheckpointError, match=r"has no checkpoint to test\. Delete the folder"):
-        jobs.checkpoint_to_test(tmp_path / "work")
+
+
+@pytest.mark.parametrize("trained", ['{"checkpoint": "iter_10.pth"}', "{", "[]", ""])
+def test_run__damaged_checkpoint_after_training_trains_on(
+    tmp_path: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch, trained: str
+) -> None:
+    """It never fails every rerun: the one before is used, and training goes on to the end."""
+    folder = tmp_path / "work"
+    first, last = write_checkpoint(folder, step=5), write_checkpoint(folder, step=10)
+    seal_new(folder)
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    job = segmentation_job(folder, scenes)
+    job.folder.trained.write_text(trained)
+    launched: list[str] = []
+
+    def launch(toolbox: str, action: str, config: str, *given: Any, **more: Any) -> None:
+        launched.append(action)
+        if action == "train":
+            assert f"load_from = {str(first)!r}" in Path(config).read_text()
+            write_checkpoint(folder, step=10)
+
+    monkeypatch.setattr(jobs, "launch", launch)
+    jobs.run(job)
+    assert launched == ["train", "test", "test"]
+    assert json.loads(job.folder.trained.read_text()) == {"checkpoint": "iter_10.pth"}
+
+
+def test_run__removes_what_dead_processes_left(
+    tmp_path: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = segmentation_job(tmp_path / "work", scenes)
+    write_checkpoint(tmp_path / "work")
+    dead = storage._temporary(job.folder.progress)
+    dead = dead.with_name(dead.name.replace(str(os.getpid()), "99999999"))
+    dead.write_text("x")
+    monkeypatch.setattr(jobs, "launch", lambda *given, **more: None)
+    jobs.run(job)
+    assert not dead.exists()
 
 
 def test_configs__keep_a_second_checkpoint() -> None:
@@ -134,7 +173,7 @@ def test_run__what_is_launched(
     folder = tmp_path / "work"
     make, root = (segmentation_job, scenes) if toolbox == "mmseg" else (detection_job, instances)
     job = make(folder, root)
-    file = write_checkpoint(folder, str(folder / "iter_5.pth"))
+    file = write_checkpoint(folder)
     launched: list[tuple[Any, ...]] = []
 
     def launch(*given: Any, keep_group: bool) -> None:
