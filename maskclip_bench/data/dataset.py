@@ -1,15 +1,19 @@
 """One split of an evaluation data set: ids, groups, labels, captions, and images read on demand.
 
 Every sample has an id, and a group: samples of one group were not drawn independently (crops of one
-drawing, captions of one image), and a bootstrap resamples groups.
+drawing, captions of one image), and a bootstrap resamples groups. What must hold for any reader is
+checked here, when a split is opened: unique ids, labels inside the class table, one entry a sample.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from collections.abc import Callable
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +22,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from maskclip_bench.content_hash import files_hash
+from maskclip_bench.data.class_table import ClassTable
+from maskclip_bench.data.images import decode, read_header, to_rgb
+from maskclip_bench.data.left_over import LeftOver, examples, shown
 from maskclip_bench.errors import ConfigError, DataError
 
-READER_VERSION = 1
+logger = logging.getLogger(__name__)
+
+READER_VERSION = 2
 """Part of every fingerprint; raised when a reader changes what it returns for the same files."""
+
+CHECK_THREADS = 8
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,29 +46,122 @@ class Dataset:
     Attributes:
         name: Of the data set, for messages.
         split: The data set's own name of the split.
-        sample_ids: Unique, one an image.
+        sample_ids: Unique, one an image: its path below the folder of the split.
         groups: Group of each image.
-        fingerprint: Hash of the file names, sizes, labels and captions.
         read: Index -> image; picklable, so that worker processes can use it.
+        files: Every file whose content decides what the split gives, in a fixed order.
         labels: int64 [N], or None.
-        class_names: In index order; empty without labels.
+        classes: The data set's classes, the same for all its splits; None without labels or masks.
         captions: One list of captions an image, or None.
+        image_paths: The file of each image, where each is a file of its own; else empty.
         annotations: Mask of each image (ade20k), or the one JSON file (coco_instances).
+        left_over: What the folder or list holds beyond the split.
+        identity: What else decides what the split gives (JSON-like), e.g. options.
+
+    Raises:
+        DataError: An id occurs twice, a label is no class, or a list has another length.
     """
 
     name: str
     split: str
     sample_ids: list[str]
     groups: list[str]
-    fingerprint: str
     read: Callable[[int], Image.Image]
+    files: list[Path]
     labels: NDArray[np.int64] | None = None
-    class_names: list[str] = field(default_factory=list)
+    classes: ClassTable | None = None
     captions: list[list[str]] | None = None
+    image_paths: list[Path] = field(default_factory=list)
     annotations: list[Path] = field(default_factory=list)
+    left_over: LeftOver = field(default_factory=LeftOver)
+    identity: Any = None
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        self._check_ids()
+        for what, values in (
+            ("groups", self.groups),
+            ("labels", self.labels),
+            ("captions", self.captions),
+            ("image paths", self.image_paths or None),
+        ):
+            if values is not None and len(values) != len(self):
+                raise DataError(
+                    f"{self.name} ({self.split}): {len(values)} {what} for {len(self)} images. "
+                    "This is a fault of the reader."
+                )
+        if self.labels is not None and len(self):
+            num_classes = len(self.classes) if self.classes is not None else 0
+            wrong = np.flatnonzero((self.labels < 0) | (self.labels >= num_classes))
+            if len(wrong):
+                raise DataError(
+                    f"{self.name} ({self.split}): {len(wrong)} labels are no class, e.g. "
+                    f"{self.labels[wrong[0]]} of {shown(self.sample_ids[wrong[0]])}; there are "
+                    f"{num_classes} classes, 0 to {num_classes - 1}. Correct the labels or the "
+                    "class list."
+                )
+
+    def _check_ids(self) -> None:
+        for name in self.sample_ids:
+            if not name.isascii() and name.encode("utf-8", "replace").decode() != name:
+                raise DataError(
+                    f"{self.name} ({self.split}): the id {shown(name)} holds half characters, "
+                    "which no record can. Correct the file that lists it."
+                )
+        if len(set(self.sample_ids)) == len(self.sample_ids):
+            return
+        repeated = [name for name, count in Counter(self.sample_ids).items() if count > 1]
+        raise DataError(
+            f"{self.name} ({self.split}): {len(repeated)} images occur twice, e.g. "
+            f"{examples(repeated)}. Remove one of each, or correct the list that names them."
+        )
 
     def __len__(self) -> int:
         return len(self.sample_ids)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in index order; empty without classes."""
+        return list(self.classes.names) if self.classes is not None else []
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that decides what the split gives; hashes the files the first time.
+
+        Raises:
+            DataError: A file cannot be read.
+        """
+        return self.hash_files()
+
+    def hash_files(self, progress: Callable[[int, int], None] | None = None) -> str:
+        """`fingerprint`, with progress in (bytes done, bytes to read).
+
+        It covers the contents of `files` (their hashes are remembered between runs), ids, groups,
+        labels, captions, classes, and the name of the split; not where the files are.
+
+        Raises:
+            DataError: A file cannot be read.
+        """
+        with self._lock:
+            if "_fingerprint" not in self.__dict__:
+                self.__dict__["_fingerprint"] = self._hash(files_hash(self.files, progress))
+            return str(self.__dict__["_fingerprint"])
+
+    def _hash(self, content: str) -> str:
+        table = self.classes.fingerprint if self.classes is not None else None
+        rows: dict[str, Any] = {
+            "version": READER_VERSION,
+            "split": self.split,
+            "ids": self.sample_ids,
+            "groups": self.groups,
+            "labels": None if self.labels is None else self.labels.tolist(),
+            "captions": self.captions,
+            "classes": table,
+            "content": content,
+            "identity": self.identity,
+        }
+        text = json.dumps(rows, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def image(self, index: int) -> Image.Image:
         """One image as RGB.
@@ -62,6 +170,34 @@ class Dataset:
             DataError: It cannot be read; names the file.
         """
         return self.read(index)
+
+    def check_images(self, progress: Progress | None = None) -> None:
+        """Read the header of every image, once, so that a broken one is found before the work.
+
+        Raises:
+            DataError: Some are missing, empty, no image, or too large; names the first of them.
+        """
+        if "_checked" in self.__dict__ or not hasattr(self.read, "check"):
+            return
+        problems: list[str] = []
+        with ThreadPoolExecutor(CHECK_THREADS) as pool:
+            for done, problem in enumerate(pool.map(self._problem, range(len(self)))):
+                problems += [problem] if problem else []
+                if progress is not None and done % 1000 == 0:
+                    progress("checking image files", done, len(self))
+        if problems:
+            raise DataError(
+                f"{self.name} ({self.split}): {len(problems)} of {len(self)} images cannot be "
+                f"used. {problems[0]}"
+            )
+        self.__dict__["_checked"] = True
+
+    def _problem(self, index: int) -> str | None:
+        try:
+            self.read.check(index)  # type: ignore[attr-defined]
+        except DataError as error:
+            return str(error)
+        return None
 
     def need_labels(self) -> NDArray[np.int64]:
         """The labels, int64 [N].
@@ -89,35 +225,61 @@ class Dataset:
             )
         return self.captions
 
+    def warn_of_left_over(self) -> None:
+        """Log what is not measured, if anything is."""
+        sentence = self.left_over.sentence()
+        if sentence:
+            logger.warning("%s (%s): left out: %s", self.name, self.split, sentence)
+
 
 @dataclass(frozen=True)
 class FileImages:
     """Images that are files."""
 
-    paths: list[Path]
+    paths: Sequence[Path]
 
     def __call__(self, index: int) -> Image.Image:
         """Decode one image as RGB."""
-        return _decode(lambda: Image.open(self.paths[index]), self.paths[index])
+        return decode(self.paths[index], what=shown(self.paths[index]))
+
+    def check(self, index: int) -> None:
+        """Read one header; a `DataError` says what is wrong."""
+        read_header(self.paths[index], what=shown(self.paths[index]))
 
 
 @dataclass(frozen=True)
 class TarImages:
-    """Images inside tar files, read at their offset."""
+    """Images inside tar files, read at their offset.
 
-    places: list[tuple[Path, int, int]]
-    names: list[str]
+    Attributes:
+        members: File, offset and bytes of each image.
+        names: Of each image, for messages.
+    """
+
+    members: Sequence[tuple[Path, int, int]]
+    names: Sequence[str]
 
     def __call__(self, index: int) -> Image.Image:
         """Decode one image as RGB."""
-        path, offset, size = self.places[index]
+        return decode(self._bytes(index), what=self._what(index))
 
-        def open_image() -> Image.Image:
+    def check(self, index: int) -> None:
+        """Read one header; a `DataError` says what is wrong."""
+        read_header(self._bytes(index), what=self._what(index))
+
+    def _bytes(self, index: int) -> bytes:
+        path, offset, size = self.members[index]
+        try:
             with path.open("rb") as file:
                 file.seek(offset)
-                return Image.open(io.BytesIO(file.read(size)))
+                return file.read(size)
+        except OSError as error:
+            raise DataError(
+                f"Cannot read {self._what(index)} ({error}). Copy or download the shard again."
+            ) from None
 
-        return _decode(open_image, f"{self.names[index]} in {path}")
+    def _what(self, index: int) -> str:
+        return f"{shown(self.names[index])} in {shown(self.members[index][0])}"
 
 
 @dataclass(frozen=True)
@@ -125,29 +287,16 @@ class IndexedImages:
     """Images of a data set with `[index]` -> (image, label)."""
 
     images: Any
-    chosen: list[int]
+    chosen: Sequence[int]
     what: str
 
     def __call__(self, index: int) -> Image.Image:
         """Decode one image as RGB."""
         position = self.chosen[index]
-        return _decode(lambda: self.images[position][0], f"image {position} of {self.what}")
-
-
-def _decode(open_image: Callable[[], Image.Image], what: object) -> Image.Image:
-    try:
-        return open_image().convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"Cannot read {what} ({type(error).__name__}: {error}). It is missing or damaged; "
-            "copy it again, or make or unpack the data set again."
-        ) from None
-
-
-def fingerprint_of(rows: Any, class_names: list[str]) -> str:
-    """Hash of a split from JSON-like rows, one a sample, and the class names."""
-    digest = hashlib.sha256(json.dumps([READER_VERSION, class_names]).encode())
-    for row in rows:
-        digest.update(json.dumps(row, ensure_ascii=False).encode())
-        digest.update(b"\n")
-    return digest.hexdigest()[:16]
+        try:
+            return to_rgb(self.images[position][0])
+        except Exception as error:  # torchvision's readers raise what their libraries raise
+            raise DataError(
+                f"Cannot read image {position} of {self.what} ({type(error).__name__}: {error}). "
+                "It is missing or damaged; unpack the data set again."
+            ) from None

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+from pydantic import field_validator
+
 from maskclip_bench.config import Declaration
-from maskclip_bench.errors import DataError
+from maskclip_bench.data.class_table import read_text
+from maskclip_bench.data.left_over import shown
+from maskclip_bench.errors import ConfigError, DataError
+
+PATTERN_SECONDS = 20.0
+"""How long a pattern may search all names; `(a+)+$` would search one name for years."""
+
+_SEARCH = """
+import json, re, sys
+pattern, names = json.load(sys.stdin)
+groups = []
+for name in names:
+    match = re.search(pattern, name)
+    groups.append(None if match is None else match.groupdict().get("group") or match.group())
+json.dump(groups, sys.stdout)
+"""
 
 
 class Groups(Declaration):
@@ -22,12 +40,22 @@ class Groups(Declaration):
     pattern: str | None = None
     """Regular expression searched in the path; its part named `group` is the group."""
 
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                re.compile(pattern)
+            except (re.error, RecursionError, OverflowError) as error:
+                raise ValueError(f"is no regular expression ({error})") from None
+        return pattern
+
 
 def find_groups(rule: Groups, names: list[str], root: Path, split: str, what: str) -> list[str]:
     """The group of each sample.
 
     Args:
-        rule: Where the groups come from.
+        rule: Where the groups come from; without any, each sample is its own group.
         names: Ids of the samples.
         root: Folder of the data set.
         split: The data set's own name of the split.
@@ -35,27 +63,47 @@ def find_groups(rule: Groups, names: list[str], root: Path, split: str, what: st
 
     Raises:
         DataError: A sample has no group, or the sidecar is missing or broken.
+        ConfigError: The pattern takes too long.
     """
     if rule.file is not None:
-        path = root / rule.file.format(split=split)
+        path = root / rule.file.replace("{split}", split)
         table = _read_groups(path, rule.field)
         missing = [name for name in names if name not in table]
         if missing:
             raise DataError(
                 f"{what}: {path} names no group for {len(missing)} of {len(names)} images, e.g. "
-                f"{missing[0]}. It belongs to other images; make or unpack the data set again."
+                f"{shown(missing[0])}. It belongs to other images; make or unpack the data set "
+                "again."
             )
         return [table[name] for name in names]
     if rule.pattern is not None:
-        return [_match(rule.pattern, name, what) for name in names]
+        return _search(rule.pattern, names, what)
     return list(names)
 
 
-def _match(pattern: str, name: str, what: str) -> str:
-    match = re.search(pattern, name)
-    if match is None:
-        raise DataError(f"{what}: the group pattern {pattern!r} is not found in {name!r}.")
-    return match.group("group") if "group" in match.groupdict() else match.group()
+def _search(pattern: str, names: list[str], what: str) -> list[str]:
+    """What the pattern finds in each name, in a process of its own that can be stopped."""
+    try:
+        finished = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _SEARCH],
+            input=json.dumps([pattern, names]),
+            capture_output=True,
+            text=True,
+            timeout=PATTERN_SECONDS,
+            check=True,
+        )
+    except subprocess.TimeoutExpired:
+        raise ConfigError(
+            f"{what}: the group pattern {pattern!r} takes more than {PATTERN_SECONDS:g} s for "
+            f"{len(names)} names. Write it without a repeat inside a repeat, such as (a+)+."
+        ) from None
+    groups: list[str | None] = json.loads(finished.stdout)
+    for name, group in zip(names, groups, strict=True):
+        if group is None:
+            raise DataError(
+                f"{what}: the group pattern {pattern!r} is not found in {shown(name)!r}."
+            )
+    return [group for group in groups if group is not None]
 
 
 def _read_groups(path: Path, field: str | None) -> dict[str, str]:
@@ -64,20 +112,33 @@ def _read_groups(path: Path, field: str | None) -> dict[str, str]:
             import pandas as pd
 
             frame = pd.read_parquet(path, columns=["path", "group"])
-            return dict(zip(frame["path"].astype(str), frame["group"].astype(str), strict=True))
+            rows = zip(frame["path"].astype(str), frame["group"].astype(str), strict=True)
+            return _unique(list(rows), path)
         if path.suffix == ".csv":
-            with path.open(encoding="utf-8", newline="") as file:
-                return {row["path"]: row["group"] for row in csv.DictReader(file)}
-        table = json.loads(path.read_text(encoding="utf-8"))
+            import csv
+            import io
+
+            reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+            return _unique([(row["path"], row["group"]) for row in reader], path)
+        table = json.loads(read_text(path))
         if isinstance(table, dict):
             return {
                 str(name): str(group[field] if field else group) for name, group in table.items()
             }
-        return {str(row["path"]): str(row["group"]) for row in table}
+        return _unique([(str(row["path"]), str(row["group"])) for row in table], path)
     except FileNotFoundError:
         raise DataError(f"No file of groups {path}. Make or unpack the data set again.") from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise DataError(
             f"{path} is no list of groups ({type(error).__name__}: {error}). It should map each "
             "image's path to its group."
         ) from None
+
+
+def _unique(rows: list[tuple[str, str]], path: Path) -> dict[str, str]:
+    """Rows as a mapping; a path may be repeated only with the same group."""
+    table: dict[str, str] = {}
+    for name, group in rows:
+        if table.setdefault(name, group) != group:
+            raise DataError(f"{path} gives {shown(name)} two groups. Keep one.")
+    return table

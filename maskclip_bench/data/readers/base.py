@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ModelWrapValidatorHandler, model_validator
 from pydantic_core import PydanticCustomError
 
 from maskclip_bench.config import Declaration
+from maskclip_bench.data.class_table import ClassTable
 from maskclip_bench.data.dataset import Dataset
 from maskclip_bench.errors import DataError, UnknownNameError, did_you_mean
 from maskclip_bench.registry import Registry
@@ -23,7 +25,8 @@ class ReaderDeclaration(Declaration):
     """How the files of a data set are read (`reader:` in `tasks/*.yaml`).
 
     `kind` chooses the subclass, whose fields are the only ones allowed. A subclass gives `kind` a
-    literal type and a default, and defines `open` and, where it can, `needed_paths`.
+    literal type and a default, and defines `open`, `class_table` where its data has classes, and
+    `needed_paths` where it can.
     """
 
     kind: str
@@ -70,12 +73,29 @@ class ReaderDeclaration(Declaration):
                 return f"no {'file' if path.suffix else 'folder'} {path}"
         return None
 
-    def open(self, split: str, root: Path, *, what: str) -> Dataset:
+    def class_table(self, splits: Sequence[str], root: Path, *, what: str) -> ClassTable | None:
+        """The classes of the data set, from its own list or from all splits together.
+
+        Args:
+            splits: All declared splits, the training split first; their own names.
+            root: Folder of the data set.
+            what: Name of the data set, for messages.
+
+        Returns:
+            The table, or None for data without classes.
+
+        Raises:
+            DataError: The splits have no table in common, or a class list is broken.
+        """
+        return None
+
+    def open(self, split: str, root: Path, *, classes: ClassTable | None, what: str) -> Dataset:
         """Open a split.
 
         Args:
             split: The data set's own name of the split.
             root: Folder of the data set.
+            classes: What `class_table` gave; labels are positions in it.
             what: Name of the data set, for messages.
 
         Raises:
@@ -132,38 +152,78 @@ def _refuse_other_keys(cls: type[ReaderDeclaration], values: dict[str, Any]) -> 
 
 
 def open_dataset(
-    reader: ReaderDeclaration, split: str, data_root: Path, *, what: str = "The data set"
+    reader: ReaderDeclaration,
+    split: str,
+    data_root: Path,
+    *,
+    what: str = "The data set",
+    splits: Sequence[str] = (),
 ) -> Dataset:
-    """Open a split; the listing is kept for the life of the process.
+    """Open a split; the listing is kept for the life of the process (see `forget`).
 
     Args:
         reader: How to read it.
         split: The data set's own name of the split.
         data_root: Where relative roots start.
         what: Name of the data set, for messages.
+        splits: All splits that are used together, the training split first. Labels mean the same
+            in all of them. Without it, `split` is the only one.
 
     Raises:
         DataError: Files are missing, or are not what the reader expects.
         ConfigError: The declaration does not fit the files.
     """
-    return _open(reader.model_dump_json(), split, str(root_of(reader, data_root)), what)
+    together = tuple(dict.fromkeys([*splits, split]))
+    root = root_of(reader, data_root)
+    with _LOCK:  # two threads would list the same folder, and warn twice
+        return _open(_Opened(reader.model_dump_json(), str(root), what, together), split)
+
+
+class _Opened(NamedTuple):
+    """What a listing depends on besides the split."""
+
+    reader: str
+    root: str
+    what: str
+    splits: tuple[str, ...]
+
+
+_LOCK = threading.RLock()
 
 
 @lru_cache(maxsize=64)
-def _open(reader_json: str, split: str, root: str, what: str) -> Dataset:
-    reader = ReaderDeclaration.model_validate(json.loads(reader_json))
-    missing = reader.missing(split, Path(root))
-    if missing is not None:
-        raise DataError(f"{what}: {missing}. See `obtain` in: maskclip-bench list tasks")
-    dataset = reader.open(split, Path(root), what=what)
+def _open(key: _Opened, split: str) -> Dataset:
+    reader, root = ReaderDeclaration.model_validate(json.loads(key.reader)), Path(key.root)
+    for name in (split, *key.splits):
+        missing = reader.missing(name, root)
+        if missing is not None:
+            raise DataError(f"{key.what}: {missing}. See `obtain` in: maskclip-bench list tasks")
+    dataset = reader.open(split, root, classes=_class_table(key), what=key.what)
     if len(dataset) == 0:
-        raise DataError(f"{what}: the split {split!r} in {root} holds no image. Unpack it again.")
+        raise DataError(
+            f"{key.what}: the split {split!r} in {root} has no image.{_instead(dataset)} Unpack it "
+            "again."
+        )
+    dataset.warn_of_left_over()
     return dataset
+
+
+def _instead(dataset: Dataset) -> str:
+    """What an empty split has in place of images."""
+    sentence = dataset.left_over.sentence()
+    return f" It has {sentence}." if sentence else ""
+
+
+@lru_cache(maxsize=64)
+def _class_table(key: _Opened) -> ClassTable | None:
+    reader = ReaderDeclaration.model_validate(json.loads(key.reader))
+    return reader.class_table(key.splits, Path(key.root), what=key.what)
 
 
 def forget() -> None:
     """Forget all listings, so that files changed since are seen."""
     _open.cache_clear()
+    _class_table.cache_clear()
 
 
 def root_of(reader: ReaderDeclaration, data_root: Path) -> Path:

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from maskclip_bench.data.class_table import classes_of
-from maskclip_bench.data.dataset import Dataset, FileImages, fingerprint_of
-from maskclip_bench.data.directory_walk import list_images
+from maskclip_bench.data.class_table import FOLDER_IS_INDEX, ClassTable, folder_table
+from maskclip_bench.data.dataset import Dataset, FileImages
+from maskclip_bench.data.directory_walk import list_folders, walk_images
 from maskclip_bench.data.groups import Groups, find_groups
 from maskclip_bench.data.readers.base import ReaderDeclaration
-from maskclip_bench.errors import DataError, did_you_mean
+
+BESIDE = "images beside the class folders"
 
 
 class ImageFolder(ReaderDeclaration):
-    """Images in a folder a class."""
+    """Images in a folder a class. A class folder without images is a class all the same."""
 
     kind: Literal["image_folder"] = "image_folder"
     classes: str | None = None
     """File with the classes in index order (JSON list of names or of objects with `wnid` and
-    `name`; or text, one `folder name` a line), `imagenet-1k`, or `index`. Without it the folders,
-    sorted."""
+    `name`; or text, one `folder name` a line), `imagenet-1k`, or `index`. Without it the folders
+    of all splits, sorted."""
     class_field: str = "name"
     """Key of the class's words, where the list holds objects."""
     groups: Groups = Groups()
@@ -32,33 +34,34 @@ class ImageFolder(ReaderDeclaration):
         """The folder of the split."""
         return [root, root / split]
 
-    def open(self, split: str, root: Path, *, what: str) -> Dataset:
+    def class_table(self, splits: Sequence[str], root: Path, *, what: str) -> ClassTable:
+        """From the declared list, or from the folders of all splits."""
+        folders: list[str] = []
+        if self.classes in (None, FOLDER_IS_INDEX):
+            folders = [name for split in splits for name in list_folders(root / split)]
+        return folder_table(self.classes, field=self.class_field, root=root, folders=folders)
+
+    def open(self, split: str, root: Path, *, classes: ClassTable | None, what: str) -> Dataset:
         """Open a split; see the base class."""
-        folder = root / split
-        files = list(list_images(folder))
-        present = sorted({file.parts[0] for file, _ in files if len(file.parts) > 1})
-        index_of, class_names = classes_of(self.classes, self.class_field, root, present)
-        unknown = [name for name in present if name not in index_of]
-        if unknown:
-            raise DataError(
-                f"{what}: {len(unknown)} folders in {folder} are no class of "
-                f"{self.classes}, e.g. {unknown[0]!r}.{did_you_mean(unknown[0], index_of)} "
-                "Move them elsewhere, or correct the class list."
-            )
-        files = [(file, size) for file, size in files if len(file.parts) > 1]
-        names = [file.as_posix() for file, _ in files]
-        labels = np.array([index_of[file.parts[0]] for file, _ in files], dtype=np.int64)
-        groups = find_groups(self.groups, names, root, split, what)
+        assert classes is not None
+        walk = walk_images(root / split)
+        beside = [file.name for file in walk.files if "/" not in file.name]
+        files = [file for file in walk.files if "/" in file.name]
+        walk.left_over.add_all(BESIDE, beside)
+        names = [file.name for file in files]
+        labels = classes.labels_of(
+            (name.partition("/")[0] for name in names), what=f"{what}: folders in {root / split}"
+        )
+        paths = [file.path for file in files]
         return Dataset(
             name=what,
             split=split,
             sample_ids=names,
-            groups=groups,
-            fingerprint=fingerprint_of(
-                zip(names, (size for _, size in files), labels.tolist(), groups, strict=True),
-                class_names,
-            ),
-            read=FileImages([folder / name for name in names]),
-            labels=labels,
-            class_names=class_names,
+            groups=find_groups(self.groups, names, root, split, what),
+            read=FileImages(paths),
+            files=paths,
+            labels=np.array(labels, dtype=np.int64),
+            classes=classes,
+            image_paths=paths,
+            left_over=walk.left_over,
         )

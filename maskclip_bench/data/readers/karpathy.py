@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import posixpath
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from maskclip_bench.data.dataset import Dataset, FileImages, fingerprint_of
-from maskclip_bench.data.directory_walk import file_size
+from maskclip_bench.data.class_table import ClassTable, read_text
+from maskclip_bench.data.dataset import Dataset, FileImages
+from maskclip_bench.data.directory_walk import walk_images
+from maskclip_bench.data.left_over import examples
 from maskclip_bench.data.readers.base import ReaderDeclaration
 from maskclip_bench.errors import DataError
+
+NOT_LISTED = "images that the JSON file does not name"
+EMPTY = "empty captions"
 
 
 class Karpathy(ReaderDeclaration):
@@ -25,21 +31,19 @@ class Karpathy(ReaderDeclaration):
         """The JSON file and the images."""
         return [root, root / self.file, root / self.images]
 
-    def open(self, split: str, root: Path, *, what: str) -> Dataset:
+    def open(self, split: str, root: Path, *, classes: ClassTable | None, what: str) -> Dataset:
         """Open a split; see the base class."""
-        path = root / self.file
+        path, folder = root / self.file, root / self.images
         try:
-            entries = json.loads(path.read_text(encoding="utf-8"))["images"]
+            entries = json.loads(read_text(path))["images"]
             chosen = [entry for entry in entries if entry["split"] == split]
-            names = [
-                "/".join(part for part in (entry.get("filepath", ""), entry["filename"]) if part)
-                for entry in chosen
-            ]
+            names = [_name(entry) for entry in chosen]
             captions = [
                 [" ".join(sentence["raw"].split()) for sentence in entry["sentences"]]
                 for entry in chosen
             ]
-        except (ValueError, KeyError, TypeError) as error:
+            listed = {_name(entry) for entry in entries}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{path} is no Karpathy split file ({type(error).__name__}: {error}). It should "
                 'hold {"images": [{"filename", "split", "sentences": [{"raw"}]}]}. '
@@ -48,23 +52,42 @@ class Karpathy(ReaderDeclaration):
         if not chosen:
             known = sorted({str(entry["split"]) for entry in entries})
             raise DataError(
-                f"{path} has no image of the split {split!r}; it has {', '.join(known)}."
+                f"{path} has no image of the split {split!r}; it has {', '.join(known)}. Correct "
+                "`splits`."
             )
         bare = [name for name, texts in zip(names, captions, strict=True) if not any(texts)]
         if bare:
-            raise DataError(f"{path}: {len(bare)} images have no caption, e.g. {bare[0]}.")
-        return Dataset(
+            raise DataError(
+                f"{path}: {len(bare)} images have no caption, e.g. {examples(bare)}. Remove them "
+                "from the file, or give them captions."
+            )
+        paths = [folder / name for name in names]
+        absent = [name for name, path in zip(names, paths, strict=True) if not path.is_file()]
+        if absent:
+            raise DataError(
+                f"{what}: {len(absent)} of {len(names)} images of {self.file} are not in {folder}, "
+                f"e.g. {examples(absent)}. Unpack the images again."
+            )
+        dataset = Dataset(
             name=what,
             split=split,
             sample_ids=names,
             groups=list(names),
-            fingerprint=fingerprint_of(
-                (
-                    (name, file_size(root / self.images / name), texts)
-                    for name, texts in zip(names, captions, strict=True)
-                ),
-                [],
-            ),
-            read=FileImages([root / self.images / name for name in names]),
-            captions=captions,
+            read=FileImages(paths),
+            files=paths,
+            captions=[[text for text in texts if text] for texts in captions],
+            image_paths=paths,
         )
+        for name, texts in zip(names, captions, strict=True):
+            dataset.left_over.add_all(EMPTY, [name] * texts.count(""))
+        if self.images not in ("", "."):  # else other data sets may lie beside the images
+            walk = walk_images(folder)
+            others = (file.name for file in walk.files if file.name not in listed)
+            dataset.left_over.add_all(NOT_LISTED, others)
+        return dataset
+
+
+def _name(entry: dict[str, Any]) -> str:
+    """Path of an image below the folder of images."""
+    parts = (entry.get("filepath", ""), entry["filename"])
+    return posixpath.normpath("/".join(part for part in parts if part))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
-from maskclip_bench.data.dataset import Dataset, IndexedImages, fingerprint_of
-from maskclip_bench.data.directory_walk import list_files
+from maskclip_bench.data.class_table import ClassTable, table_of_indices
+from maskclip_bench.data.dataset import Dataset, IndexedImages
+from maskclip_bench.data.directory_walk import walk_files
 from maskclip_bench.data.readers.base import ReaderDeclaration
 from maskclip_bench.errors import ConfigError, DataError, did_you_mean
 
@@ -24,7 +26,7 @@ class TorchvisionSet(ReaderDeclaration):
     """Name of torchvision's class, e.g. `CIFAR10`."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further keyword arguments of that class."""
-    train_per_class: int | None = None
+    train_per_class: PositiveInt | None = None
     """For sets without official splits: that many random images a class are `train`, the rest is
     `test`; drawn once and for all from the class and the file order."""
 
@@ -35,54 +37,85 @@ class TorchvisionSet(ReaderDeclaration):
             return f"the folder {root} is empty"
         return missing
 
-    def open(self, split: str, root: Path, *, what: str) -> Dataset:
-        """Open a split; see the base class."""
-        import torchvision
+    def class_table(self, splits: Sequence[str], root: Path, *, what: str) -> ClassTable:
+        """Torchvision's class list; where its splits have lists of their own, all of them."""
+        opened = [self._images(split, root, what) for split in splits]
+        largest = max(int(labels_of(images).max(initial=-1)) for images in opened)
+        lists = list(dict.fromkeys(class_names_of(images, largest + 1) for images in opened))
+        if not lists[0]:
+            return table_of_indices([largest], source=f"torchvision's {self.dataset}")
+        names = (
+            lists[0] if len(lists) == 1 else tuple(sorted({n for names in lists for n in names}))
+        )
+        keys = names if len(set(names)) == len(names) else tuple(map(str, range(len(names))))
+        return ClassTable(keys, names, source=f"torchvision's {self.dataset}")
 
-        name = self.dataset
-        known = {
-            key
-            for key, value in vars(torchvision.datasets).items()
-            if inspect.isclass(value) and issubclass(value, torchvision.datasets.VisionDataset)
-        }
-        if name not in known:
-            raise ConfigError(f"torchvision has no data set {name!r}.{did_you_mean(name, known)}")
-        kind = getattr(torchvision.datasets, name)
-        try:
-            images = kind(str(root), **_torchvision_arguments(kind, self, split))
-        except (RuntimeError, OSError, ValueError) as error:
-            raise DataError(
-                f"{what}: torchvision cannot open {name} in {root}: {' '.join(str(error).split())}"
-            ) from error
-        labels = _torchvision_labels(images)
+    def open(self, split: str, root: Path, *, classes: ClassTable | None, what: str) -> Dataset:
+        """Open a split; see the base class."""
+        assert classes is not None
+        images = self._images(split, root, what)
+        labels = labels_of(images)
+        own = class_names_of(images, int(labels.max(initial=-1)) + 1)
+        if own and own != classes.names:  # torchvision numbered the classes of this split alone
+            labels = np.array(classes.labels_of(own, what=what), dtype=np.int64)[labels]
         chosen: NDArray[np.int64] = np.arange(len(labels), dtype=np.int64)
         if self.train_per_class is not None:
-            chosen = _split_per_class(labels, self.train_per_class, split)
-        labels = labels[chosen]
+            chosen = split_per_class(labels, self.train_per_class, split)
         ids = [f"{index:06d}" for index in chosen]
-        class_names = _torchvision_classes(images, int(labels.max(initial=-1)) + 1)
+        listed = walk_files(root).files
         return Dataset(
             name=what,
             split=split,
             sample_ids=ids,
             groups=list(ids),
-            fingerprint=fingerprint_of(
-                (
-                    *((path.as_posix(), size) for path, size in list_files(root)),
-                    (name, split, sorted(self.options.items())),
-                    (ids, labels.tolist()),
-                ),
-                class_names,
-            ),
-            read=IndexedImages(images, chosen.tolist(), f"{what} ({name})"),
-            labels=labels,
-            class_names=class_names,
+            read=IndexedImages(images, chosen.tolist(), f"{what} ({self.dataset})"),
+            files=[file.path for file in listed],
+            labels=labels[chosen],
+            classes=classes,
+            identity=[
+                self.dataset,
+                sorted((key, repr(value)) for key, value in self.options.items()),
+                [file.name for file in listed],
+            ],
         )
 
+    def _images(self, split: str, root: Path, what: str) -> Any:
+        """Torchvision's own object for a split.
 
-def _torchvision_arguments(kind: type[Any], reader: TorchvisionSet, split: str) -> dict[str, Any]:
+        Raises:
+            ConfigError: torchvision has no such data set, or refuses the options.
+            DataError: It cannot open the files.
+        """
+        import torchvision
+
+        known = {
+            key
+            for key, value in vars(torchvision.datasets).items()
+            if inspect.isclass(value) and issubclass(value, torchvision.datasets.VisionDataset)
+        }
+        if self.dataset not in known:
+            raise ConfigError(
+                f"torchvision has no data set {self.dataset!r}.{did_you_mean(self.dataset, known)} "
+                "See torchvision.datasets."
+            )
+        kind = getattr(torchvision.datasets, self.dataset)
+        try:
+            return kind(str(root), **_arguments(kind, self.options, split))
+        except TypeError as error:
+            raise ConfigError(
+                f"{what}: torchvision's {self.dataset} does not take these options ({error}). "
+                "Correct reader.options."
+            ) from None
+        except Exception as error:  # its readers raise what their libraries raise
+            raise DataError(
+                f"{what}: torchvision cannot open {self.dataset} in {root} "
+                f"({type(error).__name__}): {' '.join(str(error).split())}"
+            ) from error
+
+
+def _arguments(kind: type[Any], options: dict[str, Any], split: str) -> dict[str, Any]:
     parameters = inspect.signature(kind).parameters
-    arguments = dict(reader.options)
+    arguments = dict(options)
     if "split" in parameters:
         arguments["split"] = split
     elif "train" in parameters:
@@ -94,7 +127,8 @@ def _torchvision_arguments(kind: type[Any], reader: TorchvisionSet, split: str) 
     return arguments
 
 
-def _torchvision_labels(images: Any) -> NDArray[np.int64]:
+def labels_of(images: Any) -> NDArray[np.int64]:
+    """The labels of a data set of torchvision, int64 [N]."""
     for attribute in ("targets", "_labels", "labels", "y"):
         labels = getattr(images, attribute, None)
         if labels is not None and len(labels) == len(images):
@@ -105,16 +139,25 @@ def _torchvision_labels(images: Any) -> NDArray[np.int64]:
     return np.array([images[index][1] for index in range(len(images))], dtype=np.int64)
 
 
-def _torchvision_classes(images: Any, num_classes: int) -> list[str]:
+def class_names_of(images: Any, num_classes: int) -> tuple[str, ...]:
+    """The class names of a data set of torchvision; empty if it has no list that is long enough."""
     for attribute in ("classes", "categories"):
         names = getattr(images, attribute, None)
         if names is not None and len(names) >= num_classes:
-            return [name if isinstance(name, str) else str(name[0]) for name in names]
-    return [str(index) for index in range(num_classes)]
+            return tuple(name if isinstance(name, str) else str(name[0]) for name in names)
+    return ()
 
 
-def _split_per_class(labels: NDArray[np.int64], per_class: int, split: str) -> NDArray[np.int64]:
-    """Indices of the `train` part (so many a class, in a fixed random order) or of the rest."""
+def split_per_class(labels: NDArray[np.int64], per_class: int, split: str) -> NDArray[np.int64]:
+    """Indices of `train` (`per_class` of each class, in a fixed random order) or of the rest.
+
+    Raises:
+        ConfigError: The split is neither `train` nor `test`.
+    """
+    if split not in ("train", "test"):
+        raise ConfigError(
+            f"train_per_class makes the splits train and test, not {split!r}. Correct `splits`."
+        )
     train: list[int] = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)

@@ -1,22 +1,49 @@
-"""CLIP-benchmark's shards: `{split}/*.tar` of `key.jpg` with `key.cls` or `key.txt`."""
+"""CLIP-benchmark's shards: `{split}/*.tar` of `key.jpg` with `key.cls` or `key.txt`.
+
+A key is the path in the archive up to the first dot of the file's name, folder included. An archive
+is taken whole or not at all: whatever does not fit is an error, since a number on a part of a split
+is no number.
+"""
 
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from maskclip_bench.data.dataset import Dataset, TarImages, fingerprint_of
-from maskclip_bench.data.directory_walk import IMAGE_SUFFIXES
+from maskclip_bench.data.class_table import ClassTable, parse_index, read_text, table_of_indices
+from maskclip_bench.data.dataset import Dataset, TarImages
+from maskclip_bench.data.directory_walk import walk_files
+from maskclip_bench.data.images import is_image_name
+from maskclip_bench.data.left_over import LeftOver, examples
 from maskclip_bench.data.readers.base import ReaderDeclaration
 from maskclip_bench.errors import DataError
 
+CLASS_NAMES = "classnames.txt"
+NO_SHARD = "no .tar file"
+
+
+class Sample(NamedTuple):
+    """One sample of a shard.
+
+    Attributes:
+        name: Shard and key.
+        image: File, offset and bytes.
+        label: What `.cls` says, None without one.
+        captions: The lines of `.txt`, None without one.
+    """
+
+    name: str
+    image: tuple[Path, int, int]
+    label: int | None
+    captions: list[str] | None
+
 
 class WebDataset(ReaderDeclaration):
-    """Shards of images with labels or captions."""
+    """Shards of images with labels or captions; `classnames.txt` names the labels, one a line."""
 
     kind: Literal["webdataset"] = "webdataset"
 
@@ -24,71 +51,100 @@ class WebDataset(ReaderDeclaration):
         """The folder of the split."""
         return [root, root / split]
 
-    def open(self, split: str, root: Path, *, what: str) -> Dataset:
+    def class_table(self, splits: Sequence[str], root: Path, *, what: str) -> ClassTable | None:
+        """From `classnames.txt`, or from the labels of all splits."""
+        path = root / CLASS_NAMES
+        if path.is_file():
+            names = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
+            return ClassTable(tuple(map(str, range(len(names)))), names, source=str(path))
+        labels = [
+            sample.label
+            for split in splits
+            for sample in read_samples(root / split, what, LeftOver())
+            if sample.label is not None
+        ]
+        return table_of_indices(labels, source=f"{what}: .cls files") if labels else None
+
+    def open(self, split: str, root: Path, *, classes: ClassTable | None, what: str) -> Dataset:
         """Open a split; see the base class."""
-        shards = sorted((root / split).rglob("*.tar"), key=lambda p: (len(p.name), p.as_posix()))
-        ids: list[str] = []
-        places: list[tuple[Path, int, int]] = []
-        texts: list[dict[str, str]] = []
-        for shard in shards:
-            for key, place, text in _read_shard(shard):
-                ids.append(f"{shard.relative_to(root / split).as_posix()}/{key}")
-                places.append((shard, *place))
-                texts.append(text)
-        labelled = [text for text in texts if "cls" in text]
-        labels = captions = None
-        class_names: list[str] = []
-        if texts and len(labelled) == len(texts):
-            labels = np.array([int(text["cls"]) for text in texts], dtype=np.int64)
-            class_names = _lines(root / "classnames.txt") or [
-                str(i) for i in range(labels.max() + 1)
-            ]
-        elif all("txt" in text for text in texts):
-            captions = [
-                [line for line in text["txt"].splitlines() if line.strip()] for text in texts
-            ]
-        else:
+        left_over = LeftOver()
+        samples = read_samples(root / split, what, left_over)
+        labels = [sample.label for sample in samples if sample.label is not None]
+        captions = [sample.captions for sample in samples if sample.captions is not None]
+        labelled = len(labels) == len(samples)
+        if not labelled and len(captions) < len(samples):
             raise DataError(
-                f"{what}: {len(texts) - len(labelled)} of {len(texts)} samples in {root / split} "
-                "have neither a .cls (label) nor all a .txt (captions). Pack the data set again."
+                f"{what}: {len(samples) - len(labels)} of {len(samples)} samples in {root / split} "
+                f"have no .cls (label), and {len(samples) - len(captions)} no .txt (captions), "
+                f"e.g. {examples(_bare(samples))}. Pack the data set again."
+            )
+        empty = [sample.name for sample in samples if sample.captions == []]
+        if empty and not labelled:
+            raise DataError(
+                f"{what}: {len(empty)} samples in {root / split} have an empty .txt, e.g. "
+                f"{examples(empty)}. Give each image a caption, or leave it out of the shard."
             )
         return Dataset(
             name=what,
             split=split,
-            sample_ids=ids,
-            groups=list(ids),
-            fingerprint=fingerprint_of(
-                ((i, place[2], text) for i, place, text in zip(ids, places, texts, strict=True)),
-                class_names,
-            ),
-            read=TarImages(places, ids),
-            labels=labels,
-            class_names=class_names,
-            captions=captions,
+            sample_ids=[sample.name for sample in samples],
+            groups=[sample.name for sample in samples],
+            read=TarImages([s.image for s in samples], [s.name for s in samples]),
+            files=list(dict.fromkeys(sample.image[0] for sample in samples)),
+            labels=np.array(labels, dtype=np.int64) if labelled and samples else None,
+            classes=classes if labelled else None,
+            captions=None if labelled else captions,
+            left_over=left_over,
         )
 
 
-def _read_shard(shard: Path) -> Iterator[tuple[str, tuple[int, int], dict[str, str]]]:
-    """(key, (offset, bytes) of its image, extension -> text of its small files)."""
-    samples: dict[str, tuple[list[tuple[int, int]], dict[str, str]]] = {}
+def _bare(samples: list[Sample]) -> list[str]:
+    """Samples without what most of the others have."""
+    labelled = sum(sample.label is not None for sample in samples)
+    captioned = sum(sample.captions is not None for sample in samples)
+    if labelled >= captioned:
+        return [sample.name for sample in samples if sample.label is None]
+    return [sample.name for sample in samples if sample.captions is None]
+
+
+def read_samples(folder: Path, what: str, left_over: LeftOver) -> list[Sample]:
+    """All samples of the shards below a folder, in the order of the shards' names.
+
+    Raises:
+        DataError: A shard is broken.
+    """
+    walk = walk_files(
+        folder, wanted=lambda name: name.lower().endswith(".tar"), other=lambda name: NO_SHARD
+    )
+    left_over.merge(walk.left_over)
+    shards = sorted(walk.files, key=lambda file: (len(file.path.name), file.name))
+    return [sample for shard in shards for sample in _read_shard(shard.path, shard.name)]
+
+
+def _read_shard(path: Path, name: str) -> Iterator[Sample]:
+    samples: dict[str, tuple[list[tuple[Path, int, int]], dict[str, str]]] = {}
     try:
-        with tarfile.open(shard, "r:") as tar:
+        with tarfile.open(path, "r:") as tar:
             for member in tar:
                 if not member.isfile():
                     continue
-                key, _, extension = member.name.rpartition("/")[2].partition(".")
-                image, text = samples.setdefault(key, ([], {}))
-                if f".{extension.lower()}" in IMAGE_SUFFIXES:
-                    image.append((member.offset_data, member.size))
+                folder, slash, base = member.name.rpartition("/")
+                key, _, extension = base.partition(".")
+                image, text = samples.setdefault(folder + slash + key, ([], {}))
+                if is_image_name(f"x.{extension}"):
+                    image.append((path, member.offset_data, member.size))
                 elif extension in ("cls", "txt"):
                     content = tar.extractfile(member)
                     text[extension] = content.read().decode() if content else ""
     except (tarfile.TarError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"{shard} is broken ({error}). Copy or download it again.") from None
+        raise DataError(f"{path} is broken ({error}). Copy or download it again.") from None
     for key, (image, text) in samples.items():
         if image:
-            yield key, image[0], text
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+            label = text.get("cls")
+            captions = text.get("txt")
+            yield Sample(
+                f"{name}/{key}",
+                image[0],
+                None if label is None else parse_index(label, where=f"{path}, {key}.cls"),
+                None if captions is None else [c for c in captions.split("\n") if c.strip()],
+            )
