@@ -9,6 +9,7 @@ its label, and so do all after it.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,9 +18,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from maskclip_bench import storage
 from maskclip_bench.data.left_over import examples, shown
 from maskclip_bench.errors import DataError, did_you_mean
+
+logger = logging.getLogger(__name__)
 
 IMAGENET_CLASSES = "imagenet-1k"
 """Value of `classes` for ImageNet's 1,000 WordNet ids in their usual order (timm ships them)."""
@@ -74,8 +80,13 @@ class ClassTable:
         """Hash of keys and names, in order."""
         return storage.fingerprint([self.keys, self.names, self.kinds])
 
-    def labels_of(self, keys: Iterable[str], *, what: str) -> list[int]:
+    def labels_of(self, keys: Iterable[str], *, what: str, noun: str = "classes") -> list[int]:
         """The label of each key.
+
+        Args:
+            keys: What the files call the classes.
+            what: Name of the data set, for messages.
+            noun: What the keys are, for messages.
 
         Raises:
             DataError: A key is no class of the table.
@@ -84,7 +95,7 @@ class ClassTable:
         unknown = sorted({key for key in found if key not in self.index_of})
         if unknown:
             raise DataError(
-                f"{what}: {len(unknown)} are no class of {self.source}, e.g. "
+                f"{what}: {len(unknown)} {noun} are no class of {self.source}, e.g. "
                 f"{shown(unknown[0])!r}.{did_you_mean(unknown[0], self.keys)} "
                 "Move them elsewhere, or correct the class list."
             )
@@ -106,6 +117,10 @@ class HasClasses(Protocol):
     def classes(self) -> ClassTable | None:
         """Its classes."""
 
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """The label of each image."""
+
 
 def same_classes(first: HasClasses, *others: HasClasses) -> ClassTable:
     """The one table of several splits; for protocols that learn on one and test on another.
@@ -124,8 +139,29 @@ def same_classes(first: HasClasses, *others: HasClasses) -> ClassTable:
                 f"({_difference(first.classes, split.classes)}), so their labels do not mean the "
                 "same. Give both one class list."
             )
+    _warn_of_unlearnt(first, others)
     assert first.classes is not None
     return first.classes
+
+
+def _warn_of_unlearnt(first: HasClasses, others: Sequence[HasClasses]) -> None:
+    """Say so where a split has classes of which the first has no image to learn from."""
+    if first.labels is None or first.classes is None:
+        return
+    learnt = set(np.unique(first.labels).tolist())
+    for split in others:
+        present = set() if split.labels is None else set(np.unique(split.labels).tolist())
+        missing = [first.classes.names[label] for label in sorted(present - learnt)]
+        if missing:
+            logger.warning(
+                "%s: %d classes of %s have no image in %s (%s); none of their images can be "
+                "classified rightly",
+                first.name,
+                len(missing),
+                split.split,
+                first.split,
+                examples(missing),
+            )
 
 
 def _difference(one: ClassTable | None, other: ClassTable) -> str:

@@ -78,9 +78,10 @@ def check_mask_sizes(images: Iterable[Path], masks: Iterable[Path]) -> None:
         wrong = [text for text in pool.map(_size_difference, pairs) if text]
     if wrong:
         raise DataError(
-            f"{len(wrong)} of {len(pairs)} masks are not of their image's size, e.g. "
-            f"{examples(wrong)}. Images and masks are of different releases, were resized, or the "
-            "masks were drawn on images turned by their EXIF orientation, which is not applied."
+            f"{len(wrong)} of {len(pairs)} masks in {pairs[0][1].parent} are not of their image's "
+            f"size, e.g. {examples(wrong)}. Images and masks are of different releases, were "
+            "resized, or the masks were drawn on images turned by their EXIF orientation, which is "
+            "not applied."
         )
 
 

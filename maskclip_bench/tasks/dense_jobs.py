@@ -31,7 +31,12 @@ from maskclip_bench.errors import ConfigError, MissingDependencyError
 from maskclip_bench.jobs import run_job
 from maskclip_bench.runtime import DATA_VARIABLE, WORKSPACE_VARIABLE, Workspace
 from maskclip_bench.tasks.dense_outcomes import SplitResult, read_split
-from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext, split_name
+from maskclip_bench.tasks.protocols.base import (
+    Protocol,
+    ProtocolContext,
+    declared_splits,
+    split_name,
+)
 
 if TYPE_CHECKING:
     from maskclip_bench.tasks.declaration import TaskDeclaration
@@ -133,7 +138,13 @@ class DenseProtocol(Protocol):
             names[f"also_test.{suffix}"] = split
         return storage.fingerprint(
             {
-                name: open_dataset(task.reader, split, workspace.data, what=task.name).fingerprint
+                name: open_dataset(
+                    task.reader,
+                    split,
+                    workspace.data,
+                    what=task.name,
+                    splits=[*declared_splits(task), *names.values()],
+                ).fingerprint
                 for name, split in sorted(names.items())
             }
         )

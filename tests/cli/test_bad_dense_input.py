@@ -196,7 +196,7 @@ def test_annotations_that_are_broken(place: Place) -> None:
     (place.data / "tiny/instances/annotations/instances_val.json").write_text("{")
     task = "detection/tiny_instances"
     result = place.run("-b", "tiny_untrained", "-t", task, "-t", "knn/tiny_objects")
-    says = ("instances_val.json is no COCO instance file", "Unpack the annotations again")
+    says = ("instances_val.json is not valid JSON", "Download it again")
     place.assert_failed(result, task, code=1, error="DataError", says=says)
     assert place.record("tiny_untrained", "knn/tiny_objects")["status"] == "ok"
 

@@ -39,8 +39,8 @@ class COCOInstances(ReaderDeclaration):
         absent = [name for name, file in zip(names, paths, strict=True) if not file.is_file()]
         if absent:
             raise DataError(
-                f"{what}: {len(absent)} of {len(names)} images of {path.name} are not in {folder}, "
-                f"e.g. {examples(absent)}. Unpack the images again."
+                f"{what}: {path.name} names {len(absent)} of {len(names)} images that are not in "
+                f"{folder}, e.g. {examples(absent)}. Unpack the images again."
             )
         walk = walk_images(folder)
         listed = set(names)

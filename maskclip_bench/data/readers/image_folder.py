@@ -50,7 +50,9 @@ class ImageFolder(ReaderDeclaration):
         walk.left_over.add_all(BESIDE, beside)
         names = [file.name for file in files]
         labels = classes.labels_of(
-            (name.partition("/")[0] for name in names), what=f"{what}: folders in {root / split}"
+            (name.partition("/")[0] for name in names),
+            what=what,
+            noun=f"folders in {root / split}",
         )
         paths = [file.path for file in files]
         return Dataset(

@@ -40,10 +40,10 @@ class TorchvisionSet(ReaderDeclaration):
     def class_table(self, splits: Sequence[str], root: Path, *, what: str) -> ClassTable:
         """Torchvision's class list; where its splits have lists of their own, all of them."""
         opened = [self._images(split, root, what) for split in splits]
-        largest = max(int(labels_of(images).max(initial=-1)) for images in opened)
-        lists = list(dict.fromkeys(class_names_of(images, largest + 1) for images in opened))
-        if not lists[0]:
-            return table_of_indices([largest], source=f"torchvision's {self.dataset}")
+        largest = [int(labels_of(images).max(initial=-1)) for images in opened]
+        lists = list(dict.fromkeys(map(class_names_of, opened, largest)))
+        if not all(lists):
+            return table_of_indices([max(largest)], source=f"torchvision's {self.dataset}")
         names = (
             lists[0] if len(lists) == 1 else tuple(sorted({n for names in lists for n in names}))
         )
@@ -55,8 +55,9 @@ class TorchvisionSet(ReaderDeclaration):
         assert classes is not None
         images = self._images(split, root, what)
         labels = labels_of(images)
-        own = class_names_of(images, int(labels.max(initial=-1)) + 1)
-        if own and own != classes.names:  # torchvision numbered the classes of this split alone
+        own = class_names_of(images, int(labels.max(initial=-1)))
+        if own != classes.names and set(own) <= set(classes.keys):
+            # torchvision numbered the classes of this split alone
             labels = np.array(classes.labels_of(own, what=what), dtype=np.int64)[labels]
         chosen: NDArray[np.int64] = np.arange(len(labels), dtype=np.int64)
         if self.train_per_class is not None:
@@ -139,11 +140,11 @@ def labels_of(images: Any) -> NDArray[np.int64]:
     return np.array([images[index][1] for index in range(len(images))], dtype=np.int64)
 
 
-def class_names_of(images: Any, num_classes: int) -> tuple[str, ...]:
-    """The class names of a data set of torchvision; empty if it has no list that is long enough."""
+def class_names_of(images: Any, largest: int) -> tuple[str, ...]:
+    """The class names of a data set of torchvision; empty if no list reaches the largest label."""
     for attribute in ("classes", "categories"):
         names = getattr(images, attribute, None)
-        if names is not None and len(names) >= num_classes:
+        if names is not None and len(names) > largest:
             return tuple(name if isinstance(name, str) else str(name[0]) for name in names)
     return ()
 

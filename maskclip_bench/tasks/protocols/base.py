@@ -208,7 +208,19 @@ def open_split(task: TaskDeclaration, split: str, workspace: Workspace) -> Datas
         ConfigError: The data set declares no such split.
         DataError: Its files are missing or broken.
     """
-    return open_dataset(task.reader, split_name(task, split), workspace.data, what=task.name)
+    return open_dataset(
+        task.reader,
+        split_name(task, split),
+        workspace.data,
+        what=task.name,
+        splits=declared_splits(task),
+    )
+
+
+def declared_splits(task: TaskDeclaration) -> list[str]:
+    """The data set's own names of all its splits, that of `train` first."""
+    ours = sorted(task.splits, key=lambda name: name != "train")
+    return [task.splits[name] for name in ours]
 
 
 def split_name(task: TaskDeclaration, split: str) -> str:

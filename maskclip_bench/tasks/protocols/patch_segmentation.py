@@ -31,7 +31,7 @@ from torch import Tensor
 from maskclip_bench import storage
 from maskclip_bench.backbones.loading import Backbone
 from maskclip_bench.config import Declaration
-from maskclip_bench.data.dense import count_pixels, read_mask
+from maskclip_bench.data.masks import class_shares, count_pixels, read_mask
 from maskclip_bench.data.readers import Dataset
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.results.measurement import Measurement
@@ -45,6 +45,8 @@ from maskclip_bench.tasks.protocols.segmentation import (
 
 PRESET_VERSION = 1
 IMAGES_AT_ONCE = 16
+CLASSES_AT_ONCE = 16
+"""Score maps of the mask's size that are held at a time."""
 CACHE_BYTES = 512 * 2**20
 
 
@@ -268,15 +270,20 @@ def join_tiles(tokens: Tensor, tiles: int) -> Tensor:
 
 def patch_labels(mask: NDArray[np.uint8], num_classes: int, grid: int) -> Tensor:
     """Shares of the classes in each patch, [grid^2, C]; unlabelled pixels (255) count nowhere."""
-    labels = torch.from_numpy(mask.astype(np.int64))
-    one_hot = F.one_hot(labels.clamp(max=num_classes), num_classes + 1)[..., :num_classes]
-    shares = F.adaptive_avg_pool2d(one_hot.permute(2, 0, 1).float(), grid)  # [C, grid, grid]
-    return shares.flatten(1).T
+    return torch.from_numpy(class_shares(mask, num_classes, grid))
 
 
 def segment(scores: Tensor, shape: tuple[int, ...]) -> NDArray[np.int64]:
     """Scores of the patches [N, C] -> the class of each pixel [H, W]."""
     side = round(len(scores) ** 0.5)
     maps = scores.T.reshape(1, -1, side, side)
-    upsampled = F.interpolate(maps, size=tuple(shape), mode="bilinear", align_corners=False)
-    return np.asarray(upsampled[0].argmax(0).cpu().numpy())
+    best = torch.zeros(tuple(shape), dtype=torch.int64, device=maps.device)  # [H, W]
+    highest = torch.full(tuple(shape), -torch.inf, device=maps.device)
+    for start in range(0, maps.shape[1], CLASSES_AT_ONCE):  # all at once take gigabytes
+        part = maps[:, start : start + CLASSES_AT_ONCE]
+        upsampled = F.interpolate(part, size=tuple(shape), mode="bilinear", align_corners=False)
+        value, index = upsampled[0].max(0)
+        higher = value > highest
+        best = torch.where(higher, index + start, best)
+        highest = torch.where(higher, value, highest)
+    return np.asarray(best.cpu().numpy())

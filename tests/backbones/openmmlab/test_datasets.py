@@ -49,7 +49,7 @@ def test_categories__errors(tmp_path: Path) -> None:
 def test_segmentation_folder__without_images(tmp_path: Path) -> None:
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
-    with pytest.raises(DataError, match=r"images holds no \*\.jpg\. Unpack the data set again"):
+    with pytest.raises(DataError, match=r"images holds no image. Unpack the data set again"):
         check_segmentation_folder(tmp_path / "images", tmp_path / "masks")
 
 

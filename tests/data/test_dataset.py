@@ -1,0 +1,111 @@
+"""What holds for a split of any reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskclip_bench.data.class_table import ClassTable
+from maskclip_bench.data.dataset import Dataset, FileImages, IndexedImages, TarImages
+from maskclip_bench.errors import ConfigError, DataError
+
+TWO = ClassTable(("a", "b"), ("a", "b"), source="list")
+
+
+def make(folder: Path, **changes: Any) -> Dataset:
+    paths = [folder / "0.png", folder / "1.png"]
+    for value, path in enumerate(paths):
+        Image.new("RGB", (4, 4), (value, 0, 0)).save(path)
+    fields: dict[str, Any] = {
+        "name": "Birds",
+        "split": "val",
+        "sample_ids": ["0.png", "1.png"],
+        "groups": ["0.png", "1.png"],
+        "read": FileImages(paths),
+        "files": paths,
+        "labels": np.array([0, 1]),
+        "classes": TWO,
+    }
+    return Dataset(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sample_ids": ["x", "x"]}, "1 images occur twice, e.g. x"),
+        ({"sample_ids": ["x", "\ud800"]}, r"the id \\ud800 holds half characters"),
+        ({"groups": ["x"]}, "1 groups for 2 images"),
+        ({"captions": [["x"]]}, "1 captions for 2 images"),
+        ({"labels": np.array([0, 2])}, r"1 labels are no class, e\.g\. 2 of 1\.png; there are 2"),
+        ({"labels": np.array([-1, 0])}, r"1 labels are no class, e\.g\. -1 of 0\.png"),
+        ({"classes": None}, "2 labels are no class"),
+    ],
+)
+def test_split__that_cannot_be(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        make(tmp_path, **changes)
+
+
+def test_fingerprint__does_not_follow_the_place(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = make(tmp_path / "a")
+    assert first.fingerprint == make(tmp_path / "b", name="Other").fingerprint
+    changed: list[dict[str, Any]] = [
+        {"split": "train"},
+        {"labels": np.array([1, 0])},
+        {"groups": ["x", "x"]},
+        {"classes": ClassTable(("a", "c"), ("a", "c"))},
+        {"captions": [["x"], ["y"]]},
+        {"identity": {"option": 1}},
+        {"sample_ids": ["0.png", "2.png"]},
+    ]
+    prints = {make(tmp_path / "b", **changes).fingerprint for changes in changed}
+    assert len(prints | {first.fingerprint}) == len(changed) + 1
+
+
+def test_fingerprint__tells_its_progress_in_bytes(tmp_path: Path) -> None:
+    dataset = make(tmp_path)
+    told: list[tuple[int, int]] = []
+    dataset.hash_files(lambda done, total: told.append((done, total)))
+    size = sum(path.stat().st_size for path in dataset.files)
+    assert told[-1] == (size, size)
+    assert dataset.hash_files() == dataset.fingerprint
+
+
+def test_needs(tmp_path: Path) -> None:
+    dataset = make(tmp_path, labels=None, classes=None)
+    with pytest.raises(ConfigError, match="has no class labels"):
+        dataset.need_labels()
+    with pytest.raises(ConfigError, match="has no captions"):
+        dataset.need_captions()
+    assert dataset.class_names == []
+
+
+def test_check_images__tells_progress_and_skips_readers_without_files(tmp_path: Path) -> None:
+    told: list[str] = []
+    make(tmp_path).check_images(lambda stage, done, total: told.append(f"{stage} {done}/{total}"))
+    assert told == ["checking image files 0/2"]
+    make(tmp_path, read=lambda index: None).check_images()
+
+
+def test_tar_images__errors_name_member_and_shard(tmp_path: Path) -> None:
+    shard = tmp_path / "0.tar"
+    shard.write_bytes(b"no image")
+    read = TarImages([(shard, 0, 8)], ["0.tar/key"])
+    with pytest.raises(DataError, match=r"Cannot read 0\.tar/key in .*0\.tar"):
+        read(0)
+    shard.unlink()
+    with pytest.raises(DataError, match="Copy or download the shard again"):
+        read.check(0)
+
+
+def test_indexed_images__any_error_names_the_image() -> None:
+    read = IndexedImages([(Image.new("L", (2, 2), 9), 0)], [0, 5], "Birds")
+    assert np.asarray(read(0)).tolist() == [[[9, 9, 9]] * 2] * 2
+    with pytest.raises(DataError, match=r"Cannot read image 5 of Birds \(IndexError"):
+        read(1)
