@@ -7,15 +7,18 @@ Every function works, and is free, in a single process without a process group.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from maskclip_bench import errors
 
 
 def is_distributed() -> bool:
@@ -64,6 +67,59 @@ def barrier() -> None:
     """Wait for all processes."""
     if is_distributed():
         dist.barrier()
+
+
+def on_main(function: Callable[[], str | None]) -> str:
+    """Call `function` on the main process; every rank gets its result, or raises its error.
+
+    Without this an error of one rank leaves the others waiting until the group times out. Ranks
+    wait for the result, so the function should take less than the group's timeout.
+
+    Raises:
+        MaskCLIPBenchError: `function` raised it, of the same kind on every rank.
+        RuntimeError: On other ranks, where `function` raised anything else.
+    """
+    if not is_distributed():
+        return function() or ""
+    result: str | None = ""
+    error: BaseException | None = None
+    if is_main():
+        try:
+            result = function()
+        except BaseException as raised:
+            error = raised
+    told: dict[str, str] = {"result": result or ""}
+    if error is not None:
+        told = {"error": type(error).__name__, "message": str(error)}
+    told = json.loads(broadcast_text(json.dumps(told)))
+    if error is not None:
+        raise error
+    if "error" in told:
+        _raise_again(told["error"], told["message"])
+    return told["result"]
+
+
+def _raise_again(name: str, message: str) -> NoReturn:
+    """Raise the error that the main process had."""
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, errors.MaskCLIPBenchError):
+        raise kind(message)
+    raise RuntimeError(f"The main process failed: {name}: {message}")
+
+
+def broadcast_text(text: str) -> str:
+    """The main process's text, on every rank."""
+    if not is_distributed():
+        return text
+    on_cuda = dist.get_backend() == "nccl"
+    device = torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
+    content = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device)
+    size = torch.tensor(len(content), device=device)
+    dist.broadcast(size, src=0)
+    if not is_main():
+        content = torch.empty(int(size), dtype=torch.uint8, device=device)
+    dist.broadcast(content, src=0)
+    return bytes(content.tolist()).decode()
 
 
 def gather(tensor: Tensor, *, with_gradient: bool) -> Tensor:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from maskclip_bench import storage
+
+logger = logging.getLogger(__name__)
 
 PROGRESS_FILE = "progress.json"
 
@@ -199,6 +202,10 @@ class Report:
             StorageError: The disk refused.
         """
         if self._callback is not None and self._callback_throttle.due(force=force):
-            self._callback(snapshot)
+            try:
+                self._callback(snapshot)
+            except OSError as error:  # the terminal is gone, or the pipe's other end
+                logger.debug("Progress is no longer shown: %s", error)
+                self._callback = None
         if self._folder is not None and self._file_throttle.due(force=force):
             write_progress(self._folder, snapshot)

@@ -24,6 +24,12 @@ WORKSPACE_VARIABLE = "MASKCLIP_BENCH_WORKSPACE"
 DATA_VARIABLE = "MASKCLIP_BENCH_DATA"
 DEFAULT_WORKSPACE = "workspace"
 
+MODEL_FOLDER = "model"
+TEACHER_FOLDER = "teacher"
+CHECKPOINT_FOLDER = "checkpoints"
+RECIPE_FILE = "recipe.yaml"
+"""Parts of the folder of a pretraining run; the recipe is also in `model/` and `teacher/`."""
+
 
 @dataclass(frozen=True)
 class Workspace:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from maskclip_bench import distributed
+from maskclip_bench.errors import ConfigError
 
 
 def test_single_process__everything_is_free() -> None:
@@ -36,6 +37,7 @@ WORKER = """
 import sys
 import torch
 from maskclip_bench import distributed
+from maskclip_bench.errors import DataError
 from maskclip_bench.modeling.losses import contrastive_loss
 
 # Every rank holds two rows; the loss of rank r weights the gathered rows by 1..4 times (r + 1).
@@ -76,9 +78,36 @@ with distributed.process_group(torch.device("cpu")):
     assert distributed.all_reduce_mean(value).item() == 0.5
     assert distributed.all_reduce_sum(value).item() == 1.0
     assert not distributed.all_reduce_sum(value).requires_grad
+
+    # on_main: the result, or the error, of rank 0 on both.
+    assert distributed.broadcast_text(f"é{rank}") == "é0"
+    assert distributed.on_main(lambda: f"from {rank}") == "from 0"
+    assert distributed.on_main(lambda: None) == ""
+
+    def fail(error):
+        assert rank == 0
+        raise error
+
+    for error in (DataError("missing"), KeyError("bug")):
+        try:
+            distributed.on_main(lambda: fail(error))
+        except DataError as raised:
+            assert str(raised) == "missing"
+        except KeyError as raised:
+            assert rank == 0 and raised is error
+        except RuntimeError as raised:
+            assert rank == 1 and str(raised) == "The main process failed: KeyError: 'bug'"
     distributed.barrier()
 assert not distributed.is_distributed()
 """
+
+
+def test_on_main__one_process() -> None:
+    assert distributed.on_main(lambda: "done") == "done"
+    assert distributed.on_main(lambda: None) == ""
+    assert distributed.broadcast_text("abc") == "abc"
+    with pytest.raises(ConfigError, match="wrong"):
+        distributed.on_main(lambda: (_ for _ in ()).throw(ConfigError("wrong")))
 
 
 def test_two_gloo_processes__gather_and_reduce() -> None:

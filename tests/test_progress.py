@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import math
 from pathlib import Path
 
@@ -92,6 +93,20 @@ def test_throttled__the_first_and_the_end_of_each_stage() -> None:
 def test_report__on_another_rank_nothing_is_written(tmp_path: Path) -> None:
     Report(None, None)(STATE, force=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_report__a_terminal_that_is_gone_stops_nothing(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def fail(snapshot: Snapshot) -> None:
+        calls.append(snapshot.step)
+        raise OSError(errno.EIO, "Input/output error")
+
+    report = Report(tmp_path, fail)
+    for _ in range(3):
+        report(STATE, force=True)
+    assert calls == [3]
+    assert read_progress(tmp_path) == STATE
 
 
 def test_report__not_too_often(tmp_path: Path) -> None:

@@ -20,17 +20,19 @@ from torch import Tensor, nn
 from maskclip_bench import storage
 from maskclip_bench.config import validate
 from maskclip_bench.data.tokenizer import merges_file
-from maskclip_bench.errors import CheckpointError, ConfigError
+from maskclip_bench.errors import CheckpointError, ConfigError, NonFiniteError
 from maskclip_bench.modeling.model import build_model, open_clip_config
 from maskclip_bench.pretrain.methods import METHODS
 from maskclip_bench.pretrain.methods.base import STUDENT, TEACHER_TRUNK
 from maskclip_bench.pretrain.recipe import Recipe
+from maskclip_bench.runtime import CHECKPOINT_FOLDER, RECIPE_FILE
 from maskclip_bench.training.checkpoint import (
     Checkpoint,
     CheckpointStore,
     load_checkpoint,
     restore_module,
 )
+from maskclip_bench.training.nonfinite import local, shortened
 
 Target = Literal["open_clip", "timm", "hf"]
 Weights = Literal["student", "teacher"]
@@ -43,7 +45,6 @@ OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
 TIMM_CONFIG = "config.json"
 TIMM_WEIGHTS = "model.safetensors"
 MODEL_CARD = "README.md"
-RECIPE_FILE = "recipe.yaml"
 PROVENANCE_FILE = "provenance.json"
 
 
@@ -68,8 +69,10 @@ def write_model_folder(
             timm. `hf`: both, with a model card, to be uploaded to the Hugging Face hub as it is.
 
     Raises:
+        NonFiniteError: A weight is NaN or infinite; an existing folder is untouched.
         StorageError: The disk refused; an existing folder is untouched.
     """
+    check_finite(model, what=f"The {weights}")
     with storage.atomic_folder(folder) as temporary:
         if target in ("open_clip", "hf"):
             _write_open_clip(model, temporary, recipe, final=folder, portable=target == "hf")
@@ -88,7 +91,30 @@ def write_model_folder(
             "weights": weights,
         }
         _write_text(temporary / PROVENANCE_FILE, json.dumps(origin, indent=2) + "\n")
+        storage.write_checksums(temporary)
     return folder
+
+
+def check_finite(model: nn.Module, *, what: str) -> None:
+    """Refuse weights that are not finite: no number is to be measured with them.
+
+    Raises:
+        NonFiniteError: Which tensors, how many of how many.
+    """
+    state = {name: local(tensor) for name, tensor in model.state_dict().items()}
+    bad = {
+        name: tensor.numel() - int(tensor.isfinite().sum())
+        for name, tensor in state.items()
+        if not bool(tensor.isfinite().all())
+    }
+    if bad:
+        num_values = sum(state[name].numel() for name in bad)
+        raise NonFiniteError(
+            f"{what} is not written: {len(bad)} of {len(state)} tensors hold values that are not "
+            f"finite ({sum(bad.values())} of {num_values} values): {shortened(list(bad))}. Lower "
+            "optimizer.lr, set optimizer.clip_grad_norm=1 or precision=fp32, and train again in "
+            "another folder; checkpoints of a run are finite, so an earlier one can be exported."
+        )
 
 
 def export_checkpoint(
@@ -109,6 +135,7 @@ def export_checkpoint(
     Raises:
         CheckpointError: There is no readable checkpoint, or it has no teacher.
         ConfigError: `target` or `weights` is no such thing.
+        NonFiniteError: The weights are not finite.
         StorageError: The disk refused.
     """
     if target not in TARGETS:
@@ -117,7 +144,7 @@ def export_checkpoint(
         raise ConfigError(f"No weights {weights!r}. Choose one of: {', '.join(WEIGHTS)}.")
     checkpoint = _find_checkpoint(source)
     recipe = validate(checkpoint.recipe, Recipe, where=f"the recipe in {source}")
-    model = model_of(checkpoint, recipe, weights=weights, where=str(source))
+    model = model_of(checkpoint.method, recipe, weights=weights, where=str(source))
     origin: dict[str, Any] = {"step": checkpoint.step, "exported_from": source.name}
     return write_model_folder(
         model, folder, recipe=recipe, weights=weights, provenance=origin, target=target
@@ -125,9 +152,9 @@ def export_checkpoint(
 
 
 def model_of(
-    checkpoint: Checkpoint, recipe: Recipe, *, weights: Weights, where: str
+    state: Mapping[str, Any], recipe: Recipe, *, weights: Weights, where: str
 ) -> CustomTextCLIP:
-    """The student or the teacher of a checkpoint, as an open_clip model on the CPU.
+    """The student or the teacher of a method's state, as an open_clip model on the CPU.
 
     Only the model is built, and not the method around it: what a run started from, and a frozen
     teacher's weights, need not be there any more.
@@ -135,21 +162,31 @@ def model_of(
     Raises:
         CheckpointError: The state is of another model, or the method has no teacher.
     """
-    if weights == "teacher" and not has_teacher(checkpoint):
+    if weights == "teacher" and not has_teacher(state):
         raise CheckpointError(
             f"{where} has no teacher: method {recipe.method.name!r} has none. Export the student."
         )
     model = build_model(recipe.model)
-    restore_module(model, _part(checkpoint.method, STUDENT), where=where)
+    restore_module(model, _part(state, STUDENT), where=where)
     if weights == "teacher":
-        trunk = _part(checkpoint.method, TEACHER_TRUNK)
+        trunk = _part(state, TEACHER_TRUNK)
         restore_module(model.visual.trunk, trunk, where=where)
     return model.eval()
 
 
-def has_teacher(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint holds a momentum teacher."""
-    return bool(_part(checkpoint.method, TEACHER_TRUNK))
+def models_of(
+    state: Mapping[str, Any], *, recipe: Recipe, where: str
+) -> tuple[CustomTextCLIP, CustomTextCLIP | None]:
+    """Student, and teacher where there is one, of a method's state; see `model_of`."""
+    student = model_of(state, recipe, weights="student", where=where)
+    if not has_teacher(state):
+        return student, None
+    return student, model_of(state, recipe, weights="teacher", where=where)
+
+
+def has_teacher(state: Mapping[str, Any]) -> bool:
+    """Whether a method's state holds a momentum teacher."""
+    return bool(_part(state, TEACHER_TRUNK))
 
 
 def _part(state: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -227,7 +264,7 @@ by `hf-hub:OWNER/NAME`; upload with `huggingface_hub.upload_folder(folder_path="
 
 def _find_checkpoint(source: Path) -> Checkpoint:
     if source.is_dir():
-        found = CheckpointStore(source / "checkpoints", keep=1).latest()
+        found = CheckpointStore(source / CHECKPOINT_FOLDER, keep=1).latest()
         if found is None:
             found = CheckpointStore(source, keep=1).latest()
         if found is None:

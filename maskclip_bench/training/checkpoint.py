@@ -1,16 +1,19 @@
-"""Checkpoints: everything a run needs to go on, tensors and plain values only.
+"""Checkpoints: everything a run needs to be resumed, tensors and plain values only.
 
-Files are whole or absent (written aside, flushed, renamed), the newest few are kept, and one that
-is broken all the same is passed over for the one before it. Nothing is unpickled: files are read
-with `weights_only=True`.
+A file is whole or absent (written aside, flushed, renamed) and ends with the SHA-256 of everything
+before, which is verified when it is read: a file that was cut or changed by a single bit is noticed
+and the one before it is used. The newest few are kept. Nothing is unpickled: files are read with
+`weights_only=True`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +25,26 @@ from maskclip_bench.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
+"""2 ends with a checksum and knows its data; files of format 1 are still read."""
+READABLE_FORMATS = (1, 2)
 PREFIX = "step_"
 SUFFIX = ".pt"
+DAMAGED_SUFFIX = ".damaged"
+
+SEAL = re.compile(rb"\nsha256 ([0-9a-f]{64})\n")
+SEAL_BYTES = len("\nsha256 ") + 64 + len("\n")
+"""Behind torch's archive, which is found from its end and has room for a comment there."""
+
+BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """The state of a run after `step` steps.
 
-    The position in the data and every random stream follow from (seed, step, rank), so that the
-    step is all there is to say about them.
+    The position in the data and every random stream follow from (seed, step, rank), so the step
+    is all that is stored of them.
 
     Attributes:
         step: Optimizer steps done.
@@ -41,6 +53,7 @@ class Checkpoint:
         counters: Plain numbers of the run, such as steps skipped.
         recipe: The recipe, as plain values.
         world_size: Processes that trained.
+        data: Identity of what it was trained on, as plain values; empty in files of format 1.
     """
 
     step: int
@@ -49,6 +62,7 @@ class Checkpoint:
     counters: dict[str, int]
     recipe: dict[str, Any]
     world_size: int = 1
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 class CheckpointStore:
@@ -64,7 +78,7 @@ class CheckpointStore:
         Raises:
             StorageError: The disk refused; older checkpoints are untouched.
         """
-        path = self._folder / f"{PREFIX}{checkpoint.step:08d}{SUFFIX}"
+        path = self._path(checkpoint.step)
         payload = {
             "format": FORMAT,
             "step": checkpoint.step,
@@ -73,6 +87,7 @@ class CheckpointStore:
             "counters": checkpoint.counters,
             "recipe": checkpoint.recipe,
             "world_size": checkpoint.world_size,
+            "data": checkpoint.data,
         }
         with storage.atomic_file(path) as temporary:
             _write(payload, temporary)
@@ -81,61 +96,119 @@ class CheckpointStore:
                 old.unlink()
         return path
 
+    def load(self, step: int) -> Checkpoint:
+        """The checkpoint of a step.
+
+        Raises:
+            CheckpointError: It cannot be read.
+        """
+        return load_checkpoint(self._path(step))
+
     def paths(self) -> list[Path]:
         """The checkpoints there are, oldest first."""
         return sorted(self._folder.glob(f"{PREFIX}*{SUFFIX}"))
 
-    def latest(self) -> Checkpoint | None:
+    def latest(self, *, set_aside: bool = False) -> Checkpoint | None:
         """The newest readable checkpoint; None if there has never been one.
+
+        Args:
+            set_aside: Rename damaged files, so that they do not count among those kept.
 
         Raises:
             CheckpointError: There are some, and none can be read.
         """
-        paths = self.paths()
-        reasons = []
-        for path in reversed(paths):
+        errors: list[CheckpointError] = []
+        damaged: list[Path] = []
+        for path in reversed(self.paths()):
             try:
-                return load_checkpoint(path)
+                found = load_checkpoint(path)
             except CheckpointError as error:
-                logger.warning("%s The one before it is used.", error)
-                reasons.append(path.name)
-        if paths:
+                errors.append(error)
+                damaged.append(path)
+                continue
+            for passed_over in errors:
+                logger.warning("%s The one before it, %s, is used instead.", passed_over, path)
+            if set_aside:
+                for other in damaged:
+                    with contextlib.suppress(OSError):
+                        other.rename(other.with_name(other.name + DAMAGED_SUFFIX))
+            return found
+        if errors:
+            names = ", ".join(path.name for path in damaged)
             raise CheckpointError(
-                f"None of the checkpoints in {self._folder} can be read ({', '.join(reasons)}). "
+                f"None of the checkpoints in {self._folder} can be read ({names}). {errors[0]} "
                 "Restore one from a backup, or remove the run's folder to start it again."
             )
         return None
 
+    def _path(self, step: int) -> Path:
+        return self._folder / f"{PREFIX}{step:08d}{SUFFIX}"
+
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read one checkpoint.
+    """Read and verify one checkpoint.
 
     Raises:
-        CheckpointError: There is no such file, it is broken, or it is of another format.
+        CheckpointError: There is no such file, it is damaged, or it is of another format.
     """
     if not path.is_file():
         raise CheckpointError(
             f"No checkpoint {path}. Give a file checkpoints/step_*.pt of a run, or its folder."
         )
     try:
+        sealed = _is_sealed(path)
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zipfile and pickle each have their own
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise CheckpointError(f"The checkpoint {path} cannot be read: {reason}.") from error
-    if not isinstance(payload, Mapping) or payload.get("format") != FORMAT:
-        found = payload.get("format") if isinstance(payload, Mapping) else type(payload).__name__
+    found = payload.get("format") if isinstance(payload, Mapping) else type(payload).__name__
+    if found not in READABLE_FORMATS:
         raise CheckpointError(
             f"{path} is not a checkpoint of this version (format {found!r}, expected {FORMAT}). "
             "Use the version of maskclip-bench that wrote it."
         )
-    return Checkpoint(
-        step=payload["step"],
-        method=payload["method"],
-        optimizer=payload["optimizer"],
-        counters=payload["counters"],
-        recipe=payload["recipe"],
-        world_size=payload["world_size"],
-    )
+    if not sealed and found != 1:
+        raise CheckpointError(f"The checkpoint {path} cannot be read: its checksum is missing.")
+    try:
+        return Checkpoint(
+            step=int(payload["step"]),
+            method=dict(payload["method"]),
+            optimizer=dict(payload["optimizer"]),
+            counters=dict(payload["counters"]),
+            recipe=dict(payload["recipe"]),
+            world_size=int(payload["world_size"]),
+            data=dict(payload.get("data", {})),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"The checkpoint {path} cannot be read: a part is missing or of another kind ({error})."
+        ) from error
+
+
+def _is_sealed(path: Path) -> bool:
+    """Whether a file ends with a checksum, which is then verified.
+
+    Raises:
+        CheckpointError: The content is not that of which the checksum was taken.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - SEAL_BYTES))
+        seal = SEAL.fullmatch(file.read())
+        if seal is None:
+            return False
+        file.seek(0)
+        digest = hashlib.sha256()
+        left = size - SEAL_BYTES
+        while left > 0:
+            block = file.read(min(left, BLOCK_BYTES))
+            if not block:
+                break
+            digest.update(block)
+            left -= len(block)
+    if digest.hexdigest() != seal[1].decode():
+        raise CheckpointError("its content does not match its SHA-256, so it was damaged")
+    return True
 
 
 def restore_module(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
@@ -147,36 +220,60 @@ def restore_module(module: nn.Module, state: Mapping[str, Tensor], *, where: str
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise CheckpointError(
-            f"The state in {where} is of another model than the recipe builds: {error}"
-        ) from error
+        raise other_model(where, error) from error
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, state: dict[str, Any], *, where: str
+) -> None:
+    """Load a state into an optimizer; its groups must have the same parameters.
+
+    Raises:
+        CheckpointError: The state is of another model.
+    """
+    try:
+        optimizer.load_state_dict(state)
+    except (ValueError, KeyError) as error:
+        raise other_model(where, error) from error
+
+
+def other_model(where: str, error: Exception) -> CheckpointError:
+    """The error for a state that does not fit the model."""
+    return CheckpointError(
+        f"The state in {where} is of another model than the recipe builds: {error}. Resume with "
+        "the recipe and the version of maskclip-bench that wrote it, or start in another folder."
+    )
 
 
 def _write(payload: dict[str, Any], path: Path) -> None:
-    """`torch.save`, with the disk's refusal as the `OSError` it was."""
+    """`torch.save` and the checksum, with the disk's refusal as the `OSError` it was."""
     with path.open("wb") as file:
-        recording: Any = _RecordingFile(file)
+        sealing: Any = _SealingFile(file)
         try:
-            torch.save(payload, recording)
+            torch.save(payload, sealing)
         except RuntimeError:  # torch's archive writer hides the error of the file beneath
-            if recording.error is not None:
-                raise recording.error from None
+            if sealing.error is not None:
+                raise sealing.error from None
             raise
+        file.write(b"\nsha256 " + sealing.digest.hexdigest().encode() + b"\n")
 
 
-class _RecordingFile:
-    """A file that remembers the first error of a write."""
+class _SealingFile:
+    """A file that hashes what is written and remembers the first error of a write."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
+        self.digest = hashlib.sha256()
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         try:
-            return int(self._file.write(data))
+            written = int(self._file.write(data))
         except OSError as error:
             self.error = self.error or error
             raise
+        self.digest.update(data)
+        return written
 
     def flush(self) -> None:
         self._file.flush()

@@ -1,4 +1,7 @@
-"""Ctrl-C, SIGTERM (torchrun, a suite that stops) or Slurm's signal: finish the step, then stop."""
+"""Stop signals: the step under way is finished and a checkpoint written before the run ends.
+
+Ctrl-C, SIGTERM (torchrun, a suite that stops), SIGHUP (a terminal that is closed) or Slurm's.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""What stops a run unless it is told otherwise."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What stops a run by default."""
 
 
 class RunStopped(KeyboardInterrupt):
@@ -20,9 +23,13 @@ class RunStopped(KeyboardInterrupt):
 
 
 class Interruption:
-    """Turns the first of the signals into a wish; a second one acts as before.
+    """The first signal requests a stop after the current step; a second one acts as before.
 
-    Outside of the main thread, where Python allows no handlers, it does nothing.
+    A signal that the process ignores stays ignored (`nohup` ignores SIGHUP). Outside of the main
+    thread, where Python allows no handlers, it does nothing.
+
+    Attributes:
+        requested: Whether a signal came.
     """
 
     def __init__(self, signals: Sequence[signal.Signals]) -> None:
@@ -33,7 +40,8 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         for number in self._signals:
-            self._before[number] = signal.signal(number, self._handle)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:

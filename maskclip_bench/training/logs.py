@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping
@@ -42,13 +43,13 @@ class RunLog:
             StorageError: The disk refused.
         """
         self._path = folder / LOG_FILE
-        _drop_lines_after(self._path, start_step)
         self._wandb = _start_wandb(wandb_project, folder, name, recipe) if wandb_project else None
-        self._tensorboard = _start_tensorboard(folder, start_step) if tensorboard else None
         try:
+            _drop_lines_after(self._path, start_step)
+            self._tensorboard = _start_tensorboard(folder, start_step) if tensorboard else None
             self._file = self._path.open("a", encoding="utf-8")
         except OSError as error:
-            raise storage_error(error, self._path) from error
+            raise storage_error(error, error.filename or folder) from error
 
     def __enter__(self) -> RunLog:
         return self
@@ -59,9 +60,10 @@ class RunLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        for destination in (self._file, self._tensorboard):
+            if destination is not None:
+                with contextlib.suppress(OSError):  # each line was flushed when it was written
+                    destination.close()
         if self._wandb is not None:
             self._wandb.finish(exit_code=0 if error is None else 1)
 
@@ -75,26 +77,45 @@ class RunLog:
         try:
             self._file.write(line + "\n")
             self._file.flush()
+            if self._tensorboard is not None:
+                for name, value in numbers.items():
+                    self._tensorboard.add_scalar(name, value, step)
         except OSError as error:
-            raise storage_error(error, self._path) from error
-        if self._tensorboard is not None:
-            for name, value in numbers.items():
-                self._tensorboard.add_scalar(name, value, step)
+            raise storage_error(error, error.filename or self._path) from error
         if self._wandb is not None:
             self._wandb.log(dict(numbers), step=step)
 
 
+class NoLog:
+    """Stands in for `RunLog` on ranks that do not log."""
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Does nothing."""
+
+
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `log.jsonl`; a half-written last line is left out."""
-    lines = []
+    """The lines of a run's `log.jsonl`; what is no line of a log (half written, damaged) is not.
+
+    Raises:
+        StorageError: The file cannot be read.
+    """
     path = folder / LOG_FILE
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                break
-    return lines
+    if not path.is_file():
+        return []
+    try:
+        content = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise storage.read_error(error, path) from error
+    return [line for text in content.split("\n") if (line := _parsed(text)) is not None]
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    is_line = isinstance(line, dict) and type(line.get("step")) is int
+    return line if is_line else None
 
 
 def _drop_lines_after(path: Path, step: int) -> None:

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from maskclip_bench.data.batch import Batch
 
-if TYPE_CHECKING:
-    from maskclip_bench.pretrain.methods.base import Method
-
 MAX_NAMES = 5
 
 
 def describe(
-    method: Method,
+    module: nn.Module,
     batches: Iterable[Batch],
     *,
+    encode: Callable[[Batch], Mapping[str, Tensor]],
     autocast: Callable[[], AbstractContextManager[object]],
+    also: Mapping[str, Tensor] | None = None,
 ) -> str:
     """Encode the batches of a step again, and say what is in them and in the weights.
 
     Args:
-        method: As it was at that step; of one in shards, this rank's shards are looked at.
-        batches: Micro-batches, each drawn from as at that step when it is asked for.
+        module: As it was at that step; of a sharded one, this rank's shards are looked at.
+        batches: Micro-batches, each with its generator as at that step.
+        encode: Runs the module's forward passes on a batch -> embeddings by name, each [B, ...].
         autocast: Makes the context that forward passes run in.
+        also: Further tensors to give the range of, by name.
 
     Returns:
         Ranges of inputs, embeddings and weights; the parameters with values that are not finite;
@@ -38,19 +39,19 @@ def describe(
     seen: dict[str, list[Tensor]] = {}
     begun: list[str] = []
     failure = ""
-    with torch.no_grad(), _watching(method, begun), autocast():
+    with torch.no_grad(), _watching(module, begun), autocast():
         try:
             for batch in batches:
                 seen.setdefault("images", []).append(batch.images)
                 seen.setdefault("tokens", []).append(batch.tokens)
-                for name, value in method.encode(batch)[0].items():
+                for name, value in encode(batch).items():
                     seen.setdefault(name, []).append(value)
         except RuntimeError as error:  # the ranges taken until then are worth more than none
             failure = f" The step cannot be repeated: {str(error).splitlines()[0]}."
-    seen["weights"] = [local(parameter) for parameter in method.parameters()]
-    seen["logit_scale"] = [local(method.model.logit_scale)]
+    seen["weights"] = [local(parameter) for parameter in module.parameters()]
+    seen |= {name: [local(tensor)] for name, tensor in (also or {}).items()}
     ranges = ", ".join(f"{name} {value_range(tensors)}" for name, tensors in seen.items())
-    bad = not_finite((name, parameter) for name, parameter in method.named_parameters())
+    bad = not_finite((name, parameter) for name, parameter in module.named_parameters())
     weights = f"Weights not finite: {shortened(bad)}." if bad else "All weights are finite."
     where = f" The first output that is not finite is that of {begun[0]}." if begun else ""
     return f"{ranges}. {weights}{where}{failure}"
@@ -88,18 +89,18 @@ def local(tensor: Any) -> Tensor:
 
 
 @contextlib.contextmanager
-def _watching(method: nn.Module, begun: list[str]) -> Iterator[None]:
+def _watching(module: nn.Module, begun: list[str]) -> Iterator[None]:
     """Append to `begun` the names of modules, innermost first, whose output is not finite."""
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def look(module: nn.Module, inputs: Any, output: Any) -> None:
+        def look(part: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and not bool(output.isfinite().all()):
                 begun.append(name)
 
         return look
 
     handles = [
-        module.register_forward_hook(hook(name)) for name, module in method.named_modules() if name
+        part.register_forward_hook(hook(name)) for name, part in module.named_modules() if name
     ]
     try:
         yield

@@ -1,14 +1,15 @@
-"""One device, replicas on several (DDP), or weights in shards over several (FSDP2).
+"""One device, copies on several (DDP), or weights sharded over several (FSDP2).
 
-All three answer the same few questions: how to run the method on a batch, how gradients become
-those of the global batch, and how the whole state is read and restored.
+All three answer the same few questions (`ParallelStrategy`): how to run the module on a batch, how
+gradients become those of the global batch, how the whole state is read and restored, and where the
+whole models are for evaluation and export.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -18,35 +19,66 @@ from torch.nn.parallel import DistributedDataParallel
 from maskclip_bench import distributed
 from maskclip_bench.data.batch import Batch
 from maskclip_bench.errors import ConfigError
-from maskclip_bench.training.checkpoint import restore_module
-
-if TYPE_CHECKING:
-    from maskclip_bench.pretrain.methods.base import Method
+from maskclip_bench.training.checkpoint import other_model, restore_module, restore_optimizer
 
 State = dict[str, Any]
 
+Models = tuple[nn.Module | None, nn.Module | None]
+"""(student, momentum teacher or None)."""
 
-class Replicas:
-    """The whole method on each device; gradients are averaged over devices.
 
-    In one process it is the method and nothing else.
+class ParallelStrategy(Protocol):
+    """How a module is trained on one or several devices."""
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The module's loss terms, each a scalar."""
+
+    def finish_gradients(self) -> None:
+        """Average over ranks what the backward pass has not averaged itself."""
+
+    def state(self, optimizer: torch.optim.Optimizer) -> tuple[State, State]:
+        """State of module and optimizer, whole, on the main process.
+
+        It is the same for all strategies: a run may be resumed with another one.
+        """
+
+    def restore(
+        self, optimizer: torch.optim.Optimizer, module_state: State, optimizer_state: State
+    ) -> None:
+        """Load what `state` returned.
+
+        Raises:
+            CheckpointError: It is of another model.
+        """
+
+    def whole_models(self) -> Models:
+        """Student and teacher with all their weights, on the main process (elsewhere None).
+
+        Every rank calls it.
+        """
+
+
+class DDPStrategy:
+    """The whole module on each device; gradients are averaged over devices.
+
+    In one process it is the module and nothing else.
     """
 
-    def __init__(self, method: Method, *, device: torch.device, accumulates: bool) -> None:
-        """Wrap the method; with `accumulates`, gradients are averaged after the last micro-batch.
+    def __init__(self, module: nn.Module, *, device: torch.device, accumulates: bool) -> None:
+        """Wrap the module; with `accumulates`, gradients are averaged after the last micro-batch.
 
         Args:
-            method: On its device.
+            module: On its device; its `model` is the student, its `teacher_model()` the teacher.
             device: Where it is.
-            accumulates: Whether `accumulation.accumulated_backward` runs it.
+            accumulates: Whether its `forward` is not used (`accumulation.accumulated_backward`).
         """
-        self.method = method
+        self.module = module
         self._average_later = accumulates and distributed.is_distributed()
-        self._forward: nn.Module = method
+        self._forward: nn.Module = module
         if distributed.is_distributed() and not accumulates:
             # A static graph also covers parameters that no loss of the method uses.
             self._forward = DistributedDataParallel(
-                method,
+                module,
                 device_ids=[device] if device.type == "cuda" else None,
                 broadcast_buffers=False,  # the methods keep their statistics equal on all ranks
                 gradient_as_bucket_view=True,
@@ -54,40 +86,57 @@ class Replicas:
             )
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The method's loss terms."""
+        """The module's loss terms, each a scalar."""
         return self._forward(batch)
 
     def finish_gradients(self) -> None:
         """Average what the backward pass has not averaged itself."""
         if self._average_later:
-            average_gradients(self.method.parameters())
+            average_gradients(self.module.parameters())
 
     def state(self, optimizer: torch.optim.Optimizer) -> tuple[State, State]:
-        """State of method and optimizer, whole, on the main process (elsewhere too)."""
-        return self.method.state_dict(), optimizer.state_dict()
+        """State of module and optimizer, whole, on every rank."""
+        return self.module.state_dict(), optimizer.state_dict()
 
     def restore(
-        self, optimizer: torch.optim.Optimizer, method_state: State, optimizer_state: State
+        self, optimizer: torch.optim.Optimizer, module_state: State, optimizer_state: State
     ) -> None:
-        """Load what `state` gave.
+        """Load what `state` returned.
 
         Raises:
             CheckpointError: It is of another model.
         """
-        restore_module(self.method, method_state, where="the checkpoint")
-        optimizer.load_state_dict(optimizer_state)
+        restore_module(self.module, module_state, where="the checkpoint")
+        restore_optimizer(optimizer, optimizer_state, where="the checkpoint")
+
+    def whole_models(self) -> Models:
+        """The module's own student and teacher, on the main process (elsewhere None)."""
+        if not distributed.is_main():
+            return None, None
+        module: Any = self.module
+        return module.model, module.teacher_model()
 
 
-class Shards:
-    """Every parameter in shards over the devices, block by block (FSDP2)."""
+class FSDPStrategy:
+    """Every parameter sharded over the devices, block by block (FSDP2)."""
 
-    def __init__(self, method: Method, *, device: torch.device, bf16: bool) -> None:
-        """Shard the method's blocks, and what is outside of them.
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        device: torch.device,
+        bf16: bool,
+        methods: Sequence[str] = (),
+        rebuild: Callable[[State], Models] = lambda state: (None, None),
+    ) -> None:
+        """Shard the module's blocks, and what is outside of them.
 
         Args:
-            method: On its device, the same on every rank.
+            module: On its device, the same on every rank.
             device: Where it is.
             bf16: Gather weights in bf16; gradients are still reduced in fp32.
+            methods: Names of methods that, like `forward`, need the weights gathered.
+            rebuild: Makes student and teacher of the module's whole state, on the main process.
 
         Raises:
             ConfigError: There is only one process.
@@ -104,59 +153,72 @@ class Shards:
                 "parallel=fsdp shards weights over several processes, and there is one. Start "
                 "with torchrun --nproc-per-node N, or set parallel=ddp."
             )
-        self.method = method
+        self.module = module
+        self._rebuild = rebuild
         policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32
         )
-        # The method's own inputs stay as they are: images are also targets, and losses between
+        # The module's own inputs stay as they are: images are also targets, and losses between
         # embeddings are in fp32. Autocast casts what an operation wants in bf16.
         outer_policy = dataclasses.replace(policy, cast_forward_inputs=False)
         mesh = init_device_mesh(device.type, (distributed.world_size(),))
         # FSDP2 takes no scalars (the logit scale): they stay whole, and are averaged by hand, in an
         # order that is the same on every rank.
-        self._whole = [parameter for parameter in method.parameters() if parameter.ndim == 0]
-        for block in transformer_blocks(method):
+        self._whole = [parameter for parameter in module.parameters() if parameter.ndim == 0]
+        for block in transformer_blocks(module):
             fully_shard(block, mesh=mesh, mp_policy=policy)
-        fully_shard(method, mesh=mesh, mp_policy=outer_policy, ignored_params=set(self._whole))
-        for name in ("encode", "contrast"):
-            register_fsdp_forward_method(method, name)
+        fully_shard(module, mesh=mesh, mp_policy=outer_policy, ignored_params=set(self._whole))
+        for name in methods:
+            register_fsdp_forward_method(module, name)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The method's loss terms."""
-        return self.method(batch)
+        """The module's loss terms, each a scalar."""
+        return self.module(batch)
 
     def finish_gradients(self) -> None:
         """Average the gradients of what is not sharded."""
         average_gradients(self._whole)
 
     def state(self, optimizer: torch.optim.Optimizer) -> tuple[State, State]:
-        """State of method and optimizer, gathered whole on the main process.
-
-        It reads like that of `Replicas`: a run may go on in either way.
-        """
+        """State of module and optimizer, gathered whole on the main process."""
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        method_state, optimizer_state = get_state_dict(self.method, optimizer, options=options)
-        return method_state, _numbered(optimizer_state) if distributed.is_main() else {}
+        module_state, optimizer_state = get_state_dict(self.module, optimizer, options=options)
+        return module_state, _numbered(optimizer_state) if distributed.is_main() else {}
+
+    def whole_models(self) -> Models:
+        """Models rebuilt from the gathered state, on the main process (elsewhere None)."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = get_model_state_dict(self.module, options=options)
+        return self._rebuild(state) if distributed.is_main() else (None, None)
 
     def restore(
-        self, optimizer: torch.optim.Optimizer, method_state: State, optimizer_state: State
+        self, optimizer: torch.optim.Optimizer, module_state: State, optimizer_state: State
     ) -> None:
-        """Load what `state` gave, each rank its shards."""
+        """Load what `state` returned, each rank its shards.
+
+        Raises:
+            CheckpointError: It is of another model.
+        """
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
-        set_state_dict(
-            self.method,
-            optimizer,
-            model_state_dict=method_state,
-            optim_state_dict=_named(optimizer_state, optimizer, self.method),
-            options=StateDictOptions(full_state_dict=True),
-        )
+        try:
+            set_state_dict(
+                self.module,
+                optimizer,
+                model_state_dict=module_state,
+                optim_state_dict=_named(optimizer_state, optimizer, self.module),
+                options=StateDictOptions(full_state_dict=True),
+            )
+        except (RuntimeError, KeyError, IndexError, ValueError) as error:
+            raise other_model("the checkpoint", error) from error
 
 
 def _numbered(state: State) -> State:
-    """An optimizer's state by names of parameters -> by their numbers, as torch's own is."""
+    """An optimizer's state keyed by parameter names -> keyed by their numbers, as in torch."""
     numbers: dict[str, int] = {}
     groups = []
     for group in state["param_groups"]:
@@ -201,8 +263,8 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def transformer_blocks(module: nn.Module) -> Iterator[nn.Module]:
     """The residual blocks to shard or compile one by one: timm's, of trunks and decoders.
 
-    Those of open_clip's text tower are not among them. They take packed captions
-    (`modeling.towers`), whose number of words is another at every step.
+    Those of open_clip's text tower are not among them: they take packed captions
+    (`modeling.towers`), whose number of words changes with every step.
     """
     for child in module.modules():
         if all(hasattr(child, part) for part in ("norm1", "attn", "norm2", "mlp")):

@@ -41,7 +41,7 @@ def trained(run: Path, tiny: ModuleType, weights: str = "student") -> open_clip.
     checkpoint = CheckpointStore(run / "checkpoints", keep=2).latest()
     assert checkpoint is not None
     recipe = tiny.tiny_recipe("maskclip", num_pairs=48)
-    return model_of(checkpoint, recipe, weights=weights, where="checkpoint")  # type: ignore[arg-type]
+    return model_of(checkpoint.method, recipe, weights=weights, where="checkpoint")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("weights", ["student", "teacher"])
@@ -125,6 +125,7 @@ def test_export__hf_folder_is_whole(run: Path, tmp_path: Path) -> None:
     folder = export_checkpoint(run, tmp_path / "out", target="hf")
     assert {path.name for path in folder.iterdir()} == {
         "README.md",
+        "SHA256SUMS",
         "config.json",
         "demo_merges.txt.gz",
         "model.safetensors",

@@ -25,7 +25,7 @@ from maskclip_bench.pretrain.trainer import train
 from maskclip_bench.training import nonfinite
 from maskclip_bench.training.checkpoint import CheckpointStore
 from maskclip_bench.training.logs import read_log
-from maskclip_bench.training.parallel import Shards, transformer_blocks
+from maskclip_bench.training.parallel import FSDPStrategy, transformer_blocks
 
 EVERYTHING: dict[str, Any] = {
     "method": "maskclip",
@@ -247,7 +247,7 @@ def test_shards__inputs_keep_their_type(
 
     monkeypatch.setattr(method, "encode", spy_encode)
     monkeypatch.setattr(method, "contrast", spy_contrast)
-    shards = Shards(method, device=torch.device("cpu"), bf16=True)
+    shards = FSDPStrategy(method, device=torch.device("cpu"), bf16=True)
     with bf16():
         loss = shards.forward(batch)["loss"]
     loss.backward()
@@ -265,8 +265,10 @@ def test_shards__what_is_told_when_losses_stop_being_finite(
     method, batch = maskclip_and_batch(tiny)
     with torch.no_grad():
         method.vision_decoder.norm.weight[3] = float("nan")
-    Shards(method, device=torch.device("cpu"), bf16=True)
-    text = nonfinite.describe(method, [batch], autocast=bf16)
+    FSDPStrategy(method, device=torch.device("cpu"), bf16=True)
+    text = nonfinite.describe(
+        method, [batch], encode=lambda batch: method.encode(batch)[0], autocast=bf16
+    )
     assert "image_features -" in text
     assert "Weights not finite: vision_decoder.norm.weight." in text
     assert text.endswith("The first output that is not finite is that of vision_decoder.norm.")

@@ -414,12 +414,6 @@ def test_train__accumulation_longer_than_an_epoch(
         train(recipe, output=tmp_path, data_root=data_root)
 
 
-def test_batch_size_per_gpu__cannot_be_divided(tiny: ModuleType) -> None:
-    recipe = tiny.tiny_recipe(accumulation_steps=2)
-    with pytest.raises(ConfigError, match=r"3 processes x 2 accumulation steps. Choose a multiple"):
-        trainer._batch_size_per_gpu(recipe, 3)
-
-
 def test_train__missing_data(tiny: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(DataError):
         train(tiny.tiny_recipe(), output=tmp_path / "run", data_root=tmp_path)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from maskclip_bench.errors import MissingDependencyError, StorageError
-from maskclip_bench.training.logs import LOG_FILE, RunLog, read_log
+from maskclip_bench.training.logs import LOG_FILE, NoLog, RunLog, read_log
 
 
 def write_steps(folder: Path, steps: range, *, start_step: int = 0, **options: Any) -> None:
@@ -27,6 +27,48 @@ def test_log__a_resumed_run_reads_like_an_uninterrupted_one(tmp_path: Path) -> N
         file.write('{"step": 8, "lo')  # killed while writing
     write_steps(tmp_path, range(5, 8), start_step=4)
     assert read_log(tmp_path) == [{"step": step, "loss": step / 2} for step in range(1, 8)]
+
+
+GARBAGE = [
+    "",
+    "null",
+    "3",
+    "[1]",
+    "{}",
+    '{"step": "x"}',
+    '{"step": true}',
+    "[" * 9999,
+    "\x00\ufffd",
+]
+
+
+@pytest.mark.parametrize("content", GARBAGE)
+def test_log__garbage_between_the_lines_is_dropped(tmp_path: Path, content: str) -> None:
+    path = tmp_path / LOG_FILE
+    path.write_text(f'{{"step": 1, "loss": 0.5}}\n{content}\n{{"step": 2, "loss": 1.0}}\n')
+    expected = [{"step": step, "loss": step / 2} for step in range(1, 4)]
+    assert read_log(tmp_path) == expected[:2]
+    write_steps(tmp_path, range(3, 4), start_step=2)
+    assert read_log(tmp_path) == expected
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_log__bytes_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / LOG_FILE).write_bytes(bytes(range(256)) * 40)
+    write_steps(tmp_path, range(1, 2))
+    assert read_log(tmp_path) == [{"step": 1, "loss": 0.5}]
+
+
+@pytest.mark.parametrize("name", [LOG_FILE, "tensorboard"])
+def test_log__something_else_in_its_place(tmp_path: Path, name: str) -> None:
+    (tmp_path / LOG_FILE).mkdir() if name == LOG_FILE else (tmp_path / name).touch()
+    with pytest.raises(StorageError, match=name):
+        RunLog(tmp_path, start_step=0)
+
+
+def test_no_log(tmp_path: Path) -> None:
+    NoLog().write(1, {"loss": 0.5})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_log__not_finite_is_null(tmp_path: Path) -> None:

@@ -79,6 +79,18 @@ class TableSource:
             return str(self._archives[index].as_py())
         return self._files[self._table_numbers[index]].name
 
+    def files(self) -> list[tuple[str, Path]]:
+        """The tables by name, in order, then the archives."""
+        files = [(file.name, file.path) for file in self._files]
+        archives = [] if self._archives is None else self._archives.unique().to_pylist()
+        return files + [(str(name), self._root / str(name)) for name in sorted(archives)]
+
+    def image_files(self) -> list[Path]:
+        """The images, unless they are in archives."""
+        if self._archives is not None:
+            return []
+        return [self._root / str(name) for name in self._images.to_pylist()]
+
     def read(self, index: int) -> RawPair:
         """Read image and captions of a sample.
 

@@ -30,6 +30,7 @@ from maskclip_bench.data.batch import RawBatch
 from maskclip_bench.data.config import AugmentConfig, DataConfig, SourceConfig
 from maskclip_bench.data.images import decode_crops
 from maskclip_bench.data.pairs.caption_tables import TableSource
+from maskclip_bench.data.pairs.identity import data_identity
 from maskclip_bench.data.pairs.pair_sources import (
     EMPTY_CAPTION,
     BadSampleError,
@@ -341,6 +342,10 @@ class PairLoader:
     def num_lost(self) -> int:
         """Samples left out when the data were indexed; the same for all ranks."""
         return self._source.lost.total()
+
+    def identity(self, *, device: torch.device | str = "cpu") -> dict[str, Any]:
+        """What decides which samples a run sees (`data_identity`); every rank calls it."""
+        return data_identity(self._source, device=device)
 
     def report(self) -> dict[str, dict[str, int]]:
         """Unusable samples by shard and reason.

@@ -121,6 +121,14 @@ class Source(Protocol):
         """Name of the shard, archive or table that holds a sample."""
         ...
 
+    def files(self) -> list[tuple[str, Path]]:
+        """Shards, tables and archives by name, in the order of the samples."""
+        ...
+
+    def image_files(self) -> list[Path]:
+        """Images that are files of their own, in the order of the samples."""
+        ...
+
     def read(self, index: int) -> RawPair:
         """Read a sample without decoding it.
 

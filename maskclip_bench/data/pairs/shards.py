@@ -226,6 +226,14 @@ class TarSource:
         """Name of the tar of a sample."""
         return self._files[self._shard_numbers[index]].name
 
+    def files(self) -> list[tuple[str, Path]]:
+        """The tars by name, in order."""
+        return [(file.name, file.path) for file in self._files]
+
+    def image_files(self) -> list[Path]:
+        """None: images are in the tars."""
+        return []
+
     def read(self, index: int) -> RawPair:
         """Read image and captions of a sample.
 

@@ -19,7 +19,7 @@ from maskclip_bench.data.shapes import COLOURS, GROUNDS, SHAPES, draw_shapes
 from maskclip_bench.modeling import DEMO_VIT, ModelConfig, TextConfig, VisionConfig
 from maskclip_bench.pretrain.methods import METHODS, build_method
 from maskclip_bench.pretrain.methods.base import Method
-from maskclip_bench.training.parallel import Replicas
+from maskclip_bench.training.parallel import DDPStrategy
 
 VOCABULARY = 60
 MODEL = ModelConfig(
@@ -156,7 +156,7 @@ def run_rank(rank: int, store: str, folder: Path, results: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             repeating_draws(patch, 4)
             method = build(name, folder)
-            replicas = Replicas(method, device=torch.device("cpu"), accumulates=False)
+            replicas = DDPStrategy(method, device=torch.device("cpu"), accumulates=False)
             losses, gradients = step(method, half, forward=replicas.forward)
             logged = method.after_step(step=1, total_steps=10)
         means = torch.tensor(list(losses.values()))
