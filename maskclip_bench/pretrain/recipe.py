@@ -25,12 +25,13 @@ LISTING = "maskclip-bench list recipes"
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class MethodSection(Declaration):
     """`method: {name: maskclip, ...}`: the name, and the fields of that method's `Config`."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     name: str
     """One of `METHODS` (`maskclip_bench/pretrain/methods/`)."""
@@ -63,7 +64,7 @@ class OptimizerSection(Declaration):
     weight_decay: NonNegative = 0.1
     """Decoupled decay. SLIP's recipes: 0.5 for CLIP, 0.1 for SLIP and SimCLR."""
 
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Momentum, Momentum] = (0.9, 0.98)
     """Of AdamW. SLIP's values."""
 
     eps: Annotated[float, Field(gt=0.0)] = 1e-8
@@ -105,7 +106,7 @@ class CheckpointSection(Declaration):
 
 
 class LogSection(Declaration):
-    """What a run tells while it goes."""
+    """What a run logs."""
 
     every_steps: Positive = 10
     """Steps between two lines of log.jsonl, and two points of TensorBoard."""

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from maskclip_bench import distributed
 from maskclip_bench.data.batch import Batch
@@ -25,7 +24,7 @@ from maskclip_bench.pretrain.trainer import train
 from maskclip_bench.training import nonfinite
 from maskclip_bench.training.checkpoint import CheckpointStore
 from maskclip_bench.training.logs import read_log
-from maskclip_bench.training.parallel import FSDPStrategy, transformer_blocks
+from maskclip_bench.training.parallel import FSDPStrategy
 
 EVERYTHING: dict[str, Any] = {
     "method": "maskclip",
@@ -272,11 +271,3 @@ def test_shards__what_is_told_when_losses_stop_being_finite(
     assert "image_features -" in text
     assert "Weights not finite: vision_decoder.norm.weight." in text
     assert text.endswith("The first output that is not finite is that of vision_decoder.norm.")
-
-
-def test_transformer_blocks(tiny: ModuleType) -> None:
-    import timm
-
-    trunk = timm.create_model(tiny.TINY_VIT)
-    assert list(transformer_blocks(trunk)) == list(trunk.blocks)
-    assert list(transformer_blocks(nn.Linear(2, 2))) == []

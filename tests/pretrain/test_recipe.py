@@ -1,15 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from maskclip_bench.config import merge, validate
 from maskclip_bench.errors import ConfigError, UnknownNameError
+from maskclip_bench.pretrain.methods import METHODS
 from maskclip_bench.pretrain.recipe import Recipe, load_recipe, recipe_names
 
 
@@ -44,11 +47,78 @@ def check(tiny: ModuleType) -> Callable[..., Recipe]:
         ),
         ({"precision": "fp16"}, "'precision': Input should be 'fp32' or 'bf16'"),
         ({"global_batch_size": 0}, "greater than 0"),
+        ({"optimizer": {"betas": [0.9, 1.5]}}, r"'optimizer.betas.1': Input should be less than 1"),
     ],
 )
 def test_recipe__refused(check: Callable[..., Recipe], changes: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check(**changes)
+
+
+def numeric_fields(model: type[BaseModel]) -> Iterator[tuple[str, Any]]:
+    """(dotted key, a value with `NUMBER` where a number goes) of every field with a float."""
+    for name, field in model.model_fields.items():
+        for inner in _models_in(field.annotation):
+            for key, value in numeric_fields(inner):
+                yield f"{name}.{key}", value
+        if value := _with_number(field.annotation):
+            yield name, value
+
+
+NUMBER = "NUMBER"
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
+
+
+def _with_number(annotation: Any) -> Any:
+    """A value of a type with its first float replaced; None if the type has no float."""
+    if annotation is float:
+        return NUMBER
+    parts = [_with_number(part) for part in get_args(annotation)]
+    if get_origin(annotation) is tuple and any(parts):
+        number = next(part for part in parts if part)
+        return [number] * sum(part is not Ellipsis for part in get_args(annotation))
+    return next((part for part in parts if part), None)
+
+
+def _filled(value: Any, number: float) -> Any:
+    return [_filled(item, number) for item in value] if isinstance(value, list) else number
+
+
+def every_numeric_field() -> list[tuple[str, str, Any]]:
+    """(method, key, value) of the recipe and of every method's Config."""
+    fields = [("clip", key, value) for key, value in numeric_fields(Recipe)]
+    for name in METHODS:
+        config = METHODS[name].Config
+        fields += [(name, f"method.{key}", value) for key, value in numeric_fields(config)]
+    return fields
+
+
+def test_recipe__every_number_must_be_finite(tiny: ModuleType) -> None:
+    """One place refuses them all; a field of another kind of number would show here."""
+    found = every_numeric_field()
+    keys = {key for _, key, _ in found}
+    assert {"optimizer.lr", "optimizer.betas", "data.augment.mean", "method.mask_ratio"} <= keys
+    assert {"data.source.weights", "epochs", "evaluation.every_epochs"} <= keys
+    for method, key, value in found:
+        for number in (math.inf, -math.inf, math.nan):
+            *parents, last = key.split(".")
+            changes: dict[str, Any] = {last: _filled(value, number)}
+            for parent in reversed(parents):
+                changes = {parent: changes}
+            values = merge(tiny.tiny_values(), {"method": {"name": method}})
+            with pytest.raises(ConfigError, match=last):
+                validate(merge(values, changes), Recipe, where="r.yaml")
+
+
+@pytest.mark.parametrize("text", [".inf", "-.inf", ".nan", "1e999", "inf", "nan"])
+def test_load_recipe__an_override_that_is_not_finite(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"finite|valid number|lr"):
+        load_recipe("demo/clip", [f"optimizer.lr={text}"])
 
 
 def test_recipe__length(check: Callable[..., Recipe]) -> None:
