@@ -262,6 +262,22 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
+def set_aside(path: Path) -> Path | None:
+    """Rename what is damaged to `<name>.damaged-N`, so that it can be looked at later.
+
+    Returns:
+        Its new name; None where the folder cannot be written to.
+    """
+    number = 1
+    while os.path.lexists(target := path.with_name(f"{path.name}.damaged-{number}")):
+        number += 1
+    try:
+        path.rename(target)
+    except OSError:
+        return None
+    return target
+
+
 def write_checksums(folder: Path) -> Path:
     """Write `SHA256SUMS` of all files below `folder`, in the format of `sha256sum`.
 

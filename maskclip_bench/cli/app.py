@@ -14,16 +14,18 @@ from types import FrameType
 from typing import Annotated, Any, cast
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 
 from maskclip_bench import __version__
 from maskclip_bench.cli.data import data_app
 from maskclip_bench.cli.inspect import list_app, path, table
 from maskclip_bench.cli.mm import mm
+from maskclip_bench.cli.options import SafeConsole, console
 from maskclip_bench.cli.pretrain import export, pretrain
 from maskclip_bench.cli.run import plan, run_suite
+from maskclip_bench.cli.verify import verify
 from maskclip_bench.errors import EXIT_INTERRUPTED, MaskCLIPBenchError
+from maskclip_bench.escaping import markup
 from maskclip_bench.jobs import end_with_parent
 
 USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])
@@ -76,6 +78,7 @@ app.command("export")(export)
 app.add_typer(list_app, name="list")
 app.add_typer(data_app, name="data")
 app.command("table")(table)
+app.command("verify")(verify)
 app.command("path")(path)
 app.command(
     "mm",
@@ -90,7 +93,7 @@ app.command(
 def configure_logging(*, verbose: bool) -> None:
     """Log to stderr: warnings, and with `verbose` everything of ours."""
     handler = RichHandler(
-        console=Console(stderr=True), show_path=False, show_time=verbose, markup=False
+        console=console(stderr=True), show_path=False, show_time=verbose, markup=False
     )
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("maskclip_bench").setLevel(logging.DEBUG if verbose else logging.INFO)
@@ -104,7 +107,7 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 
 def run(arguments: list[str] | None = None) -> None:
     """Parse and execute; every error of ours ends as one message and its exit code."""
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    errors = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
     end_with_parent()
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -115,16 +118,10 @@ def run(arguments: list[str] | None = None) -> None:
         error.show()  # type: ignore[attr-defined]
         code = error.exit_code  # type: ignore[attr-defined]
     except MaskCLIPBenchError as error:
-        errors.print(f"[bold red]error:[/] {_escape(str(error))}")
+        errors.print(f"[bold red]error:[/] {markup(error)}")
         code = error.exit_code
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     if code == EXIT_INTERRUPTED:
         errors.print("[yellow]Stopped. The same command goes on where this one was.[/]")
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

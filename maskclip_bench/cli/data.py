@@ -18,9 +18,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from maskclip_bench.cli.options import WorkspaceOption, console
 from maskclip_bench.errors import unknown_name
+from maskclip_bench.escaping import markup, one_line
 from maskclip_bench.runtime import Workspace
 
 data_app = typer.Typer(
@@ -44,10 +46,11 @@ def list_data(workspace: WorkspaceOption = None) -> None:
     for name in dataset_names():
         task = load_task_declaration(name)
         here = data_available(task, place)
-        view.add_row(name, task.world, "yes" if here else "no", "" if here else task.obtain)
+        cells = (name, task.world, "yes" if here else "no", "" if here else task.obtain)
+        view.add_row(*(Text(one_line(cell)) for cell in cells))
     output = console()
     output.print(view)
-    output.print(f"\nData root: {place.data} (set MASKCLIP_BENCH_DATA to use another)")
+    output.print(f"\nData root: {markup(place.data)} (set MASKCLIP_BENCH_DATA to use another)")
 
 
 @data_app.command("prepare")
@@ -60,7 +63,9 @@ def prepare(
     Does nothing if it is there and whole. Safe to call from several processes at once.
     """
     _check(name)
-    console().print(f"The demo world is at {prepare_with_bar(Workspace.open(workspace))}")
+    console().print(
+        f"The demo world is at {prepare_with_bar(Workspace.open(workspace))}", markup=False
+    )
 
 
 @data_app.command("show")
@@ -78,7 +83,7 @@ def show(
     place = Workspace.open(workspace)
     target = output or place.root / "demo_contact_sheet.png"
     contact_sheet(prepare_with_bar(place), target)
-    console().print(f"Wrote {target}")
+    console().print(f"Wrote {target}", markup=False)
 
 
 @data_app.command("convert")
@@ -100,7 +105,7 @@ def convert(
         raise unknown_name("conversion", name, ["yfcc15m"], remedy="See --help.")
     with _bars() as report:
         rows = convert_metadata(metadata, output, images=images, progress=report)
-    console().print(f"Wrote {rows:,} rows to {output}")
+    console().print(f"Wrote {rows:,} rows to {output}", markup=False)
 
 
 def prepare_with_bar(workspace: Workspace) -> Path:

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from maskclip_bench.cli.options import WorkspaceOption, console
 from maskclip_bench.errors import ConfigError
+from maskclip_bench.escaping import markup, one_line
 from maskclip_bench.runtime import Workspace
 
 list_app = typer.Typer(
@@ -18,10 +20,15 @@ list_app = typer.Typer(
 
 
 def _listing(*columns: str) -> RichTable:
+    """An empty listing; its cells are `Text`, in which brackets are brackets."""
     view = RichTable(box=None, pad_edge=False)
     for index, column in enumerate(columns):
         view.add_column(column, overflow="fold", no_wrap=index == 0)
     return view
+
+
+def _add(view: RichTable, *cells: object) -> None:
+    view.add_row(*(Text(one_line(cell)) for cell in cells))
 
 
 @list_app.command("backbones")
@@ -35,7 +42,7 @@ def list_backbones(workspace: WorkspaceOption = None) -> None:
     for name in declarations("backbones"):
         declaration = load_backbone_declaration(name)
         here = "yes" if weights_available(declaration, place, 0) else "no"
-        view.add_row(name, declaration.display_name, declaration.world, here)
+        _add(view, name, declaration.display_name, declaration.world, here)
     output = console()
     output.print(view)
     output.print("\nHow to get what is not here: maskclip-bench plan --suite all")
@@ -51,7 +58,7 @@ def list_tasks(workspace: WorkspaceOption = None) -> None:
     for name in dataset_names():
         task = load_task_declaration(name)
         here = "yes" if data_available(task, place) else "no"
-        view.add_row(name, ", ".join(task.protocols), task.world, here)
+        _add(view, name, ", ".join(task.protocols), task.world, here)
     output = console()
     output.print(view)
     output.print("\nA task is protocol/data set, e.g. zero_shot_classification/demo_objects.")
@@ -64,7 +71,7 @@ def list_suites() -> None:
 
     view = _listing("suite", "description")
     for name in suite_names():
-        view.add_row(name, load_suite(name).description)
+        _add(view, name, load_suite(name).description)
     console().print(view)
 
 
@@ -76,7 +83,8 @@ def list_recipes() -> None:
     view = _listing("recipe", "method", "vision", "world", "image-text pairs")
     for name in recipe_names():
         recipe = load_recipe(name)
-        view.add_row(
+        _add(
+            view,
             name,
             recipe.method.name,
             recipe.model.vision.timm_model,
@@ -94,7 +102,7 @@ def list_tables() -> None:
     view = _listing("table", "world", "title")
     for name in table_names():
         declaration = load_table(name)
-        view.add_row(name, declaration.world, declaration.title)
+        _add(view, name, declaration.world, declaration.title)
     console().print(view)
 
 
@@ -136,15 +144,15 @@ def table(
     view = console()
     if built.is_empty:
         view.print(
-            f"Table {name!r} has no measured cell in {store.root}. Measure some with "
-            "`maskclip-bench run --suite all`, or show the published numbers with "
+            f"Table {markup(repr(name))} has no measured cell in {markup(store.root)}. Measure "
+            "some with `maskclip-bench run --suite all`, or show the published numbers with "
             "`--reference paper`."
         )
         return
     view.print(to_terminal(built))
     if output is not None:
         for path in write_table(built, output, name):
-            view.print(f"[dim]wrote {path}[/]", soft_wrap=True)
+            view.print(f"[dim]wrote {markup(path)}[/]", soft_wrap=True)
 
 
 def path(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from maskclip_bench.escaping import visible
 
 WorkspaceOption = Annotated[
     Path | None,
@@ -24,6 +28,23 @@ DeviceOption = Annotated[
 ]
 
 
-def console() -> Console:
+class SafeConsole(Console):
+    """A console on which text never acts: what is no visible character is written out.
+
+    Names, labels and messages come from files and from other libraries; an escape sequence in one
+    would otherwise change colours, titles or lines of the terminal. Square brackets are the
+    caller's to escape (`escaping.markup`), or to print with `markup=False`.
+    """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Render as rich does, with every piece of text made visible."""
+        for segment in super().render(renderable, options):
+            shown = segment.text if segment.control else visible(segment.text)
+            yield segment if shown == segment.text else Segment(shown, segment.style)
+
+
+def console(*, stderr: bool = False) -> Console:
     """Where results go (stdout); progress and errors go to stderr."""
-    return Console(highlight=False)
+    return SafeConsole(highlight=False, stderr=stderr)

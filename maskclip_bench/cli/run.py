@@ -152,7 +152,7 @@ def _execute(
     from maskclip_bench.cli.progress import RunDisplay
     from maskclip_bench.tasks.execution import Execution, RunResult
 
-    messages = Console(stderr=True, highlight=False)
+    messages = console(stderr=True)
     num_open = len(made_plan.open_cells)
     num_refused = sum(cell.refused is not None for cell in made_plan.cells)
     messages.print(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import logging
 import math
 import os
@@ -273,22 +272,6 @@ class RecordStore:
         """Files of all records, sorted."""
         return [path for path in sorted(self.root.glob("*/*.json")) if path.name[0] != "."]
 
-    def set_aside(self, path: Path) -> Path | None:
-        """Rename a damaged record or outcomes file to `<name>.damaged-N`.
-
-        Returns:
-            Its new name; None where the folder cannot be written to.
-        """
-        for number in itertools.count(1):
-            target = path.with_name(f"{path.name}.damaged-{number}")
-            if not os.path.lexists(target):
-                break
-        try:
-            path.rename(target)
-        except OSError:
-            return None
-        return target
-
     def check(self, path: Path, *, values: bool = True) -> Record:
         """Read and check the record at `path` and its outcomes; nothing is changed.
 
@@ -331,7 +314,7 @@ class RecordStore:
         except DamagedFileError as error:
             if not warn:
                 return None
-            aside = self.set_aside(path)
+            aside = storage.set_aside(path)
             if aside is None:
                 logger.warning("%s It cannot be set aside here, and is left out.", error)
             else:
