@@ -11,8 +11,10 @@ from maskclip_bench.backbones.declaration import (
     backbone_names,
     load_backbone_declaration,
 )
+from maskclip_bench.backbones.resolve import resolve_backbone, row_name
 
 if TYPE_CHECKING:
+    from maskclip_bench.backbones.in_memory import as_backbone
     from maskclip_bench.backbones.loading import (
         Backbone,
         load_backbone,
@@ -36,10 +38,13 @@ __all__ = [
     "BackboneDeclaration",
     "Preprocess",
     "Source",
+    "as_backbone",
     "backbone_names",
     "load_backbone",
     "load_backbone_declaration",
     "missing_weights",
+    "resolve_backbone",
+    "row_name",
     "weights_available",
     "weights_folder",
     "weights_identity",
@@ -48,6 +53,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import torch only when a model is loaded, not when declarations are listed."""
+    if name == "as_backbone":
+        from maskclip_bench.backbones.in_memory import as_backbone
+
+        return as_backbone
     if name in _LOADING:
         from maskclip_bench.backbones import loading
 

@@ -107,7 +107,7 @@ class HuggingFaceEncoder:
         if self._pooling is None and not self.has_text:
             raise _unknown_type(model_type, type(model).__name__)
         if model_type == "vit_mae":
-            model.config.mask_ratio = 0.0
+            self._tower.config.mask_ratio = 0.0
             self._tower.embeddings.config.mask_ratio = 0.0
         self._in_order = model_type == "vit_mae"
         known = self._pooling is not None

@@ -173,7 +173,7 @@ class _Walk:
             dense = dense.dequantize()
         flat = dense.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
         if flat.numel():
-            self.digest.update(flat.view(torch.uint8).numpy())
+            self.digest.update(flat.view(torch.uint8).numpy().data)
 
     def _function(self, path: str, function: types.FunctionType) -> Iterator[tuple[str, Any]]:
         if _of_library(function.__module__):
@@ -325,11 +325,8 @@ def _slots(cls: type) -> list[str]:
 
 def _says_how_to_copy(cls: type) -> bool:
     """Whether a class defines what a copy of its objects takes, which may be not in Python."""
-    return (
-        cls.__reduce_ex__ is not object.__reduce_ex__
-        or cls.__reduce__ is not object.__reduce__
-        or getattr(cls, "__getstate__", None) is not getattr(object, "__getstate__", None)
-    )
+    names = ("__reduce_ex__", "__reduce__", "__getstate__")
+    return any(getattr(cls, name, None) is not getattr(object, name, None) for name in names)
 
 
 def _names(code: types.CodeType) -> set[str]:

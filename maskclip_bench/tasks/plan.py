@@ -15,8 +15,9 @@ from pathlib import Path
 
 from maskclip_bench.backbones import (
     backbone_names,
-    load_backbone_declaration,
     missing_weights,
+    resolve_backbone,
+    row_name,
     weights_folder,
 )
 from maskclip_bench.errors import (
@@ -65,7 +66,7 @@ class Named:
         """From names of rows and patterns of columns, in which "*" names nothing."""
         parts = [pattern.partition("/") for pattern in tasks]
         return cls(
-            rows=frozenset(map(_stem, backbones)),
+            rows=frozenset(map(row_name, backbones)),
             datasets=frozenset(_stem(dataset) for _, _, dataset in parts) - {"*"},
             protocols=frozenset(protocol for protocol, _, _ in parts) - {"*"},
         )
@@ -174,7 +175,7 @@ def _belongs(row: Row, column: Column, suite: SuiteDeclaration, named: Named) ->
 def _rows(suite: SuiteDeclaration, seeds: Sequence[int]) -> list[Row]:
     rows = []
     for name in backbone_names() if suite.backbones == "*" else suite.backbones:
-        declaration = load_backbone_declaration(name)
+        declaration = resolve_backbone(name)
         depends_on_seed = declaration.depends_on_seed
         rows += [
             Row(declaration.name, declaration, seed)

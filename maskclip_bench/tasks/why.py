@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from maskclip_bench.backbones import load_backbone_declaration, missing_weights
+from maskclip_bench.backbones import missing_weights, resolve_backbone
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.results.records import Record, RecordStore, row_id
 from maskclip_bench.runtime import Workspace, provenance
@@ -75,7 +75,7 @@ def explain(cell: str, workspace: Workspace, *, limit: int | None = None) -> Why
     if seed and not seed.isdecimal():
         raise ConfigError(f"{parts[0]!r}: after __seed comes a whole number, e.g. {name}__seed1.")
     protocol, task = load_task(f"{parts[1]}/{parts[2]}")
-    declaration = load_backbone_declaration(name)
+    declaration = resolve_backbone(name)
     row = Row(declaration.name, declaration, int(seed or 0))
     column = Column(PROTOCOLS.get_known(protocol), task)
     store = RecordStore(records_of(workspace, limit))

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from maskclip_bench.data.readers import Dataset, open_dataset
-from maskclip_bench.errors import DataError, NonFiniteError, StorageError
+from maskclip_bench.errors import ConfigError, DataError, NonFiniteError, StorageError
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks import features
 from maskclip_bench.tasks.features import FeatureStore
@@ -156,7 +156,7 @@ class OneRowForAll(ColourEncoder):
 
 
 def test_images__one_row_an_image_is_needed(store: FeatureStore, dataset: Dataset) -> None:
-    with pytest.raises(DataError, match=r"gave 1 .* features for 24 images"):
+    with pytest.raises(ConfigError, match=r"for 24 inputs"):
         store.images(make_backbone(OneRowForAll()), dataset)
 
 

@@ -42,6 +42,8 @@ class OpenClipSource(Source):
     def _weights_are_named(self) -> OpenClipSource:
         if self.pretrained is None and not self.random_init:
             raise ValueError("open_clip needs pretrained: the tag of its weights, e.g. openai")
+        if self.pretrained is not None and self.random_init:
+            raise ValueError("pretrained and random_init exclude each other; remove one")
         return self
 
 

@@ -76,11 +76,37 @@ class Python(Family):
 
         source: Any = declaration.source
         made = make(source, seed, declaration.name)
+        _refuse_unstated(made, declaration)
         contents = encoder_contents(made, source)
         return loaded_from_object(
             made,
             architecture=["python", source.python, source.arguments],
             own_identity=self.identity_of(contents),
+        )
+
+
+def _refuse_unstated(made: Any, declaration: BackboneDeclaration) -> None:
+    """An encoder that states no `preprocess` needs mean and std in its row.
+
+    Raises:
+        ConfigError: The row does not state them.
+    """
+    stated = declaration.preprocess
+    own = getattr(made, "preprocess", None)
+    if own is not None:
+        if isinstance(own, dict) and stated.mean is None and own.get("mean") is None:
+            logger.warning(
+                "%s: its preprocess states no mean and std; those of ImageNet are used.",
+                declaration.name,
+            )
+        return
+    missing = [key for key in ("image_size", "mean", "std") if getattr(stated, key) is None]
+    if missing:
+        raise ConfigError(
+            f"{declaration.name}: the preprocessing of {declaration.source.family_name} encoders "
+            f"is not guessed, and {', '.join(missing)} is stated nowhere. Write preprocess: "
+            "{image_size: ..., mean: [...], std: [...]} in the row (of values 0 to 1), or give the "
+            "encoder an attribute preprocess."
         )
 
 

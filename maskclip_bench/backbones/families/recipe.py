@@ -54,7 +54,8 @@ class Recipe(FolderFamily):
         self, declaration: BackboneDeclaration, workspace: Workspace, seed: int
     ) -> str | None:
         """Nothing, for drawn weights."""
-        if declaration.source.random_init:
+        source: Any = declaration.source
+        if source.random_init:
             return None
         return super().missing(declaration, workspace, seed)
 
@@ -64,7 +65,7 @@ class Recipe(FolderFamily):
 
     def contents(self, declaration: BackboneDeclaration, workspace: Workspace, seed: int) -> Any:
         """Of drawn weights the parts of the recipe that they follow, and the seed."""
-        source = declaration.source
+        source: Any = declaration.source
         if not source.random_init:
             return super().contents(declaration, workspace, seed)
         parts = [part.model_dump(mode="json") for part in _read_recipe(source.recipe)]
@@ -72,8 +73,9 @@ class Recipe(FolderFamily):
 
     def load(self, declaration: BackboneDeclaration, workspace: Workspace, seed: int) -> Loaded:
         """The exported model, or the architecture with drawn weights."""
-        if declaration.source.random_init:
-            return _load_random(declaration.source.recipe, seed)
+        source: Any = declaration.source
+        if source.random_init:
+            return _load_random(source.recipe, seed)
         return super().load(declaration, workspace, seed)
 
 

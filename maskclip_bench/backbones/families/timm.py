@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import model_validator
+
 from maskclip_bench import content_hash
 from maskclip_bench.backbones.families.base import (
     Family,
@@ -36,6 +38,12 @@ class TimmSource(Source):
     """File of weights instead of timm's own; a relative path starts at the workspace."""
     random_init: bool = False
     """The architecture with untrained weights drawn from the row's seed: a floor for the table."""
+
+    @model_validator(mode="after")
+    def _drawn_or_loaded(self) -> TimmSource:
+        if self.checkpoint is not None and self.random_init:
+            raise ValueError("checkpoint and random_init exclude each other; remove one")
+        return self
 
 
 class Timm(Family):
@@ -146,7 +154,7 @@ def cached_weights(name: str) -> Path | None:
     if cfg.url and not cfg.hf_hub_id:
         import torch
 
-        file = Path(torch.hub.get_dir()) / "checkpoints" / cfg.url.rpartition("/")[2]
+        file = Path(torch.hub.get_dir()) / "checkpoints" / str(cfg.url).rpartition("/")[2]
         return file if file.is_file() else None
     if not cfg.hf_hub_id:
         return None
