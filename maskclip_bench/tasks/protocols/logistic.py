@@ -10,25 +10,40 @@ principal axes, and each axis is scaled by what the curvature there must be abou
 (variance / num_classes + 1 / (C N)), to the power -1/2; the penalty stays that of the unscaled
 weights. L-BFGS then needs tens of steps where it needed hundreds.
 
+A fit ends when it is known to be near the optimum. The penalty makes the objective strongly convex
+in W, so that it is at most |gradient by W|^2 C N / 2 above its minimum; of the bias, whose
+curvature is about the objective itself, |gradient by b|^2 / (2 objective). The sum of the two may
+be `TOLERANCE` of the objective. (A limit of the gradient alone says nothing where classes are
+separable: there the objective and its gradient both go to 0, long before the optimum.)
+
 N samples, D features, C classes (the penalty's C is `c` in code).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
+
+from maskclip_bench.tasks.metrics import check_finite
 
 BLOCK = 65_536
 """Samples whose logits are in memory at a time."""
 
 DOUBLE_UP_TO = 200_000_000
 """Products N x D x C up to which an exact fit is done in float64."""
+
+TOLERANCE = 1e-6
+"""How far above its minimum the objective of an exact fit may be, as a share of it."""
+
+FLOAT32_TOLERANCE = 1e-3
+"""The same for fits in float32, whose gradients are not more exact."""
 
 SEARCH_ITERATIONS = 60
 """Limit of steps of a fit that only serves to choose C."""
@@ -48,7 +63,8 @@ class LinearClassifier:
         weight: [D, C].
         bias: [C].
         num_iterations: L-BFGS steps that it took.
-        converged: Whether the solver stopped by its tolerance rather than by its limit of steps.
+        converged: Whether the objective is within the tolerance of its minimum; False where the
+            limit of steps, or the arithmetic, ended the fit before.
     """
 
     weight: Tensor
@@ -69,10 +85,13 @@ class LogisticSolver:
     Args:
         features: [N, D], on the device to compute on.
         labels: int64 [N].
-        num_classes: C, at least 2.
+        num_classes: C.
         max_iterations: Limit of L-BFGS steps of an exact fit.
-        tolerance: Largest gradient component (of the scaled problem) that counts as solved.
+        tolerance: See `TOLERANCE`.
         start: Where the first fit starts, e.g. the answer on a part of the samples.
+
+    Raises:
+        NonFiniteError: Features are NaN or infinite.
     """
 
     def __init__(
@@ -82,9 +101,10 @@ class LogisticSolver:
         num_classes: int,
         *,
         max_iterations: int = 1000,
-        tolerance: float = 1e-4,
+        tolerance: float = TOLERANCE,
         start: LinearClassifier | None = None,
     ) -> None:
+        check_finite(features, "features")
         num_samples, width = features.shape
         small = num_samples * width * num_classes <= DOUBLE_UP_TO
         self._exact_dtype = torch.float64 if small else torch.float32
@@ -121,42 +141,74 @@ class LogisticSolver:
         """
         dtype = self._exact_dtype if exact else torch.float32
         num_samples, width = self._rotated[dtype].shape
-        max_iterations = self._max_iterations if exact else SEARCH_ITERATIONS
         penalty = 1 / (c * num_samples)
         scale = (self._variance / self._num_classes + penalty).rsqrt()[:, None]  # [D, 1]
+        gap = 0.0  # upper bound of (objective - minimum) / objective, at the last point
 
         def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            nonlocal gap
             scaled = torch.from_numpy(flat).to(self._mean.device).reshape(width + 1, -1)
             weight = scale * scaled[:-1]
             loss, by_weight, by_bias = self._loss_and_gradient(weight, scaled[-1], dtype)
             loss += 0.5 * penalty * float((weight * weight).sum())
-            gradient = torch.cat([scale * (by_weight + penalty * weight), by_bias[None]])
+            by_weight += penalty * weight
+            gap = _relative_gap(loss, by_weight, by_bias, penalty)
+            gradient = torch.cat([scale * by_weight, by_bias[None]])
             return loss, gradient.reshape(-1).cpu().numpy()
 
         weight, bias = self._nearest(c)
         start = torch.cat([weight / scale, bias[None]]).reshape(-1).cpu().numpy()
-        found = minimize(
-            objective,
-            start,
-            jac=True,
-            method="L-BFGS-B",
-            options={
-                "maxiter": max_iterations,
-                "maxfun": 2 * max_iterations,
-                "maxcor": 20,
-                "gtol": self._tolerance if exact else SEARCH_TOLERANCE,
-                "ftol": 0.0 if dtype == torch.float64 else FLOAT32_STALL,
-            },
+        tolerance = self._tolerance
+        if dtype == torch.float32:
+            tolerance = max(tolerance, FLOAT32_TOLERANCE)
+        found, num_iterations = self._minimize(
+            objective, start, lambda: gap <= tolerance, exact=exact, dtype=dtype
         )
-        solution = torch.from_numpy(found.x).to(self._mean.device).reshape(width + 1, -1)
+        objective(found)  # the gap there
+        solution = torch.from_numpy(found).to(self._mean.device).reshape(width + 1, -1)
         self._solutions[c] = (scale * solution[:-1], solution[-1])
         weight = self._axes @ (scale * solution[:-1])  # back from the principal axes
         return LinearClassifier(
             weight=weight.float(),
             bias=(solution[-1] - self._mean @ weight).float(),
-            num_iterations=int(found.nit),
-            converged=bool(found.success),
+            num_iterations=num_iterations,
+            converged=gap <= tolerance,
         )
+
+    def _minimize(
+        self,
+        objective: Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]],
+        start: NDArray[np.float64],
+        solved: Callable[[], bool],
+        *,
+        exact: bool,
+        dtype: torch.dtype,
+    ) -> tuple[NDArray[np.float64], int]:
+        """L-BFGS until `solved` -> the point, and the steps it took."""
+
+        def stop(intermediate_result: OptimizeResult) -> None:
+            if exact and solved():
+                raise StopIteration
+
+        objective(start)
+        if exact and solved():
+            return start, 0
+        limit = self._max_iterations if exact else SEARCH_ITERATIONS
+        found = minimize(
+            objective,
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            callback=stop,
+            options={
+                "maxiter": limit,
+                "maxfun": 2 * limit,
+                "maxcor": 20,
+                "gtol": 0.0 if exact else SEARCH_TOLERANCE,
+                "ftol": 0.0 if dtype == torch.float64 else FLOAT32_STALL,
+            },
+        )
+        return found.x, int(found.nit)
 
     def _nearest(self, c: float) -> tuple[Tensor, Tensor]:
         """Weight and bias of the solved problem whose C is nearest, zeros if there is none."""
@@ -189,3 +241,12 @@ class LogisticSolver:
             by_weight += (features.T @ error).double()
             by_bias += error.sum(dim=0).double()
         return loss / num_samples, by_weight / num_samples, by_bias / num_samples
+
+
+def _relative_gap(loss: float, by_weight: Tensor, by_bias: Tensor, penalty: float) -> float:
+    """Upper bound of (objective - minimum) / objective; see the top of this file."""
+    if loss <= 0:
+        return 0.0
+    above = float(by_weight.square().sum()) / (2 * penalty)
+    above += float(by_bias.square().sum()) / (2 * loss)
+    return above / loss

@@ -1,3 +1,5 @@
+"""The solver of the linear probe against scikit-learn, from two starts, and the search of C."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -5,7 +7,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression as Oracle
 
-from maskclip_bench.tasks.protocols.base import no_progress
+from maskclip_bench.errors import NonFiniteError
+from maskclip_bench.progress import no_progress
 from maskclip_bench.tasks.protocols.linear_probe import PRESETS, Preset, fit_probe, hold_out
 from maskclip_bench.tasks.protocols.logistic import LogisticSolver
 
@@ -24,7 +27,7 @@ def clouds(
 def test_fit__equals_scikit_learn(c: float) -> None:
     features, labels = clouds()
     oracle = Oracle(C=c, tol=1e-8, max_iter=5000).fit(features.double().numpy(), labels.numpy())
-    found = LogisticSolver(features, labels, 4, tolerance=1e-7).fit(c)
+    found = LogisticSolver(features, labels, 4, tolerance=1e-10).fit(c)
     assert found.converged
     # The penalty leaves nothing undetermined but the mean of the biases.
     bias = found.bias.numpy() - found.bias.numpy().mean()
@@ -36,15 +39,60 @@ def test_fit__equals_scikit_learn(c: float) -> None:
 
 def test_fit__a_start_does_not_change_the_answer() -> None:
     features, labels = clouds()
-    cold = LogisticSolver(features, labels, 4, tolerance=1e-7).fit(1.0)
-    solver = LogisticSolver(features, labels, 4, tolerance=1e-7)
+    cold = LogisticSolver(features, labels, 4, tolerance=1e-10).fit(1.0)
+    solver = LogisticSolver(features, labels, 4, tolerance=1e-10)
     for c in (1e-4, 1e-2, 30.0):
         solver.fit(c, exact=False)
     warm = solver.fit(1.0)
     torch.testing.assert_close(warm.weight, cold.weight, rtol=1e-3, atol=1e-4)
-    again = LogisticSolver(features, labels, 4, tolerance=1e-7, start=cold).fit(1.0)
-    assert again.num_iterations <= 2
+    again = LogisticSolver(features, labels, 4, tolerance=1e-10, start=cold).fit(1.0)
+    assert again.num_iterations <= 4
     torch.testing.assert_close(again.weight, cold.weight, rtol=1e-3, atol=1e-4)
+
+
+def objective(
+    features: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, c: float
+) -> float:
+    logits = features.double() @ weight.double() + bias.double()
+    loss = -logits.log_softmax(dim=1).gather(1, labels[:, None]).mean()
+    return float(loss + weight.double().square().sum() / (2 * c * len(features)))
+
+
+@pytest.mark.parametrize("c", [1.0, 1e3, 1e6])
+def test_fit__separable_features_converge_from_two_starts_to_scikit_learns_optimum(
+    c: float,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 5
+    features = torch.randn(5, 32, generator=generator)[labels]
+    features = features + 0.4 * torch.randn(300, 32, generator=generator)
+    oracle = Oracle(C=c, tol=1e-9, max_iter=20_000)
+    oracle.fit(features.double().numpy(), labels.numpy())
+    weight, bias = torch.from_numpy(oracle.coef_.T), torch.from_numpy(oracle.intercept_)
+    optimum = objective(features, labels, weight, bias, c)
+    cold = LogisticSolver(features, labels, 5).fit(c)
+    solver = LogisticSolver(features, labels, 5)
+    solver.fit(c / 100, exact=False)
+    warm = solver.fit(c)
+    for found in (cold, warm):
+        assert found.converged
+        value = objective(features, labels, found.weight, found.bias, c)
+        assert value <= optimum * (1 + 1e-4)
+
+
+def test_fit__one_class_is_solved() -> None:
+    features, _ = clouds()
+    found = LogisticSolver(features, torch.zeros(240, dtype=torch.int64), 1).fit(1.0)
+    assert found.converged
+    assert found(features).shape == (240, 1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_solver__refuses_what_is_not_finite(value: float) -> None:
+    features, labels = clouds()
+    features[3, 1] = value
+    with pytest.raises(NonFiniteError, match="1 of 240 rows of the features"):
+        LogisticSolver(features, labels, 4)
 
 
 def test_fit__constant_and_repeated_features_do_no_harm() -> None:
