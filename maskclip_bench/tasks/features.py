@@ -17,12 +17,13 @@ from __future__ import annotations
 import json
 import logging
 import re
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -37,6 +38,7 @@ from maskclip_bench.data.readers import Dataset
 from maskclip_bench.errors import DataError, NonFiniteError, storage_error
 from maskclip_bench.progress import Progress, no_progress, throttled
 from maskclip_bench.runtime import default_num_threads
+from maskclip_bench.tasks.metrics import check_finite
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,9 @@ REPORT_SECONDS = 0.5
 WORKERS_FROM_PIXELS = 20_000 * 64 * 64
 """Pixels from which decoding in worker processes pays for starting them."""
 
+MEMORY_BYTES = 512 * 2**20
+"""What `remembered` keeps."""
+
 NAMED_SAMPLES = 3
 """How many samples an error names."""
 
@@ -60,6 +65,7 @@ _SYSTEM_ERROR = re.compile(r"os error (\d+)|code: (\d+)")
 """Where safetensors says which error of the system stopped it."""
 
 Tensors = dict[str, Tensor]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +91,8 @@ class FeatureStore:
     def __init__(self, root: Path | None = None) -> None:
         self.root = root
         self._memory: dict[str, Tensors] = {}
+        self._recent: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._lock = threading.Lock()
         if root is not None:
             storage.remove_leftovers(root, recursive=True)
 
@@ -148,6 +156,27 @@ class FeatureStore:
         )["texts"]
         position = {text: index for index, text in enumerate(distinct)}
         return stored[torch.tensor([position[text] for text in texts], dtype=torch.int64)]
+
+    def remembered(self, identity: list[Any], make: Callable[[], T], size: Callable[[T], int]) -> T:
+        """A value that is kept in memory while there is room; the least recently used goes first.
+
+        Args:
+            identity: Everything it depends on, JSON-like.
+            make: Computes it; may be called twice if two threads ask at once.
+            size: Its bytes.
+        """
+        key = storage.fingerprint(identity, length=32)
+        with self._lock:
+            if key in self._recent:
+                self._recent.move_to_end(key)
+                found: T = self._recent[key][0]
+                return found
+        value = make()
+        with self._lock:
+            self._recent[key] = (value, size(value))
+            while len(self._recent) > 1 and sum(s for _, s in self._recent.values()) > MEMORY_BYTES:
+                self._recent.popitem(last=False)
+        return value
 
     def get(self, identity: dict[str, Any], make: Callable[[], Tensors], *, note: str) -> Tensors:
         """Tensors by what they depend on; made, and stored, if they are not there.
@@ -332,11 +361,7 @@ def _batches(prepared: _Prepared, backbone: Backbone) -> Iterator[Tensor]:
 
 
 def _outputs(backbone: Backbone, images: Tensor, dataset: Dataset, start: int) -> Tensors:
-    """Outputs of one batch.
-
-    Raises:
-        NonFiniteError: See `FeatureStore.images`.
-    """
+    """Outputs of one batch, all finite."""
 
     def encode(part: Tensor) -> Tensors:
         outputs = {k: v.cpu() for k, v in backbone.image_outputs(part).items()}
@@ -346,15 +371,10 @@ def _outputs(backbone: Backbone, images: Tensor, dataset: Dataset, start: int) -
                     f"{backbone.row_id} gave {len(values)} {point} features for {len(part)} "
                     "images; an encoder returns one row an image."
                 )
-            _check_finite(values, f"the {point} features of {backbone.row_id}")
+            check_finite(values, f"{point} features of {backbone.row_id}")
         return outputs
 
-    try:
-        return encode(images)
-    except NonFiniteError as error:
-        names = dataset.sample_ids[start : start + len(images)]
-        one_by_one = [partial(encode, image[None]) for image in images]
-        raise _with_samples(error, names, one_by_one) from None
+    return name_not_finite(encode, images, dataset.sample_ids[start : start + len(images)])
 
 
 def _encode(backbone: Backbone, texts: Sequence[str], progress: Progress) -> Tensor:
@@ -363,41 +383,44 @@ def _encode(backbone: Backbone, texts: Sequence[str], progress: Progress) -> Ten
 
     def encode(part: Sequence[str]) -> Tensor:
         values = backbone.encode_text(part).cpu()
-        _check_finite(values, f"the text embeddings of {backbone.row_id}")
+        check_finite(values, f"text embeddings of {backbone.row_id}")
         return values
 
     outputs = []
     for start in range(0, len(texts), TEXT_BATCH):
         batch = texts[start : start + TEXT_BATCH]
-        try:
-            outputs.append(encode(batch))
-        except NonFiniteError as error:
-            one_by_one = [partial(encode, [text]) for text in batch]
-            raise _with_samples(error, batch, one_by_one) from None
+        outputs.append(name_not_finite(encode, batch, batch))
         report("texts", start + len(batch), len(texts))
     return torch.cat(outputs)
 
 
-def _check_finite(values: Tensor, what: str) -> None:
-    wrong = int((~torch.isfinite(values).flatten(1).all(dim=1)).sum())
-    if wrong:
-        raise NonFiniteError(
-            f"{wrong} of {len(values)} rows of {what} are NaN or infinite. Check its weights and "
-            "its precision; no number is made of them."
-        )
+class _Batch(Protocol):
+    """Something with parts: a tensor, a list."""
+
+    def __getitem__(self, part: slice, /) -> Any: ...
 
 
-def _with_samples(
-    error: NonFiniteError, names: Sequence[str], encode: Sequence[Callable[[], object]]
-) -> NonFiniteError:
-    """The same error with the first samples that are not finite, found one by one."""
-    found: list[str] = []
-    for name, encode_one in zip(names, encode, strict=True):
-        try:
-            encode_one()
-        except NonFiniteError:
-            found.append(repr(name))
-        if len(found) == NAMED_SAMPLES:
-            break
-    where = f"First of them: {', '.join(found)}." if found else "Only in a batch, not one by one."
-    return NonFiniteError(f"{error} {where}")
+def name_not_finite(encode: Callable[[Any], T], batch: _Batch, names: Sequence[str]) -> T:
+    """`encode(batch)`; the error for outputs that are not finite names the first samples.
+
+    Args:
+        encode: Raises NonFiniteError where its outputs are not finite.
+        batch: What to encode.
+        names: Of its samples.
+
+    Raises:
+        NonFiniteError: With the names of the first samples that are not finite, found one by one.
+    """
+    try:
+        return encode(batch)
+    except NonFiniteError as error:
+        found: list[str] = []
+        for index, name in enumerate(names):
+            try:
+                encode(batch[index : index + 1])
+            except NonFiniteError:
+                found.append(repr(name))
+            if len(found) == NAMED_SAMPLES:
+                break
+        where = f"First: {', '.join(found)}." if found else "Only as a batch, not one by one."
+        raise NonFiniteError(f"{error} {where}") from None

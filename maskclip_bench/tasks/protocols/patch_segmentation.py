@@ -15,8 +15,6 @@ S images, G patches along a side, N patches, D width, C classes.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -28,14 +26,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from maskclip_bench import storage
 from maskclip_bench.backbones.loading import Backbone
 from maskclip_bench.config import Declaration
 from maskclip_bench.data.masks import class_shares, count_pixels, read_mask
 from maskclip_bench.data.readers import Dataset
-from maskclip_bench.errors import ConfigError
+from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.tasks.dense_outcomes import SplitResult, outcome_table
+from maskclip_bench.tasks.features import MEMORY_BYTES, identity_of, name_not_finite
+from maskclip_bench.tasks.metrics import check_finite
 from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext, evenly_spaced
 from maskclip_bench.tasks.protocols.segmentation import (
     class_iou,
@@ -47,7 +46,6 @@ PRESET_VERSION = 1
 IMAGES_AT_ONCE = 16
 CLASSES_AT_ONCE = 16
 """Score maps of the mask's size that are held at a time."""
-CACHE_BYTES = 512 * 2**20
 
 
 class PatchSettings(Declaration):
@@ -76,34 +74,6 @@ class Bank:
     labels: Tensor
 
 
-class _Cache:
-    """Tokens of a split, shared by the protocols on it; the least recently used goes first."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._values: OrderedDict[str, tuple[Any, int]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: str, make: Callable[[], tuple[Any, int]]) -> Any:
-        """The value under `key`; `make` gives it and its bytes. May be made twice in a race."""
-        with self._lock:
-            if key in self._values:
-                self._values.move_to_end(key)
-                return self._values[key][0]
-        value, size = make()
-        with self._lock:
-            self._values[key] = (value, size)
-            while len(self._values) > 1 and self._bytes() > self._max_bytes:
-                self._values.popitem(last=False)
-        return value
-
-    def _bytes(self) -> int:
-        return sum(size for _, size in self._values.values())
-
-
-_cache = _Cache(CACHE_BYTES)
-
-
 class PatchProtocol(Protocol):
     """Base of the three: scores for each patch of the test images, then pixel counts."""
 
@@ -123,6 +93,7 @@ class PatchProtocol(Protocol):
         Raises:
             ConfigError: The backbone gives no patch tokens, or no class names are declared.
             DataError: The data is missing or broken.
+            NonFiniteError: Patch tokens or their scores are NaN or infinite.
         """
         settings: PatchSettings = context.settings
         dataset = context.dataset("test")
@@ -132,7 +103,9 @@ class PatchProtocol(Protocol):
         counts = []
         for index in range(len(dataset)):
             mask = read_mask(dataset.annotations[index], num_classes=len(names))
-            predicted = segment(score(tokens(index).to(context.device)), mask.shape)
+            scores = score(tokens(index).to(context.device))
+            check_finite(scores, f"patch scores of {dataset.sample_ids[index]}")
+            predicted = segment(scores, mask.shape)
             counts.append(count_pixels(predicted, mask, len(names)))
             if index % 32 == 0:
                 context.progress("segmenting", index, len(dataset))
@@ -172,21 +145,16 @@ def training_bank(context: ProtocolContext, num_classes: int) -> Bank:
     """At most `max_patches` labelled patches of the training split, drawn by the context's seed."""
     settings: PatchSettings = context.settings
     dataset = context.dataset("train")
-    key = storage.fingerprint(
-        [
-            "bank",
-            context.backbone.weights_fingerprint,
-            context.backbone.transform_id,
-            dataset.fingerprint,
-            context.seed,
-            settings.tiles,
-            settings.max_patches,
-            settings.max_images,
-            num_classes,
-        ]
-    )
+    identity = [
+        *_tokens_identity(context, dataset, settings.tiles),
+        "bank",
+        context.seed,
+        settings.max_patches,
+        settings.max_images,
+        num_classes,
+    ]
 
-    def make() -> tuple[Bank, int]:
+    def make() -> Bank:
         indices = evenly_spaced(len(dataset), settings.max_images)
         per_image = -(-settings.max_patches // len(indices))
         generator = torch.Generator().manual_seed(context.seed)
@@ -201,39 +169,52 @@ def training_bank(context: ProtocolContext, num_classes: int) -> Bank:
             labels.append(shares[known][chosen])
             if done % 32 == 0:
                 context.progress("patches of the training images", done, len(indices))
-        bank = Bank(torch.cat(tokens), torch.cat(labels))
-        return bank, 4 * (bank.tokens.numel() + bank.labels.numel())
+        if not sum(map(len, tokens)):
+            raise DataError(
+                f"{dataset.name} ({dataset.split}): no patch of {len(indices)} images is labelled "
+                "for more than half, so there is nothing to compare with. Check the masks."
+            )
+        return Bank(torch.cat(tokens), torch.cat(labels))
 
-    bank: Bank = _cache.get(key, make)
-    return bank
+    return context.features.remembered(
+        identity, make, lambda bank: 4 * (bank.tokens.numel() + bank.labels.numel())
+    )
+
+
+def _tokens_identity(context: ProtocolContext, dataset: Dataset, tiles: int) -> list[object]:
+    """What the patch tokens of a split depend on."""
+    return [
+        identity_of(context.backbone),
+        context.backbone.transform_id,
+        dataset.fingerprint,
+        dataset.split,
+        tiles,
+    ]
 
 
 def tokens_of_images(
     context: ProtocolContext, dataset: Dataset, tiles: int
 ) -> Callable[[int], Tensor]:
     """Index of a test image -> its tokens [N, D]; encoded once where they fit into memory."""
-    key = storage.fingerprint(
-        [
-            "test",
-            context.backbone.weights_fingerprint,
-            context.backbone.transform_id,
-            dataset.fingerprint,
-            tiles,
-        ]
-    )
 
-    def make() -> tuple[Tensor, int]:
+    def encode(dtype: torch.dtype) -> Tensor:
         parts = []
         for index, patches in _encode(context, dataset, range(len(dataset)), tiles):
-            parts.append(patches.half())
+            parts.append(patches.to(dtype))
             if index % 32 == 0:
                 context.progress("patches of the test images", index, len(dataset))
-        stacked = torch.stack(parts)  # [S, N, D]
-        return stacked, 2 * stacked.numel()
+        return torch.stack(parts)  # [S, N, D]
+
+    def make() -> Tensor:
+        stacked = encode(torch.float16)
+        return stacked if bool(torch.isfinite(stacked).all()) else encode(torch.float32)
 
     _, first = next(iter(_encode(context, dataset, [0], tiles)))
-    if 2 * first.numel() * len(dataset) <= CACHE_BYTES:
-        stored: Tensor = _cache.get(key, make)
+    if 2 * first.numel() * len(dataset) <= MEMORY_BYTES:
+        identity = [*_tokens_identity(context, dataset, tiles), "tokens"]
+        stored = context.features.remembered(
+            identity, make, lambda tokens: tokens.element_size() * tokens.numel()
+        )
         return lambda index: stored[index].float()
     return lambda index: next(iter(_encode(context, dataset, [index], tiles)))[1]
 
@@ -241,11 +222,17 @@ def tokens_of_images(
 def _encode(context: ProtocolContext, dataset: Dataset, indices: Any, tiles: int) -> Any:
     """Yield (index, patch tokens [N, D] in row-major order of the whole image)."""
     backbone = context.backbone
+
+    def encode(windows: list[Tensor]) -> Tensor:
+        tokens = backbone.patch_tokens(torch.cat(windows)).cpu()  # [B * tiles^2, n, D]
+        check_finite(tokens, f"patch tokens of {backbone.row_id}")
+        return tokens
+
     waiting = list(indices)
     for start in range(0, len(waiting), IMAGES_AT_ONCE):
         part = waiting[start : start + IMAGES_AT_ONCE]
-        windows = torch.cat([image_windows(dataset.image(i), backbone, tiles) for i in part])
-        tokens = backbone.patch_tokens(windows).cpu()  # [B * tiles^2, n, D]
+        windows = [image_windows(dataset.image(i), backbone, tiles) for i in part]
+        tokens = name_not_finite(encode, windows, [dataset.sample_ids[i] for i in part])
         yield from zip(part, join_tiles(tokens, tiles), strict=True)
 
 

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from maskclip_bench.backbones.loading import load_backbone
+from maskclip_bench.backbones import Backbone, load_backbone
 from maskclip_bench.data.dense import count_pixels, read_mask
-from maskclip_bench.errors import DataError
+from maskclip_bench.errors import DataError, NonFiniteError
 from maskclip_bench.runtime import Workspace
+from maskclip_bench.tasks.features import FeatureStore
+from maskclip_bench.tasks.protocols import patch_segmentation
+from maskclip_bench.tasks.protocols.base import evenly_spaced
+from maskclip_bench.tasks.protocols.knn_segmentation import KnnSegmentation
 from maskclip_bench.tasks.protocols.patch_segmentation import (
-    evenly_spaced,
     image_windows,
     join_tiles,
     patch_labels,
     segment,
 )
 
-from .scenes import ROW
+from .scenes import ROW, context, write_scenes
 
 
 def test_windows__and_their_tokens_make_the_whole_image_again(tmp_path: Path) -> None:
@@ -39,6 +44,27 @@ def test_patch_labels__shares() -> None:
     shares = patch_labels(mask, num_classes=3, grid=2)
     expected = torch.tensor([[0.75, 0.25, 0], [0, 0.5, 0], [0, 0, 1], [0, 0, 1]])
     assert torch.equal(shares, expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 96), (97, 61), (30, 111), (8, 8), (5, 3)])
+@pytest.mark.parametrize("grid", [2, 4, 7])
+def test_patch_labels__equal_pooling_of_the_one_hot_mask(
+    height: int, width: int, grid: int
+) -> None:
+    generator = np.random.default_rng(0)
+    mask = generator.integers(0, 6, (height, width)).astype(np.uint8)
+    mask[mask == 5] = 255
+    one_hot = np.stack([mask == label for label in range(5)]).astype(np.float32)
+    expected = F.adaptive_avg_pool2d(torch.from_numpy(one_hot), grid).flatten(1).T
+    assert torch.equal(patch_labels(mask, num_classes=5, grid=grid), expected)
+
+
+def test_segment__classes_a_few_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(49, 11, generator=generator)
+    whole = segment(scores, (40, 33))
+    monkeypatch.setattr(patch_segmentation, "UPSAMPLED_ELEMENTS", 2 * 40 * 33)
+    assert np.array_equal(segment(scores, (40, 33)), whole)
 
 
 def test_segment__nearest_patch_wins() -> None:
@@ -65,6 +91,46 @@ def test_read_mask__values(tmp_path: Path) -> None:
     file.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"mask\.png is no readable mask"):
         read_mask(file, num_classes=2)
+
+
+class Scaled:
+    """A backbone with its patch tokens multiplied."""
+
+    def __init__(self, backbone: Backbone, factor: float) -> None:
+        self._backbone = backbone
+        self._factor = factor
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._backbone, name)
+
+    def patch_tokens(self, images: torch.Tensor) -> torch.Tensor:
+        return self._backbone.patch_tokens(images) * self._factor
+
+
+def test_run__tokens_beyond_half_precision_give_the_same_segments(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "halves")
+    small = context(tmp_path, KnnSegmentation(), classes="classes.json")
+    large = replace(small, backbone=Scaled(small.backbone, 1e6), features=FeatureStore())
+    expected, found = KnnSegmentation().run(small), KnnSegmentation().run(large)
+    assert found.metrics["mean_iou"].value == pytest.approx(
+        expected.metrics["mean_iou"].value, abs=0.02
+    )
+
+
+def test_run__tokens_that_are_not_finite_name_row_and_images(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "halves")
+    good = context(tmp_path, KnnSegmentation(), classes="classes.json")
+    bad = replace(good, backbone=Scaled(good.backbone, float("nan")), features=FeatureStore())
+    with pytest.raises(NonFiniteError, match=r"patch tokens of random .*First: '.*'"):
+        KnnSegmentation().run(bad)
+
+
+def test_run__masks_without_labels(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "halves")
+    for mask in (tmp_path / "halves/annotations/training").iterdir():
+        Image.fromarray(np.zeros((96, 96), np.uint8)).save(mask)
+    with pytest.raises(DataError, match="no patch of 12 images is labelled"):
+        KnnSegmentation().run(context(tmp_path, KnnSegmentation(), classes="classes.json"))
 
 
 @pytest.mark.parametrize("num", [1, 1999, 2000, 2001, 3000, 3999, 4001, 20210])
