@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from open_clip.model import CustomTextCLIP
 
+    from maskclip_bench.backbones import Backbone
     from maskclip_bench.pretrain.recipe import Recipe
     from maskclip_bench.pretrain.trainer import Evaluator
     from maskclip_bench.progress import Snapshot
@@ -152,8 +152,7 @@ def _train_here(
 def evaluators_of(recipe: Recipe, place: Workspace, device: str) -> list[Evaluator]:
     """What the trainer runs every `recipe.evaluation.every_epochs`: one evaluator for each task.
 
-    Each writes the student as a folder and measures it as any other backbone; nothing is kept but
-    the numbers.
+    Each measures the student in memory as any other backbone; nothing is kept but the numbers.
 
     Raises:
         UnknownNameError: There is no such task.
@@ -178,7 +177,7 @@ def evaluators_of(recipe: Recipe, place: Workspace, device: str) -> list[Evaluat
 
 def _evaluate(
     recipe: Recipe,
-    place: Workspace,
+    workspace: Workspace,
     device: torch.device,
     name: str,
     protocol: Protocol,
@@ -187,41 +186,49 @@ def _evaluate(
     step: int,
 ) -> dict[str, float]:
     """Measure the student on a task -> its metrics, as `protocol/data set/metric`."""
-    from maskclip_bench.backbones import BackboneDeclaration, load_backbone
-    from maskclip_bench.config import validate
-    from maskclip_bench.pretrain.export import write_model_folder
-    from maskclip_bench.tasks.features import FeatureStore
-    from maskclip_bench.tasks.protocols.base import ProtocolContext
+    from maskclip_bench.tasks.measure import measure
 
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = write_model_folder(
-            model,
-            Path(temporary) / "model",
-            recipe=recipe,
-            weights="student",
-            provenance={"step": step},
-        )
-        row = validate(
-            {
-                "name": "student",
-                "display_name": recipe.name,
-                "world": recipe.world,
-                "source": {"open_clip_folder": str(folder)},
-            },
-            BackboneDeclaration,
-            where="the student",
-        )
-        measurement = protocol.run(
-            ProtocolContext(
-                task=task,
-                settings=protocol.settings_of(task),
-                backbone=load_backbone(row, workspace=place, device=device),
-                features=FeatureStore(Path(temporary) / "features"),
-                workspace=place,
-                device=device,
-            )
-        )
+    backbone = student_backbone(model, recipe, device)
+    measurement = measure(protocol, task, backbone, workspace=workspace, device=device)
     return {f"{name}/{metric}": found.value for metric, found in measurement.metrics.items()}
+
+
+def student_backbone(model: CustomTextCLIP, recipe: Recipe, device: torch.device) -> Backbone:
+    """The model of a recipe, in memory, as a row: its weights stay trainable.
+
+    Raises:
+        NonFiniteError: Weights are NaN or infinite.
+    """
+    from maskclip_bench.backbones.declaration import BackboneDeclaration
+    from maskclip_bench.backbones.encoders import OpenClipEncoder
+    from maskclip_bench.backbones.families.base import Loaded
+    from maskclip_bench.backbones.in_memory import MemorySource
+    from maskclip_bench.backbones.loading import backbone_of
+    from maskclip_bench.data.tokenizer import load_tokenizer
+
+    augment = recipe.data.augment
+    return backbone_of(
+        Loaded(
+            model=model,
+            encoder=OpenClipEncoder(model, load_tokenizer(recipe.tokenizer)),
+            preprocess={
+                "image_size": recipe.model.image_size,
+                "mean": augment.mean,
+                "std": augment.std,
+            },
+            has_text=True,
+            architecture=recipe.model.model_dump(mode="json"),
+        ),
+        BackboneDeclaration(
+            name="student",
+            display_name=recipe.name or "student",
+            world=recipe.world,
+            source=MemorySource(memory="CustomTextCLIP", reads_text=True),
+        ),
+        identity="student",
+        device=device,
+        freeze=False,
+    )
 
 
 def _submit(

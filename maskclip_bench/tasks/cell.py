@@ -167,7 +167,7 @@ def fingerprints_of_backbone(
         task,
         backbone.declaration,
         workspace,
-        weights=backbone.weights_fingerprint,
+        weights=backbone.identity or backbone.weights_fingerprint,
         limit=limit,
     )
 

@@ -224,9 +224,7 @@ def _encode(context: ProtocolContext, dataset: Dataset, indices: Any, tiles: int
     backbone = context.backbone
 
     def encode(windows: list[Tensor]) -> Tensor:
-        tokens = backbone.patch_tokens(torch.cat(windows)).cpu()  # [B * tiles^2, n, D]
-        check_finite(tokens, f"patch tokens of {backbone.row_id}")
-        return tokens
+        return backbone.patch_tokens(torch.cat(windows)).cpu()  # [B * tiles^2, n, D]
 
     waiting = list(indices)
     for start in range(0, len(waiting), IMAGES_AT_ONCE):

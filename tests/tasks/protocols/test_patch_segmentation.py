@@ -120,9 +120,22 @@ def test_run__tokens_beyond_half_precision_give_the_same_segments(tmp_path: Path
 def test_run__tokens_that_are_not_finite_name_row_and_images(tmp_path: Path) -> None:
     write_scenes(tmp_path / "halves")
     good = context(tmp_path, KnnSegmentation(), classes="classes.json")
-    bad = replace(good, backbone=Scaled(good.backbone, float("nan")), features=FeatureStore())
-    with pytest.raises(NonFiniteError, match=r"patch tokens of random .*First: '.*'"):
-        KnnSegmentation().run(bad)
+    with torch.no_grad():
+        next(good.backbone.model.parameters()).fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match=r"random.*First: '.*'"):
+        KnnSegmentation().run(good)
+
+
+def test_run__scores_that_are_not_finite_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scenes(tmp_path / "halves")
+    protocol = KnnSegmentation()
+    monkeypatch.setattr(
+        protocol, "scorer", lambda context, n: (lambda tokens: tokens[:, :n] * torch.nan, {})
+    )
+    with pytest.raises(NonFiniteError, match=r"144 of 144 rows of the patch scores of "):
+        protocol.run(context(tmp_path, protocol, classes="classes.json"))
 
 
 def test_run__masks_without_labels(tmp_path: Path) -> None:
