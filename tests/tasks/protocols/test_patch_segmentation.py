@@ -16,7 +16,6 @@ from maskclip_bench.data.dense import count_pixels, read_mask
 from maskclip_bench.errors import DataError, NonFiniteError
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks.features import FeatureStore
-from maskclip_bench.tasks.protocols import patch_segmentation
 from maskclip_bench.tasks.protocols.base import evenly_spaced
 from maskclip_bench.tasks.protocols.knn_segmentation import KnnSegmentation
 from maskclip_bench.tasks.protocols.patch_segmentation import (
@@ -57,14 +56,6 @@ def test_patch_labels__equal_pooling_of_the_one_hot_mask(
     one_hot = np.stack([mask == label for label in range(5)]).astype(np.float32)
     expected = F.adaptive_avg_pool2d(torch.from_numpy(one_hot), grid).flatten(1).T
     assert torch.equal(patch_labels(mask, num_classes=5, grid=grid), expected)
-
-
-def test_segment__classes_a_few_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randn(49, 11, generator=generator)
-    whole = segment(scores, (40, 33))
-    monkeypatch.setattr(patch_segmentation, "UPSAMPLED_ELEMENTS", 2 * 40 * 33)
-    assert np.array_equal(segment(scores, (40, 33)), whole)
 
 
 def test_segment__nearest_patch_wins() -> None:
