@@ -25,10 +25,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import webdataset
 from PIL import Image
 
 from maskclip_bench.data.config import DataConfig
+from maskclip_bench.data.demo.formats import tar_bytes
 from maskclip_bench.data.images import random_crop
 from maskclip_bench.data.pairs.loader import PairLoader
 from maskclip_bench.data.shapes import draw_photo, draw_shapes, jpeg_bytes
@@ -50,16 +50,12 @@ def draw_jpegs(num: int, *, width: int, height: int) -> list[bytes]:
 def write_shards(folder: Path, jpegs: Sequence[bytes], *, num_shards: int = 4) -> None:
     """The JPEGs with a caption each, in `num_shards` webdataset shards."""
     for shard in range(num_shards):
-        with webdataset.TarWriter(str(folder / f"photos-{shard:06d}.tar")) as writer:
-            for index in range(shard, len(jpegs), num_shards):
-                about = {"captions": [CAPTION.format(index, 1990 + index % 30)]}
-                writer.write(
-                    {
-                        "__key__": f"{index:06d}",
-                        "jpg": jpegs[index],
-                        "json": json.dumps(about).encode(),
-                    }
-                )
+        members: list[tuple[str, bytes]] = []
+        for index in range(shard, len(jpegs), num_shards):
+            about = {"captions": [CAPTION.format(index, 1990 + index % 30)]}
+            members.append((f"{index:06d}.jpg", jpegs[index]))
+            members.append((f"{index:06d}.json", json.dumps(about).encode()))
+        (folder / f"photos-{shard:06d}.tar").write_bytes(tar_bytes(members))
 
 
 def decode_bare(jpegs: Sequence[bytes], *, size: int) -> int:

@@ -16,7 +16,7 @@ IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 
 class SourceConfig(Declaration):
-    """Where the image-text pairs lie; paths are relative to the data root."""
+    """Where the image-text pairs are; paths are relative to the data root."""
 
     kind: Literal["webdataset", "csv", "parquet"] = "webdataset"
     """`webdataset`: tar shards. `csv`: a table with a header line (a file ending in .tsv, or
@@ -37,8 +37,8 @@ class SourceConfig(Declaration):
     """Samples an epoch draws with `sampling: resampled`; by default as many as there are."""
 
     shuffle_window: Annotated[int, Field(gt=0)] | None = None
-    """Shuffle within windows of so many samples, made of randomly chosen runs of neighbours, for
-    disks that do not like random reads. By default the whole set is shuffled."""
+    """Shuffle within windows of this many samples, made of randomly chosen runs of neighbours, for
+    disks that are slow at random reads. By default the whole set is shuffled."""
 
     image_field: str = "image"
     """Column of the image path (csv, parquet). In shards, images are found by their suffix."""
@@ -54,7 +54,11 @@ class SourceConfig(Declaration):
     text or a list of texts. `txt` names the `.txt` member of a sample in a shard."""
 
     separator: str | None = None
-    """Column separator of a csv; by default a comma, or a tab for .tsv files."""
+    """Column separator of a csv, one character; by default a comma, or a tab for .tsv files."""
+
+    quoting: bool | None = None
+    """Whether `"` quotes a field of a csv (`""` inside it is one quote). By default off where a
+    tab separates the columns, since captions hold single quotation marks, and on elsewhere."""
 
     captions: Literal["first", "random", "random_of_fields"] = "random"
     """Which caption a sample shows: the first; any, with equal chances; or a random field (SLIP:
@@ -141,7 +145,7 @@ class AugmentConfig(Declaration):
             if not 0 < low <= high:
                 raise ValueError(f"{name} should be (low, high) with 0 < low <= high")
         if any(not 0 <= value <= 1 for value in self.ssl_jitter) or self.ssl_jitter[3] > 0.5:
-            raise ValueError("ssl_jitter should lie in 0..1, its last value (hue) in 0..0.5")
+            raise ValueError("ssl_jitter should be in 0..1, its last value (hue) in 0..0.5")
         return self
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from maskclip_bench.data.demo.formats import tar_bytes
 from maskclip_bench.runtime import derive_seed
 
 COLOURS = {
@@ -81,21 +82,17 @@ def write_shape_shards(
     folder: Path, *, num_samples: int, num_shards: int, size: int = 72, seed: int = 0
 ) -> str:
     """Write webdataset shards `shapes-{000000..}.tar` (jpg, json, txt); returns their pattern."""
-    from webdataset import TarWriter
-
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(num_shards):
-        with TarWriter(str(folder / f"shapes-{shard:06d}.tar")) as writer:
-            for index in range(shard, num_samples, num_shards):
-                image, captions = draw_shapes(index, size=size, seed=seed)
-                writer.write(
-                    {
-                        "__key__": f"{index:06d}",
-                        "jpg": jpeg_bytes(image),
-                        "json": json.dumps({"captions": captions}).encode(),
-                        "txt": captions[0].encode(),
-                    }
-                )
+        members: list[tuple[str, bytes]] = []
+        for index in range(shard, num_samples, num_shards):
+            image, captions = draw_shapes(index, size=size, seed=seed)
+            members += [
+                (f"{index:06d}.jpg", jpeg_bytes(image)),
+                (f"{index:06d}.json", json.dumps({"captions": captions}).encode()),
+                (f"{index:06d}.txt", captions[0].encode()),
+            ]
+        (folder / f"shapes-{shard:06d}.tar").write_bytes(tar_bytes(members))
     return str(folder / f"shapes-{{000000..{num_shards - 1:06d}}}.tar")
 
 

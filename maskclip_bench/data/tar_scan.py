@@ -87,26 +87,22 @@ def scan_tar(path: Path) -> TarListing:
     """List the files of a tar by its headers.
 
     Raises:
-        DataError: It is missing, no regular file, unreadable, or compressed.
+        CompressedTarError: It is compressed (a `DataError`).
+        DataError: It is missing, no regular file, or unreadable.
     """
     listing = TarListing()
     with open_regular(path) as file:
         try:
-            _Scan(file.fileno(), listing).run()
+            _Scan(file.fileno(), path, listing).run()
         except _EndsEarly as end:
             listing.problem, listing.detail = end.problem, end.detail
         except OSError as error:
             raise DataError(f"Cannot read {path} ({error.strerror}). Check the disk.") from None
-        except _IsCompressed as error:
-            raise DataError(
-                f"{path} is compressed ({error}). Shards are read at any offset: unpack it to a "
-                "plain .tar (images are compressed already)."
-            ) from None
     return listing
 
 
-class _IsCompressed(Exception):
-    """Raised with the name of the compression."""
+class CompressedTarError(DataError):
+    """A shard is compressed as a whole."""
 
 
 class _EndsEarly(Exception):
@@ -119,8 +115,9 @@ class _EndsEarly(Exception):
 class _Scan:
     """Walks over the headers of one tar and fills a listing."""
 
-    def __init__(self, descriptor: int, listing: TarListing) -> None:
+    def __init__(self, descriptor: int, path: Path, listing: TarListing) -> None:
         self._descriptor = descriptor
+        self._path = path
         self._size = os.fstat(descriptor).st_size
         self._listing = listing
         self._position = 0
@@ -133,7 +130,10 @@ class _Scan:
     def run(self) -> None:
         start = self._read(0, BLOCK)
         if start[:2] in _COMPRESSED and start[257:262] != b"ustar":
-            raise _IsCompressed(_COMPRESSED[start[:2]])
+            raise CompressedTarError(
+                f"{self._path} is compressed ({_COMPRESSED[start[:2]]}). Shards are read at any "
+                "offset: unpack it to a plain .tar (images are compressed already)."
+            )
         while self._header():
             pass
 

@@ -3,7 +3,7 @@
 What a batch holds follows from (seed, epoch, step, rank) alone:
 
 * The order of an epoch is a permutation drawn from (seed, epoch). Batch `step` of rank `r` takes
-  places `step * G + r * B` to `+ B` of it (B samples a rank, G = B x ranks in the global batch).
+  positions `step * G + r * B` to `+ B` of it (B samples a rank, G = B x ranks in the global batch).
   Every sample comes once; the `len % G` samples left over differ from epoch to epoch.
 * Which caption and which crops a sample shows is drawn from (seed, epoch, its key).
 * All ranks have the same number of steps. A sample that turns out broken is replaced by one of
@@ -35,7 +35,8 @@ from maskclip_bench.data.pairs.pair_sources import (
     EMPTY_CAPTION,
     BadSampleError,
     BadSamples,
-    Source,
+    PairSource,
+    shown,
 )
 from maskclip_bench.data.pairs.shards import TarSource
 from maskclip_bench.data.tokenizer import CaptionTokenizer, pad
@@ -49,14 +50,14 @@ Indices = npt.NDArray[np.int64]
 SHUFFLED_RUN = 1024
 """Neighbouring samples that stay together when shuffling within windows."""
 
-SOURCES: dict[str, Callable[..., Source]] = {
+SOURCES: dict[str, Callable[..., PairSource]] = {
     "webdataset": TarSource,
     "csv": TableSource,
     "parquet": TableSource,
 }
 
 
-def open_source(config: SourceConfig, *, data_root: Path) -> Source:
+def open_source(config: SourceConfig, *, data_root: Path) -> PairSource:
     """Open (and, the first time, index) the samples of a recipe.
 
     Raises:
@@ -72,7 +73,7 @@ def epoch_order(num_samples: int, *, seed: int, epoch: int, window: int | None) 
         num_samples: How many there are.
         seed: Of the run.
         epoch: Counted from 0.
-        window: Shuffle within windows of so many samples; None shuffles all.
+        window: Shuffle within windows of this many samples; None shuffles all.
     """
     rng = _rng(seed, "order", epoch)
     if window is None or window >= num_samples:
@@ -107,7 +108,7 @@ class BatchRequest:
 
     Attributes:
         epoch: Counted from 0.
-        position: Place of the first sample in the order of the epoch.
+        position: Position of the first sample in the order of the epoch.
         indices: Samples of the batch, [B].
         substitutes: Samples that stand in for broken ones, in this order.
     """
@@ -140,7 +141,7 @@ class PairDataset(Dataset[LoadedBatch]):
 
     def __init__(
         self,
-        source: Source,
+        source: PairSource,
         config: SourceConfig,
         augment: AugmentConfig,
         *,
@@ -269,6 +270,8 @@ class PairLoader:
         self._epoch_samples = self._config.epoch_samples or self.num_samples
         self.steps_per_epoch = self._epoch_samples // self._global_batch_size
         self._check_lost()
+        for shard in self._source.noted.counts:
+            logger.warning("%s: %s.", shown(shard), self._source.noted.reasons(shard))
         if self.steps_per_epoch == 0 or self.num_samples == 0:
             raise DataError(
                 f"{self._config.path} has {self.num_samples} usable samples, fewer than one "
@@ -353,12 +356,13 @@ class PairLoader:
         Those found when the data were indexed (missing and truncated shards; the same for all
         ranks), and those this rank met in the epoch under way or just finished.
         """
+        return self._together().as_dict()
+
+    def _together(self) -> BadSamples:
         together = BadSamples()
-        for bad in (self._source.lost, self._bad):
-            for shard, reasons in bad.counts.items():
-                for reason, number in reasons.items():
-                    together.add(shard, reason, number)
-        return together.as_dict()
+        together.add_all(self._source.lost)
+        together.add_all(self._bad)
+        return together
 
     def _load(self, requests: Iterator[BatchRequest]) -> Iterator[LoadedBatch]:
         if self._workers is None:
@@ -400,7 +404,7 @@ class PairLoader:
         if not loaded.bad:
             return
         for shard, index, reason, detail in loaded.bad:
-            self._bad.add(shard, reason)
+            self._bad.add(shard, reason, example=index)
             if shard not in self._warned:
                 self._warned.add(shard)
                 logger.warning(
@@ -415,8 +419,7 @@ class PairLoader:
         lost = self._source.lost
         for shard in lost.counts.keys() - self._warned:
             self._warned.add(shard)
-            reasons = ", ".join(f"{n} {reason}" for reason, n in lost.counts[shard].items())
-            logger.warning("%s: samples left out: %s.", shard, reasons)
+            logger.warning("%s: samples left out: %s.", shown(shard), lost.reasons(shard))
         self._check("the index", 0, 1)
 
     def _check(self, where: str, num_bad: int, num_samples: int) -> None:
@@ -430,10 +433,7 @@ class PairLoader:
         allowed = self._config.max_bad_fraction
         if fraction <= allowed:
             return
-        together = BadSamples()
-        for shard, reasons in self.report().items():
-            for reason, number in reasons.items():
-                together.add(shard, reason, number)
+        together = self._together()
         raise DataError(
             f"{together.total()} samples are unusable in {where}, {fraction:.1%} of them, and "
             f"data.source.max_bad_fraction allows {allowed:.1%}. {together.describe()}. Repair or "

@@ -1,51 +1,37 @@
-"""Sources of image-text pairs: an index of all samples, from which any one is read directly.
+"""What a source of image-text pairs is: samples that can be read in any order, and what is wrong.
 
 Every kind of source (tar shards, tables, zip archives) first becomes an Arrow table with a row a
-sample that says where its bytes lie. It is cached below the data root and memory-mapped, so ranks
-and loader processes share one copy, and any sample can be read without reading those before it:
-that is what makes the order of an epoch exact and resuming free.
+sample that says where its bytes are (`pair_index.py`). Any sample can then be read without reading
+those before it; that is what makes the order of an epoch exact and resuming free.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import zlib
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
-
-import braceexpand
-import pyarrow as pa
-
-from maskclip_bench.errors import ConfigError, DataError, StorageError
-from maskclip_bench.storage import atomic_folder, exclusive, fingerprint
-
-logger = logging.getLogger(__name__)
-
-INDEX_FOLDER = ".index"
-"""Folder below the data root with the cached indices; deleting it only costs time."""
-
-INDEX_FORMAT = 2
-"""Raised when the columns of an index change their meaning."""
-
-MAX_OPEN_FILES = 128
-"""Open files each process keeps."""
 
 BROKEN_IMAGE = "broken image"
 EMPTY_CAPTION = "empty caption"
 NO_IMAGE = "no image"
 NO_CAPTION = "no caption"
+TWO_IMAGES = "two images of one name"
+REPEATED_NAME = "name that is there twice"
+LINK = "link or special file"
 MISSING_SHARD = "missing shard"
 TRUNCATED_SHARD = "truncated shard"
+CONTINUED_SHARD = "data after the end of the shard"
 BROKEN_SHARD = "broken shard"
 BROKEN_ROW = "broken row"
 BROKEN_CAPTION = "broken caption"
 
-GLOB_CHARACTERS = frozenset("*?[")
+NUM_EXAMPLES = 3
+"""Names kept of each reason in each shard."""
+
+EXAMPLE_LENGTH = 120
+"""Characters shown of an example."""
 
 
 class BadSampleError(Exception):
@@ -64,13 +50,26 @@ class BadSampleError(Exception):
 
 @dataclass
 class BadSamples:
-    """Counts of unusable samples: shard -> reason -> number."""
+    """Counts of unusable samples: shard -> reason -> number, with the first names."""
 
     counts: dict[str, Counter[str]] = field(default_factory=dict)
+    examples: dict[str, dict[str, list[str]]] = field(default_factory=dict)
 
-    def add(self, shard: str, reason: str, number: int = 1) -> None:
-        """Count `number` samples of `shard` as unusable for `reason`."""
+    def add(self, shard: str, reason: str, number: int = 1, *, example: str = "") -> None:
+        """Count `number` samples of `shard` as unusable for `reason`; `example` names one."""
         self.counts.setdefault(shard, Counter())[reason] += number
+        if example:
+            names = self.examples.setdefault(shard, {}).setdefault(reason, [])
+            if len(names) < NUM_EXAMPLES:
+                names.append(shown(example))
+
+    def add_all(self, other: BadSamples) -> None:
+        """Add the counts and examples of `other`."""
+        for shard, reasons in other.counts.items():
+            for reason, number in reasons.items():
+                self.add(shard, reason, number)
+                for example in other.examples.get(shard, {}).get(reason, []):
+                    self.add(shard, reason, 0, example=example)
 
     def total(self) -> int:
         """Number of all unusable samples."""
@@ -80,20 +79,25 @@ class BadSamples:
         """Plain data: shard -> reason -> number."""
         return {shard: dict(counter) for shard, counter in sorted(self.counts.items())}
 
+    def reasons(self, shard: str) -> str:
+        """The reasons of a shard with numbers and examples, for messages."""
+        told = []
+        for reason, number in self.counts[shard].items():
+            examples = self.examples.get(shard, {}).get(reason, [])
+            told.append(f"{number} {reason}" + (f" ({', '.join(examples)})" if examples else ""))
+        return ", ".join(told)
+
     def describe(self, *, num_shards: int = 10) -> str:
         """The worst shards with their reasons, for messages."""
-        worst = sorted(self.counts.items(), key=lambda item: -sum(item[1].values()))
-        lines = [
-            f"{shard}: " + ", ".join(f"{number} {reason}" for reason, number in counter.items())
-            for shard, counter in worst[:num_shards]
-        ]
+        worst = sorted(self.counts, key=lambda shard: -sum(self.counts[shard].values()))
+        lines = [f"{shown(shard)}: {self.reasons(shard)}" for shard in worst[:num_shards]]
         rest = len(worst) - num_shards
         return "; ".join(lines) + (f"; and {rest} more" if rest > 0 else "")
 
 
 @dataclass(frozen=True)
 class RawPair:
-    """One sample as it lies on the disk.
+    """One sample as it is on the disk.
 
     Attributes:
         key: Name of the sample.
@@ -106,7 +110,7 @@ class RawPair:
     captions: list[list[str]]
 
 
-class Source(Protocol):
+class PairSource(Protocol):
     """Samples that can be read in any order, by any process."""
 
     part_sizes: Sequence[int]
@@ -114,6 +118,9 @@ class Source(Protocol):
 
     lost: BadSamples
     """Samples found unusable while the index was made; they have no number."""
+
+    noted: BadSamples
+    """What else is irregular, such as two samples of one name; takes no sample away."""
 
     def __len__(self) -> int: ...
 
@@ -138,232 +145,31 @@ class Source(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class ShardFile:
-    """One file of a source.
-
-    Attributes:
-        path: Where it lies.
-        name: How it is called in messages: relative to the data root.
-        part: Number of its part of the path between `::`.
-    """
-
-    path: Path
-    name: str
-    part: int
-
-
-def list_files(path: str, *, data_root: Path) -> list[ShardFile]:
-    """Files named by a `SourceConfig.path`: `::` between parts, braces, globs.
-
-    Files written out (not by a glob) are listed even if they do not exist.
-
-    Raises:
-        ConfigError: Braces do not match.
-        DataError: A glob matches nothing.
-    """
-    files: list[ShardFile] = []
-    for part, pattern in enumerate(path.split("::")):
-        try:
-            names = list(braceexpand.braceexpand(pattern, escape=False))
-        except ValueError:  # braceexpand.UnbalancedBracesError
-            raise ConfigError(
-                f"data.source.path has braces that do not match: {pattern!r}. Write ranges as "
-                "{00000..00331} and lists as {a,b}."
-            ) from None
-        for name in names:
-            if not GLOB_CHARACTERS.intersection(name):
-                files.append(ShardFile(data_root / name, name, part))
-                continue
-            anchor = Path(name).anchor
-            base = Path(anchor) if anchor else data_root
-            found = sorted(base.glob(name.removeprefix(anchor)))
-            if not found:
-                raise DataError(
-                    f"No file matches {name!r} in {base}. Put the shards there, or give the "
-                    "right pattern in data.source.path."
-                )
-            files += [ShardFile(file, _shown(file, data_root), part) for file in found]
-    return files
-
-
-def expected_counts(files: Sequence[ShardFile]) -> dict[Path, int]:
-    """Samples each shard should have, where a `shards.json` or `sizes.json` beside it says so.
-
-    `shards.json` holds `{"shards": {name: count}}`; `sizes.json` (open_clip's) `{name: count}`.
-    """
-    counts: dict[Path, int] = {}
-    for path in count_files(files):
-        try:
-            loaded = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        listed = loaded.get("shards", loaded) if isinstance(loaded, dict) else {}
-        for shard, count in listed.items():
-            if isinstance(count, int):
-                counts[path.parent / shard] = count
-    return counts
-
-
-def count_files(files: Sequence[ShardFile]) -> list[Path]:
-    """Where `expected_counts` looks; the files need not exist."""
-    folders = sorted({file.path.parent for file in files})
-    return [folder / name for folder in folders for name in ("sizes.json", "shards.json")]
-
-
-@dataclass
-class Index:
-    """What is known of all samples before the first is read.
-
-    Attributes:
-        table: A row a sample.
-        part_sizes: Samples in each part of the path.
-        lost: Samples that have no row because their shard is missing or broken.
-        dependencies: Further files it was made from (archives, lists of counts), missing ones too.
-    """
-
-    table: pa.Table
-    part_sizes: list[int]
-    lost: BadSamples
-    dependencies: list[Path] = field(default_factory=list)
-
-
-def cached_index(
-    files: Sequence[ShardFile],
-    settings: Mapping[str, Any],
-    build: Callable[[], Index],
-    *,
-    data_root: Path,
-) -> Index:
-    """`build()`, or what it returned when it last ran for the same files and settings.
-
-    It is made anew when size or time of change of a file differ. Where the data root cannot be
-    written, the index stays in memory.
-    """
-    states = [[file.name, file.part, _state(file.path)] for file in files]
-    key = fingerprint({"format": INDEX_FORMAT, **settings, "files": states})
-    folder = data_root / INDEX_FOLDER / key
-    index = _load_index(folder)
-    if index is not None:
-        return index
-    try:
-        with exclusive(folder):
-            index = _load_index(folder)  # another process may have made it meanwhile
-            if index is None:
-                logger.info("Indexing %d files below %s (once)", len(files), data_root)
-                index = build()
-                _save_index(index, folder)
-            return _load_index(folder) or index
-    except StorageError as error:
-        logger.info("The index of the data stays in memory: %s", error)
-        return index or build()
-
-
-class FileReader:
-    """Reads ranges of bytes; keeps the last files open.
-
-    Reads name their position, so a forked process can share the open files of its parent.
-    """
-
-    def __init__(self) -> None:
-        self._descriptors: OrderedDict[Path, int] = OrderedDict()
-
-    def read(self, path: Path, offset: int, size: int) -> bytes:
-        """`size` bytes of `path` from `offset`; fewer at its end.
-
-        Raises:
-            OSError: The file cannot be opened or read.
-        """
-        descriptor = self._descriptors.get(path)
-        if descriptor is None:
-            descriptor = os.open(path, os.O_RDONLY)
-            self._descriptors[path] = descriptor
-            if len(self._descriptors) > MAX_OPEN_FILES:
-                os.close(self._descriptors.popitem(last=False)[1])
-        else:
-            self._descriptors.move_to_end(path)
-        return os.pread(descriptor, size, offset)
-
-    def close(self) -> None:
-        """Close all files."""
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
-
-    def __del__(self) -> None:
-        self.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._descriptors = OrderedDict()
-
-
-def inflate(data: bytes, *, size: int) -> bytes:
-    """Unpack raw deflate data to at most `size` bytes.
-
-    Raises:
-        BadSampleError: The data is broken.
-    """
-    try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size)
-    except zlib.error as error:
-        raise BadSampleError(BROKEN_IMAGE, f"broken zip data: {error}") from None
-
-
 def as_captions(value: Any) -> list[str]:
     """The captions a field holds: a text, a list of texts, or nothing.
 
     Raises:
-        BadSampleError: It holds something else.
+        BadSampleError: It holds something else, or a text that UTF-8 cannot hold.
     """
     if value is None:
         return [""]
     if isinstance(value, str):
-        return [value]
+        return [_caption(value)]
     if isinstance(value, list) and all(entry is None or isinstance(entry, str) for entry in value):
-        return [entry or "" for entry in value]
+        return [_caption(entry or "") for entry in value]
     raise BadSampleError(BROKEN_CAPTION, f"a caption is a {type(value).__name__}, not a text")
 
 
-def _shown(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+def _caption(text: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # JSON may hold half of a surrogate pair
+            raise BadSampleError(BROKEN_CAPTION, "a caption holds half a character") from None
+    return text
 
 
-def _state(path: Path) -> list[int] | None:
-    """Size and time of change of a file, None if there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _save_index(index: Index, folder: Path) -> None:
-    with atomic_folder(folder) as temporary:
-        table = index.table.combine_chunks()
-        with pa.ipc.new_file(str(temporary / "index.arrow"), table.schema) as writer:
-            writer.write_table(table)
-        about = {
-            "part_sizes": index.part_sizes,
-            "lost": index.lost.as_dict(),
-            "dependencies": {str(path): _state(path) for path in index.dependencies},
-        }
-        (temporary / "index.json").write_text(json.dumps(about), encoding="utf-8")
-
-
-def _load_index(folder: Path) -> Index | None:
-    """The index in `folder`; None if there is none, or it is damaged or out of date."""
-    try:
-        about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        dependencies = {Path(path): state for path, state in about["dependencies"].items()}
-        if any(_state(path) != state for path, state in dependencies.items()):
-            return None
-        table = pa.ipc.open_file(pa.memory_map(str(folder / "index.arrow"))).read_all()
-        lost = BadSamples({shard: Counter(reasons) for shard, reasons in about["lost"].items()})
-        return Index(table, about["part_sizes"], lost, list(dependencies))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
-        logger.warning("The index in %s is damaged (%s) and is made anew.", folder, error)
-        return None
+def shown(name: str) -> str:
+    """A name for messages: control characters escaped, shortened."""
+    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+    return plain if len(plain) <= EXAMPLE_LENGTH else plain[: EXAMPLE_LENGTH - 3] + "..."

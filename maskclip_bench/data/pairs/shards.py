@@ -1,163 +1,67 @@
-"""Tar shards in the webdataset convention: files of one sample stand together and share a name.
+"""Tar shards in the webdataset convention: files of one sample share a name.
 
-`000017.jpg`, `000017.json`, `000017.txt` are the sample `000017` (webdataset's own rule for keys).
-The headers of a shard are scanned once; samples are then read by position.
+`000017.jpg`, `000017.json`, `000017.txt` are the sample `000017` (see `data/tar_scan.py`). The
+headers of a shard are scanned once; samples are then read by their offset.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
 import multiprocessing
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from webdataset.tariterators import base_plus_ext
 
+from maskclip_bench.data import tar_scan
 from maskclip_bench.data.config import SourceConfig
 from maskclip_bench.data.pairs import pair_sources as sources
-from maskclip_bench.data.pairs.pair_sources import (
-    BadSampleError,
-    BadSamples,
-    FileReader,
-    Index,
-    RawPair,
-    ShardFile,
+from maskclip_bench.data.pairs.byte_ranges import FileReader
+from maskclip_bench.data.pairs.pair_files import (
+    PairFile,
+    count_files,
+    expected_counts,
+    list_files,
 )
+from maskclip_bench.data.pairs.pair_index import Index, cached_index
+from maskclip_bench.data.pairs.pair_sources import BadSampleError, BadSamples, RawPair
+from maskclip_bench.data.tar_scan import TarListing, TarSamples, group_samples, scan_tar
 from maskclip_bench.errors import DataError
 from maskclip_bench.runtime import default_num_threads
 
-BLOCK = 512
 IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"})
 TEXT_FIELDS = ("txt",)
 """`caption_fields` that mean the `.txt` member instead of keys of the `.json` one."""
 
-PLACES = ("image_offset", "image_size", "text_offset", "text_size")
+RANGES = ("image_offset", "image_size", "text_offset", "text_size")
 """Columns of the index, in bytes from the start of the shard."""
 
 READ_TOGETHER = 4096
 """Largest gap in bytes between an image and the text behind it that is read along."""
 
 SHARDS_FOR_PROCESSES = 64
-"""From so many shards on, they are indexed by several processes."""
+"""From this many shards on, they are indexed by several processes."""
 
 MAX_INDEX_PROCESSES = 16
 
-COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"(\xb5": "zstd"}
+PROBLEMS = {
+    tar_scan.TRUNCATED: sources.TRUNCATED_SHARD,
+    tar_scan.DAMAGED: sources.BROKEN_SHARD,
+    tar_scan.CONTINUED: sources.CONTINUED_SHARD,
+}
 
-
-class Member(NamedTuple):
-    """A file inside a tar: its name, and where its bytes lie."""
-
-    name: str
-    offset: int
-    size: int
-
-
-@dataclass
-class TarScan:
-    """What a tar holds.
-
-    Attributes:
-        members: Regular files that are there completely, in order.
-        problem: Why the rest could not be read, or None.
-    """
-
-    members: list[Member]
-    problem: str | None
-
-
-def scan_tar(path: Path) -> TarScan:
-    """List the files of a tar by its headers (ustar, GNU long names, pax).
-
-    Raises:
-        DataError: The tar is compressed.
-        OSError: It cannot be read.
-    """
-    if path.stat().st_size == 0:
-        return TarScan([], sources.TRUNCATED_SHARD)
-    members: list[Member] = []
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data[:2] in COMPRESSED and data[257:262] != b"ustar":
-            raise DataError(
-                f"{path} is compressed ({COMPRESSED[data[:2]]}). Shards are read at random "
-                "positions: unpack it to a plain .tar (images are compressed already)."
-            )
-        try:
-            problem = _collect_members(data, members)
-        except ValueError:  # a number or a pax record that is none
-            problem = sources.BROKEN_SHARD
-    return TarScan(members, problem)
-
-
-def _collect_members(data: mmap.mmap, members: list[Member]) -> str | None:
-    """Append the files of a tar to `members`; returns why it ends too early, or None."""
-    position = 0
-    long_name: str | None = None
-    long_size: int | None = None
-    while True:
-        header = data[position : position + BLOCK]
-        if len(header) < BLOCK:
-            return sources.TRUNCATED_SHARD
-        if not header.strip(b"\0"):
-            return None
-        if not _checksum_fits(header):
-            return sources.BROKEN_SHARD
-        size = _number(header[124:136]) if long_size is None else long_size
-        start = position + BLOCK
-        if start + size > len(data):
-            return sources.TRUNCATED_SHARD
-        kind = header[156:157]
-        if kind == b"L":
-            long_name = _text(data[start : start + size])
-        elif kind == b"x":
-            records = _pax_records(data[start : start + size])
-            long_name = records.get("path", long_name)
-            long_size = int(records["size"]) if "size" in records else None
-        else:
-            if kind in (b"0", b"\0", b"7"):
-                members.append(Member(long_name or _name(header), start, size))
-            long_name = long_size = None
-        position = start + -(-size // BLOCK) * BLOCK
-
-
-def _checksum_fits(header: bytes) -> bool:
-    """The sum of all bytes, with the checksum's own eight counted as spaces."""
-    return sum(header) - sum(header[148:156]) + 8 * 32 == _number(header[148:156])
-
-
-def _number(field: bytes) -> int:
-    if field[0] & 0x80:  # GNU: base 256 for files of 8 GiB and more
-        return int.from_bytes(field[1:], "big")
-    return int(field.split(b"\0")[0].strip() or b"0", 8)
-
-
-def _text(field: bytes) -> str:
-    return field.split(b"\0")[0].decode("utf-8", "surrogateescape")
-
-
-def _name(header: bytes) -> str:
-    name = _text(header[:100])
-    prefix = _text(header[345:500]) if header[257:263] == b"ustar\0" else ""
-    return f"{prefix}/{name}" if prefix else name
-
-
-def _pax_records(data: bytes) -> dict[str, str]:
-    """Records `length key=value` with a newline, lengths counting the whole record."""
-    records: dict[str, str] = {}
-    while data.strip(b"\0"):
-        length = int(data.split(b" ", 1)[0])
-        key, _, value = data[:length].split(b" ", 1)[1].rstrip(b"\n").partition(b"=")
-        records[key.decode("utf-8")] = value.decode("utf-8", "surrogateescape")
-        data = data[length:]
-    return records
+LOST = {
+    tar_scan.NO_IMAGE: sources.NO_IMAGE,
+    tar_scan.NO_TEXT: sources.NO_CAPTION,
+    tar_scan.TWO_IMAGES: sources.TWO_IMAGES,
+    tar_scan.REPEATED_FILE: sources.REPEATED_NAME,
+    tar_scan.LINK: sources.LINK,
+}
+"""Irregularities of a shard that take a sample away; the others are noted."""
 
 
 @dataclass
@@ -165,59 +69,67 @@ class ShardIndex:
     """The samples of one shard.
 
     Attributes:
-        table: A row a sample: its key, and where its image and its text lie.
+        table: A row a sample: its key, and where its image and its text are.
         problem: Why the shard ends too early, or None.
-        incomplete: Samples that lack an image or a text, by reason.
+        detail: The problem in words.
+        irregular: Reason -> names of what is irregular.
     """
 
     table: pa.Table
     problem: str | None
-    incomplete: Counter[str]
+    detail: str = ""
+    irregular: dict[str, list[str]] = field(default_factory=dict)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file inside a shard is an image, by its suffix."""
+    return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
 
 
 def index_shard(path: Path, *, text_suffix: str) -> ShardIndex:
     """Find the samples of a tar that have an image and a file ending in `text_suffix`.
 
     Raises:
-        DataError: The tar is compressed.
+        CompressedTarError: The tar is compressed.
     """
+    problem: str | None = None
+    listing = TarListing()
     try:
-        scan = scan_tar(path)
-    except OSError:
-        scan = TarScan([], sources.MISSING_SHARD)
-    keys: list[str] = []
-    places: list[tuple[int, int, int, int]] = []
-    incomplete: Counter[str] = Counter()
-    groups = list(_samples(scan.members))
-    for position, (key, members) in enumerate(groups):
-        image = next((m for suffix, m in members.items() if suffix in IMAGE_SUFFIXES), None)
-        text = members.get(text_suffix)
-        if image is not None and text is not None:
-            keys.append(key.encode("utf-8", "replace").decode("utf-8"))
-            places.append((image.offset, image.size, text.offset, text.size))
-        elif not (scan.problem and position == len(groups) - 1):  # cut off: counted with the rest
-            incomplete[sources.NO_IMAGE if image is None else sources.NO_CAPTION] += 1
-    columns = np.array(places, dtype=np.int64).reshape(-1, len(PLACES)).T  # [4, N]
-    table = pa.table(
-        {"key": pa.array(keys, pa.large_string()), **dict(zip(PLACES, columns, strict=True))}
+        listing = scan_tar(path)
+        problem, detail = PROBLEMS.get(listing.problem or ""), listing.detail
+    except tar_scan.CompressedTarError:
+        raise
+    except DataError as error:
+        problem = sources.BROKEN_SHARD if path.exists() else sources.MISSING_SHARD
+        detail = str(error) if path.exists() else ""
+    found = group_samples(listing, is_image=is_image, text_suffixes=(text_suffix,))
+    return ShardIndex(_table(found, text_suffix), problem, detail, found.irregular)
+
+
+def _table(found: TarSamples, text_suffix: str) -> pa.Table:
+    keys = [sample.key for sample in found.samples]
+    ranges = [(*sample.image[1:], *sample.texts[text_suffix][1:]) for sample in found.samples]
+    columns = np.array(ranges, dtype=np.int64).reshape(-1, len(RANGES)).T  # [4, N]
+    return pa.table(
+        {"key": pa.array(keys, pa.large_string()), **dict(zip(RANGES, columns, strict=True))}
     )
-    return ShardIndex(table, scan.problem, incomplete)
 
 
 class TarSource:
-    """Samples of tar shards (see `sources.Source`)."""
+    """Samples of tar shards (see `PairSource`)."""
 
     def __init__(self, config: SourceConfig, *, data_root: Path) -> None:
-        self._files = sources.list_files(config.path, data_root=data_root)
+        self._files = list_files(config.path, data_root=data_root)
         self._fields = config.caption_fields
         self._reader = FileReader()
         settings = {"kind": "tar", "text": self._fields == TEXT_FIELDS}
-        index = sources.cached_index(self._files, settings, self._build, data_root=data_root)
+        index = cached_index(self._files, settings, self._build, data_root=data_root)
         self.part_sizes: Sequence[int] = index.part_sizes
         self.lost = index.lost
+        self.noted = index.noted
         self._keys = index.table["key"].combine_chunks()
         self._shard_numbers = index.table["shard"].to_numpy()  # [N]
-        self._places = [index.table[name].to_numpy() for name in PLACES]  # each [N]
+        self._ranges = [index.table[name].to_numpy() for name in RANGES]  # each [N]
 
     def __len__(self) -> int:
         return len(self._shard_numbers)
@@ -238,10 +150,11 @@ class TarSource:
         """Read image and captions of a sample.
 
         Raises:
-            BadSampleError: The shard is gone or its caption file is no JSON of the right kind.
+            BadSampleError: The shard is gone or cut off, or its caption file is no JSON of the
+                right kind.
         """
         path = self._files[self._shard_numbers[index]].path
-        image_at, image_size, text_at, text_size = (column.item(index) for column in self._places)
+        image_at, image_size, text_at, text_size = (column.item(index) for column in self._ranges)
         try:
             if 0 <= text_at - (image_at + image_size) <= READ_TOGETHER:  # one read is cheaper
                 data = self._reader.read(path, image_at, text_at + text_size - image_at)
@@ -249,40 +162,41 @@ class TarSource:
             else:
                 image = self._reader.read(path, image_at, image_size)
                 text = self._reader.read(path, text_at, text_size)
-        except OSError as error:
+        except (OSError, DataError) as error:
             raise BadSampleError(sources.MISSING_SHARD, str(error)) from None
+        if len(image) < image_size or len(text) < text_size:
+            raise BadSampleError(sources.TRUNCATED_SHARD, "it was cut off since it was indexed")
         return RawPair(self._keys[index].as_py(), image, self._captions(text))
 
     def _captions(self, text: bytes) -> list[list[str]]:
         try:
             if self._fields == TEXT_FIELDS:
-                return [[text.decode("utf-8").strip()]]
+                return [sources.as_captions(text.decode("utf-8-sig").strip())]
             loaded = json.loads(text)
             return [sources.as_captions(loaded[name]) for name in self._fields]
         except KeyError as error:
             raise BadSampleError(
                 sources.NO_CAPTION, f"no key {error} in its JSON; there are {sorted(loaded)}"
             ) from None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise BadSampleError(sources.BROKEN_CAPTION, str(error)) from None
 
     def _build(self) -> Index:
-        lost = BadSamples()
+        lost, noted = BadSamples(), BadSamples()
         part_sizes = [0] * (max(file.part for file in self._files) + 1)
-        broken: list[tuple[ShardFile, str, int]] = []
+        broken: list[tuple[PairFile, ShardIndex]] = []
         tables: list[pa.Table] = []
         for number, (file, shard) in enumerate(zip(self._files, self._index_all(), strict=True)):
             found = len(shard.table)
             numbers = pa.array(np.full(found, number, dtype=np.int32))
             tables.append(shard.table.append_column("shard", numbers))
             part_sizes[file.part] += found
-            for reason, count in shard.incomplete.items():
-                lost.add(file.name, reason, count)
+            _count(file.name, shard, lost, noted)
             if shard.problem:
-                broken.append((file, shard.problem, found))
+                broken.append((file, shard))
         self._estimate_losses(broken, sum(part_sizes), lost)
-        dependencies = sources.count_files(self._files)
-        return Index(pa.concat_tables(tables), part_sizes, lost, dependencies)
+        table = pa.concat_tables(tables)
+        return Index(table, part_sizes, lost, noted, count_files(self._files))
 
     def _index_all(self) -> Iterator[ShardIndex]:
         """Index every shard, in order; many of them in several processes."""
@@ -298,32 +212,28 @@ class TarSource:
             yield from pool.map(index, paths, chunksize=4)
 
     def _estimate_losses(
-        self, broken: list[tuple[ShardFile, str, int]], num_found: int, lost: BadSamples
+        self, broken: list[tuple[PairFile, ShardIndex]], num_found: int, lost: BadSamples
     ) -> None:
         """Count the samples that missing and broken shards should have had.
 
         The number is that of `shards.json`/`sizes.json`, else that of an average intact shard.
         """
-        expected = sources.expected_counts(self._files)
+        expected = expected_counts(self._files)
         num_intact = len(self._files) - len(broken)
-        in_broken = sum(found for _, _, found in broken)
+        in_broken = sum(len(shard.table) for _, shard in broken)
         average = (num_found - in_broken) // num_intact if num_intact else 1
-        for file, problem, found in broken:
-            lost.add(file.name, problem, max(1, expected.get(file.path, average) - found))
+        for file, shard in broken:
+            assert shard.problem is not None
+            number = max(1, expected.get(file.path, average) - len(shard.table))
+            lost.add(file.name, shard.problem, number, example=shard.detail)
 
 
-def _samples(members: Sequence[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
-    """Group neighbouring members by webdataset's key: (key, {suffix: member})."""
-    current: str | None = None
-    group: dict[str, Member] = {}
-    for member in members:
-        key, suffix = base_plus_ext(member.name)
-        if key is None:
+def _count(name: str, shard: ShardIndex, lost: BadSamples, noted: BadSamples) -> None:
+    """Count what is irregular in a shard; samples cut off at its end are estimated elsewhere."""
+    for reason, names in shard.irregular.items():
+        if reason == tar_scan.CUT_OFF:
             continue
-        if key != current:
-            if current is not None:
-                yield current, group
-            current, group = key, {}
-        group[suffix.lower()] = member
-    if current is not None:
-        yield current, group
+        counts = lost if reason in LOST else noted
+        counts.add(name, LOST.get(reason, reason), len(names))
+        for example in names[: sources.NUM_EXAMPLES]:
+            counts.add(name, LOST.get(reason, reason), 0, example=example)

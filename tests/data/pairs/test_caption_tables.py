@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import zipfile
 from collections.abc import Callable
@@ -13,8 +15,9 @@ import pytest
 
 from maskclip_bench.data.config import SourceConfig
 from maskclip_bench.data.images import decode_crops
+from maskclip_bench.data.pairs import byte_ranges, caption_tables
 from maskclip_bench.data.pairs.loader import PairLoader, open_source
-from maskclip_bench.data.pairs.pair_sources import BadSampleError, Source
+from maskclip_bench.data.pairs.pair_sources import BadSampleError, PairSource
 from maskclip_bench.data.shapes import draw_shapes, jpeg_bytes
 from maskclip_bench.data.yfcc import convert_metadata, image_place
 from maskclip_bench.errors import DataError
@@ -23,7 +26,7 @@ MakeLoader = Callable[..., PairLoader]
 NUM = 12
 
 
-def open_table(data_root: Path, **source: Any) -> Source:
+def open_table(data_root: Path, **source: Any) -> PairSource:
     return open_source(SourceConfig.model_validate(source), data_root=data_root)
 
 
@@ -48,6 +51,7 @@ def test_csv__images_and_captions(
         "image_field": "filepath",
         "caption_fields": "title",
         "images_root": "photos",
+        "quoting": True,
     }
     opened = open_table(images, path=name, **source)
     assert len(opened) == NUM and opened.shard(3) == name
@@ -63,6 +67,104 @@ def test_csv__broken_rows_are_counted(images: Path) -> None:
     source = open_table(images, kind="csv", path="t.csv")
     assert len(source) == 2
     assert source.lost.as_dict() == {"t.csv": {"broken row": 1}}
+
+
+def test_tsv__quotation_marks_swallow_nothing(images: Path) -> None:
+    captions = ['"12 inch ruler', "plain", '"Hello" is a song', '6" nail', '""']
+    lines = [f"photos/{i}.jpg\t{caption}" for i, caption in enumerate(captions)]
+    (images / "t.tsv").write_text("\n".join(["image\tcaptions", *lines]))
+    source = open_table(images, kind="csv", path="t.tsv")
+    assert [source.read(i).captions for i in range(len(source))] == [[[c]] for c in captions]
+    assert source.lost.as_dict() == {}
+
+
+def test_csv__swallowed_rows_are_counted_and_named(images: Path, make_loader: MakeLoader) -> None:
+    (images / "t.csv").write_text(
+        'image,captions\nphotos/0.jpg,"open\nphotos/1.jpg,"two\nphotos/2.jpg,c\n'
+    )
+    source = open_table(images, kind="csv", path="t.csv")
+    assert len(source) == 1 and source.lost.as_dict() == {"t.csv": {"broken row": 2}}
+    with pytest.raises(DataError, match=r"2 broken row \(line 2: text follows a closing quote"):
+        make_loader(images, "t.csv", kind="csv", batch=1)
+    (images / "t.csv").write_text('image,captions\nphotos/0.jpg,"open\nphotos/1.jpg,two\n')
+    source = open_table(images, kind="csv", path="t.csv", quoting=False)
+    assert [source.read(i).captions for i in range(2)] == [[['"open']], [["two"]]]
+
+
+def test_rows_without_an_image_name_are_counted(images: Path) -> None:
+    (images / "t.csv").write_text("image,captions\n,a\nphotos/1.jpg,b\n")
+    source = open_table(images, kind="csv", path="t.csv")
+    assert (len(source), source.lost.as_dict()) == (1, {"t.csv": {"broken row": 1}})
+    assert "row 1 names no image" in source.lost.describe()
+    table = pa.table({"image": ["photos/0.jpg", None], "captions": ["a", "b"]})
+    pa_parquet.write_table(table, images / "t.parquet")
+    source = open_table(images, kind="parquet", path="t.parquet")
+    assert source.lost.as_dict() == {"t.parquet": {"broken row": 1}}
+
+
+def test_image_that_is_a_pipe_or_folder_is_never_opened(images: Path) -> None:
+    os.mkfifo(images / "photos" / "pipe.jpg")
+    (images / "t.csv").write_text("image,captions\nphotos/pipe.jpg,a\nphotos,b\n")
+    source = open_table(images, kind="csv", path="t.csv")
+    for index, kind in enumerate(("named pipe", "folder")):
+        with pytest.raises(BadSampleError, match=f"no image.*is a {kind}"):
+            source.read(index)
+
+
+def test_image_and_member_of_absurd_size_are_not_read(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (caption_tables, byte_ranges):
+        monkeypatch.setattr(module, "MAX_BYTES", 100)
+    (images / "t.csv").write_text("image,captions\nphotos/0.jpg,a\n")
+    with pytest.raises(BadSampleError, match="has more than 100 bytes"):
+        open_table(images, kind="csv", path="t.csv").read(0)
+
+
+@pytest.mark.parametrize("cut", [0, 4, 100, -1, -9, -200])
+def test_damaged_parquet__is_one_sentence(images: Path, cut: int) -> None:
+    table = pa.table({"image": [f"{i}" for i in range(500)], "captions": ["a"] * 500})
+    path = images / "t.parquet"
+    pa_parquet.write_table(table, path)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(DataError, match=r"t\.parquet cannot be read as parquet: [^\n]*$"):
+        open_table(images, kind="parquet", path="t.parquet")
+
+
+def test_damaged_parquet__any_byte(images: Path) -> None:
+    table = pa.table({"image": [f"{i}" for i in range(50)], "captions": ["a"] * 50})
+    path = images / "t.parquet"
+    pa_parquet.write_table(table, path)
+    whole = path.read_bytes()
+    for position in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0xFF
+        path.write_bytes(bytes(damaged))
+        with contextlib.suppress(DataError):
+            open_table(images, kind="parquet", path="t.parquet")
+
+
+def test_column_twice__says_so(images: Path) -> None:
+    names = pa.schema([("image", pa.string()), ("captions", pa.string()), ("image", pa.string())])
+    table = pa.Table.from_arrays([pa.array(["a"])] * 3, schema=names)
+    pa_parquet.write_table(table, images / "t.parquet")
+    with pytest.raises(DataError, match="has two columns 'image'"):
+        open_table(images, kind="parquet", path="t.parquet")
+    (images / "t.csv").write_text("image,captions,image\na,b,c\n")
+    with pytest.raises(DataError, match="has 2 columns named 'image'"):
+        open_table(images, kind="csv", path="t.csv")
+
+
+def test_files__tables_archives_and_images(images: Path, yfcc: Path) -> None:
+    (images / "t.csv").write_text("image,captions\nphotos/0.jpg,a\n")
+    source = open_table(images, kind="csv", path="t.csv")
+    assert source.files() == [("t.csv", images / "t.csv")]
+    assert source.image_files() == [images / "photos/0.jpg"]
+    convert_metadata(yfcc / "meta.pkl", yfcc / "yfcc/pairs.parquet")
+    source = open_table(yfcc, **YFCC)
+    archives = ["images/01/234.zip", "images/01/235.zip", "images/99/001.zip"]
+    assert [name for name, _ in source.files()] == ["yfcc/pairs.parquet", *archives]
+    assert source.image_files() == []
 
 
 def test_parquet__lists_and_fields(images: Path) -> None:
@@ -182,6 +284,22 @@ def test_yfcc__missing_archive_and_member(yfcc: Path) -> None:
         "images/01/234.zip": {"missing shard": 4},
         "images/01/235.zip": {"broken shard": 4},
         "images/99/001.zip": {"no image": 3},
+    }
+
+
+def test_yfcc__member_that_is_there_twice_and_archive_that_is_a_pipe(yfcc: Path) -> None:
+    convert_metadata(yfcc / "meta.pkl", yfcc / "yfcc/pairs.parquet")
+    with (
+        zipfile.ZipFile(yfcc / "yfcc/images/99/001.zip", "a") as packed,
+        pytest.warns(UserWarning, match="Duplicate name"),
+    ):
+        packed.writestr("001.jpg", b"another")
+    (yfcc / "yfcc/images/01/234.zip").unlink()
+    os.mkfifo(yfcc / "yfcc/images/01/234.zip")
+    source = open_table(yfcc, **YFCC)
+    assert source.lost.as_dict() == {
+        "images/01/234.zip": {"broken shard": 4},
+        "images/99/001.zip": {"no image": 1},
     }
 
 

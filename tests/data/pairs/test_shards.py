@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import logging
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,18 +14,18 @@ import pytest
 import webdataset
 
 from maskclip_bench.data.config import SourceConfig
-from maskclip_bench.data.pairs import pair_sources as sources
+from maskclip_bench.data.pairs import pair_index
 from maskclip_bench.data.pairs import shards as shards_module
 from maskclip_bench.data.pairs.loader import PairLoader, open_source
-from maskclip_bench.data.pairs.pair_sources import INDEX_FOLDER, BadSampleError, Source
-from maskclip_bench.data.pairs.shards import scan_tar
+from maskclip_bench.data.pairs.pair_index import INDEX_FOLDER
+from maskclip_bench.data.pairs.pair_sources import BadSampleError, PairSource
 from maskclip_bench.data.shapes import draw_shapes, jpeg_bytes
-from maskclip_bench.errors import ConfigError, DataError
+from maskclip_bench.errors import ConfigError, DataError, StorageError
 
 MakeLoader = Callable[..., PairLoader]
 
 
-def open_tar(data_root: Path, path: str = "a.tar", **source: Any) -> Source:
+def open_tar(data_root: Path, path: str = "a.tar", **source: Any) -> PairSource:
     config = SourceConfig.model_validate({"path": path, **source})
     return open_source(config, data_root=data_root)
 
@@ -43,20 +44,6 @@ def sample(index: int, captions: Any = None) -> dict[str, bytes]:
     image, drawn = draw_shapes(index, size=24)
     about = {"captions": drawn if captions is None else captions}
     return {f"{index:03d}.jpg": jpeg_bytes(image), f"{index:03d}.json": json.dumps(about).encode()}
-
-
-@pytest.mark.parametrize(
-    "tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
-)
-def test_scan__equals_tarfile(tmp_path: Path, tar_format: int) -> None:
-    long = "folder/" * 12 + "name-" * (2 if tar_format == tarfile.USTAR_FORMAT else 40)
-    members = {"a.jpg": b"x" * 700, f"{long}.jpg": b"", "ü-é.json": b"y" * 512, "z.txt": b"1"}
-    path = tmp_path / "a.tar"
-    write_tar(path, members, tar_format=tar_format)
-    scan = scan_tar(path)
-    data = path.read_bytes()
-    assert scan.problem is None
-    assert {m.name: data[m.offset : m.offset + m.size] for m in scan.members} == members
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves them open
@@ -117,9 +104,9 @@ def test_index__in_memory_where_the_root_is_read_only(
     (shards / INDEX_FOLDER).write_text("a file where the folder should be")
 
     def refuse(path: Path, **_: Any) -> None:
-        raise sources.StorageError("read-only")
+        raise StorageError("read-only")
 
-    monkeypatch.setattr(sources, "exclusive", refuse)
+    monkeypatch.setattr(pair_index, "exclusive", refuse)
     assert len(open_tar(shards, "shapes/*.tar")) == 48
 
 
@@ -224,3 +211,114 @@ def test_several_fields__kept_apart(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", {**sample(0), "000.json": about})
     source = open_tar(tmp_path, caption_fields=["title", "description"])
     assert source.read(0).captions == [["t"], [""]]
+
+
+def test_names_with_dots_and_folders(tmp_path: Path) -> None:
+    parts = list(sample(0).values()), list(sample(1).values())
+    names = ("v1.0/a.1", "v1.0/a.2"), ("cat/1", "dog/1")
+    for pair in names:
+        members = {
+            f"{name}.{suffix}": data
+            for name, files in zip(pair, parts, strict=True)
+            for suffix, data in zip(("jpg", "json"), files, strict=True)
+        }
+        write_tar(tmp_path / "a.tar", members)
+        source = open_tar(tmp_path)
+        read = [source.read(index) for index in range(len(source))]
+        assert [found.key for found in read] == list(pair)
+        assert [found.image for found in read] == [part[0] for part in parts]
+        assert source.lost.as_dict() == {}
+
+
+def test_irregular_shard__counted_by_name(
+    tmp_path: Path, make_loader: MakeLoader, caplog: pytest.LogCaptureFixture
+) -> None:
+    image, about = sample(0).values()
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, data in [
+            ("._0.jpg", b"fork"),
+            ("README", b"notes"),
+            *[
+                (f"{i}.{suffix}", d)
+                for i in range(4)
+                for suffix, d in (("jpg", image), ("json", about))
+            ],
+            ("two.jpg", image),
+            ("two.png", image),
+            ("two.json", about),
+            ("twice.jpg", image),
+            ("twice.jpg", image),
+            ("twice.json", about),
+            ("0.jpg", image),
+            ("0.json", about),
+        ]:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.LNKTYPE, "0.jpg"
+        tar.addfile(link)
+    loader = make_loader(tmp_path, "a.tar", batch=1, max_bad_fraction=0.5)
+    assert loader.num_samples == 5
+    assert loader.report() == {
+        "a.tar": {
+            "link or special file": 1,
+            "two images of one name": 1,
+            "name that is there twice": 1,
+        }
+    }
+    assert "1 link or special file (link.jpg (hard link))" in caplog.text
+    assert "1 two images of one name (two (files: jpg, png, json))" in caplog.text
+    assert "1 name of two samples (0)" in caplog.text
+    assert "1 hidden file (._0.jpg), 1 file that belongs to no sample (README)" in caplog.text
+
+
+def test_two_tars_put_together__counted(shards: Path) -> None:
+    path = shards / "shapes/shapes-000001.tar"
+    path.write_bytes(path.read_bytes() + path.read_bytes())
+    (shards / "shapes/sizes.json").write_text(json.dumps({"shapes-000001.tar": 24}))
+    source = open_tar(shards, "shapes/*.tar")
+    assert source.lost.as_dict() == {
+        "shapes/shapes-000001.tar": {"data after the end of the shard": 12}
+    }
+    assert "were two tars put together?" in source.lost.describe()
+
+
+def test_pipe_and_folder_in_place_of_a_shard(shards: Path) -> None:
+    os.mkfifo(shards / "shapes/shapes-000004.tar")
+    (shards / "shapes/shapes-000005.tar").mkdir()
+    source = open_tar(shards, "shapes/*.tar")
+    assert source.lost.as_dict() == {
+        "shapes/shapes-000004.tar": {"broken shard": 12},
+        "shapes/shapes-000005.tar": {"broken shard": 12},
+    }
+    assert "is a named pipe" in source.lost.describe()
+
+
+def test_shard_cut_after_indexing__is_no_shorter_caption(shards: Path) -> None:
+    source = open_tar(shards, "shapes/shapes-000000.tar", caption_fields="txt")
+    path = shards / "shapes/shapes-000000.tar"
+    *_, text_at, _ = (column.item(0) for column in source._ranges)  # type: ignore[attr-defined]
+    path.write_bytes(path.read_bytes()[: text_at + 3])
+    with pytest.raises(BadSampleError, match="cut off since it was indexed"):
+        source.read(0)
+    path.unlink()
+    source._reader.close()  # type: ignore[attr-defined]
+    with pytest.raises(BadSampleError, match="missing shard"):
+        source.read(0)
+
+
+@pytest.mark.parametrize("text", [b'{"captions": "\\ud800"}', b"[" * 100_000])
+def test_captions_that_cannot_be_used__are_counted_not_raised(tmp_path: Path, text: bytes) -> None:
+    write_tar(tmp_path / "a.tar", {**sample(0), "000.json": text})
+    with pytest.raises(BadSampleError, match="broken caption"):
+        open_tar(tmp_path).read(0)
+
+
+def test_txt_captions__byte_order_mark_and_other_encodings(tmp_path: Path) -> None:
+    members = {**sample(0), "000.txt": b"\xef\xbb\xbfa caf\xc3\xa9\n"}
+    write_tar(tmp_path / "a.tar", {**members, **sample(1), "001.txt": b"caf\xe9"})
+    source = open_tar(tmp_path, caption_fields="txt")
+    assert source.read(0).captions == [["a café"]]
+    with pytest.raises(BadSampleError, match="broken caption"):
+        source.read(1)
