@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from maskclip_bench import content_hash, distributed
-from maskclip_bench.data.pairs.pair_sources import Source
+from maskclip_bench.data.pairs.pair_sources import PairSource
 from maskclip_bench.progress import Throttle
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ MAX_NAMES = 5
 SECONDS_BETWEEN_MESSAGES = 30.0
 
 
-def data_identity(source: Source, *, device: torch.device | str = "cpu") -> dict[str, Any]:
+def data_identity(source: PairSource, *, device: torch.device | str = "cpu") -> dict[str, Any]:
     """What decides which samples a run sees, as plain values.
 
     Args:

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from maskclip_bench.data import tar_scan
 from maskclip_bench.data.config import SourceConfig
+from maskclip_bench.data.images import is_image_name
 from maskclip_bench.data.pairs import pair_sources as sources
 from maskclip_bench.data.pairs.byte_ranges import FileReader
 from maskclip_bench.data.pairs.pair_files import (
@@ -33,7 +34,6 @@ from maskclip_bench.data.tar_scan import TarListing, TarSamples, group_samples, 
 from maskclip_bench.errors import DataError
 from maskclip_bench.runtime import default_num_threads
 
-IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff"})
 TEXT_FIELDS = ("txt",)
 """`caption_fields` that mean the `.txt` member instead of keys of the `.json` one."""
 
@@ -81,11 +81,6 @@ class ShardIndex:
     irregular: dict[str, list[str]] = field(default_factory=dict)
 
 
-def is_image(name: str) -> bool:
-    """Whether a file inside a shard is an image, by its suffix."""
-    return name.rpartition(".")[2].lower() in IMAGE_SUFFIXES
-
-
 def index_shard(path: Path, *, text_suffix: str) -> ShardIndex:
     """Find the samples of a tar that have an image and a file ending in `text_suffix`.
 
@@ -102,7 +97,7 @@ def index_shard(path: Path, *, text_suffix: str) -> ShardIndex:
     except DataError as error:
         problem = sources.BROKEN_SHARD if path.exists() else sources.MISSING_SHARD
         detail = str(error) if path.exists() else ""
-    found = group_samples(listing, is_image=is_image, text_suffixes=(text_suffix,))
+    found = group_samples(listing, is_image=is_image_name, text_suffixes=(text_suffix,))
     return ShardIndex(_table(found, text_suffix), problem, detail, found.irregular)
 
 
