@@ -6,7 +6,9 @@ an exit code, and says on Ctrl-C that the same command goes on.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -24,7 +26,12 @@ from maskclip_bench.cli.options import SafeConsole, console
 from maskclip_bench.cli.pretrain import export, pretrain
 from maskclip_bench.cli.run import plan, run_suite
 from maskclip_bench.cli.verify import verify
-from maskclip_bench.errors import EXIT_INTERRUPTED, MaskCLIPBenchError
+from maskclip_bench.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_STORAGE,
+    MaskCLIPBenchError,
+)
 from maskclip_bench.escaping import markup
 from maskclip_bench.jobs import end_with_parent
 
@@ -105,13 +112,23 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _discard_output() -> None:
+    """Send what is left in stdout's buffer nowhere, so that closing it at exit raises nothing."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def run(arguments: list[str] | None = None) -> None:
     """Parse and execute; every error of ours ends as one message and its exit code."""
     errors = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
     end_with_parent()
     signal.signal(signal.SIGTERM, _terminate)
+    hang_up = getattr(signal, "SIGHUP", None)
+    if hang_up is not None and signal.getsignal(hang_up) == signal.SIG_DFL:  # nohup ignores it
+        signal.signal(hang_up, _terminate)
     try:
         code: Any = app(args=arguments, standalone_mode=False)
+        sys.stdout.flush()
     except typer.Abort:
         code = EXIT_INTERRUPTED
     except USAGE_ERROR as error:
@@ -120,6 +137,14 @@ def run(arguments: list[str] | None = None) -> None:
     except MaskCLIPBenchError as error:
         errors.print(f"[bold red]error:[/] {markup(error)}")
         code = error.exit_code
+    except BrokenPipeError:  # `| head` has read enough
+        code = EXIT_FAILED
+        _discard_output()
+    except OSError as error:
+        where = error.filename or "the output"
+        errors.print(f"[bold red]error:[/] {markup(f'{error.strerror or error}: {where}')}")
+        code = EXIT_STORAGE
+        _discard_output()
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     if code == EXIT_INTERRUPTED:
