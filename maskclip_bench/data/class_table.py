@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from maskclip_bench import storage
 from maskclip_bench.data.left_over import examples, shown
+from maskclip_bench.data.text_files import read_text
 from maskclip_bench.errors import DataError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -263,15 +264,15 @@ def read_class_table(path: Path, *, field: str = "name") -> ClassTable:
     Raises:
         DataError: The file is missing, is no class list, or lists a class twice.
     """
+    if not path.exists():
+        raise DataError(f"No class list {path}. Unpack the data set again.")
+    text = read_text(path)
     try:
-        text = read_text(path)
         if path.suffix != ".json":
-            lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+            lines = [line.split(maxsplit=1) for line in text.split("\n") if line.strip()]
             keys, names, kinds = [p[0] for p in lines], [p[-1].strip() for p in lines], None
         else:
             keys, names, kinds = _from_json(json.loads(text), field)
-    except FileNotFoundError:
-        raise DataError(f"No class list {path}. Unpack the data set again.") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path} is no class list ({type(error).__name__}: {error}). It should be a JSON list "
@@ -292,13 +293,3 @@ def _from_json(entries: Any, field: str) -> tuple[list[str], list[str], list[str
     keys = [str(entry.get("wnid", entry["name"])) for entry in entries]
     kinds = [entry.get("kind") for entry in entries]
     return keys, names, [str(kind) for kind in kinds] if all(kinds) else None
-
-
-def read_text(path: Path) -> str:
-    """A small text file in UTF-8, with or without a byte-order mark.
-
-    Raises:
-        FileNotFoundError: There is none.
-        ValueError: It is not in UTF-8.
-    """
-    return path.read_text(encoding="utf-8-sig")

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maskclip_bench.data.class_table import ClassTable, read_text
+from maskclip_bench.data.class_table import ClassTable
 from maskclip_bench.data.left_over import LeftOver, examples, shown
+from maskclip_bench.data.text_files import read_text
 from maskclip_bench.errors import DataError
 
 OUTSIDE = "boxes without any part inside their image"
@@ -27,15 +28,16 @@ def read_coco(path: Path) -> dict[str, Any]:
     Raises:
         DataError: It is missing or broken, an id occurs twice or is not known, a box is no box.
     """
-    try:
-        content = json.loads(read_text(path))
-    except FileNotFoundError:
+    if not path.exists():
         raise DataError(
             f"No annotation file {path}. Set MASKCLIP_BENCH_DATA (or the config's data_root) to "
             "the folder of the data."
-        ) from None
+        )
+    text = read_text(path)
+    try:
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON ({error}). Download it again.") from error
+        raise DataError(f"{path} is not valid JSON ({error}). Download it again.") from None
     if not isinstance(content, dict) or any(
         not isinstance(content.get(key), list) or not content[key]
         for key in ("images", "categories")

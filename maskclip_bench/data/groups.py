@@ -11,8 +11,8 @@ from pathlib import Path
 from pydantic import field_validator
 
 from maskclip_bench.config import Declaration
-from maskclip_bench.data.class_table import read_text
 from maskclip_bench.data.left_over import shown
+from maskclip_bench.data.text_files import read_table, read_text
 from maskclip_bench.errors import ConfigError, DataError
 
 PATTERN_SECONDS = 20.0
@@ -107,6 +107,8 @@ def _search(pattern: str, names: list[str], what: str) -> list[str]:
 
 
 def _read_groups(path: Path, field: str | None) -> dict[str, str]:
+    if not path.exists():
+        raise DataError(f"No file of groups {path}. Make or unpack the data set again.")
     try:
         if path.suffix == ".parquet":
             import pandas as pd
@@ -115,19 +117,14 @@ def _read_groups(path: Path, field: str | None) -> dict[str, str]:
             rows = zip(frame["path"].astype(str), frame["group"].astype(str), strict=True)
             return _unique(list(rows), path)
         if path.suffix == ".csv":
-            import csv
-            import io
-
-            reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
-            return _unique([(row["path"], row["group"]) for row in reader], path)
+            columns = read_table(path, columns=("path", "group")).to_pydict()
+            return _unique(list(zip(columns["path"], columns["group"], strict=True)), path)
         table = json.loads(read_text(path))
         if isinstance(table, dict):
             return {
                 str(name): str(group[field] if field else group) for name, group in table.items()
             }
         return _unique([(str(row["path"]), str(row["group"])) for row in table], path)
-    except FileNotFoundError:
-        raise DataError(f"No file of groups {path}. Make or unpack the data set again.") from None
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise DataError(
             f"{path} is no list of groups ({type(error).__name__}: {error}). It should map each "

@@ -105,7 +105,7 @@ def test_list__kinds(tmp_path: Path) -> None:
         ("a.json", b'{"owl": 1}', "is no class list"),
         ("a.json", b"[" * 100_000, "is no class list"),
         ("a.json", b"[]", "lists no class"),
-        ("a.txt", b"\xff\xfe\xfa", "is no class list"),
+        ("a.txt", b"owl\n\xfaw\n", "Line 2 of .*a.txt is not UTF-8"),
         ("a.json", b'["owl", "jay", "owl"]', "listed twice, e.g. 'owl' as class 0 and as class 2"),
         ("a.txt", b"n1 owl\nn2 jay\nn1 kite\n", "listed twice, e.g. 'n1'"),
     ],

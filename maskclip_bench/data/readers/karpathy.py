@@ -7,11 +7,12 @@ import posixpath
 from pathlib import Path
 from typing import Any, Literal
 
-from maskclip_bench.data.class_table import ClassTable, read_text
+from maskclip_bench.data.class_table import ClassTable
 from maskclip_bench.data.dataset import Dataset, FileImages
 from maskclip_bench.data.directory_walk import walk_images
 from maskclip_bench.data.left_over import examples
 from maskclip_bench.data.readers.base import ReaderDeclaration
+from maskclip_bench.data.text_files import read_text
 from maskclip_bench.errors import DataError
 
 NOT_LISTED = "images that the JSON file does not name"

@@ -1,29 +1,34 @@
 """CLIP-benchmark's shards: `{split}/*.tar` of `key.jpg` with `key.cls` or `key.txt`.
 
-A key is the path in the archive up to the first dot of the file's name, folder included. An archive
-is taken whole or not at all: whatever does not fit is an error, since a number on a part of a split
-is no number.
+Which files make a sample: see `data.tar_scan`. An archive that is cut off or damaged, an image
+without a label or caption, and two files of one name are errors, since a number on a part of a
+split is no number. Texts without an image are counted and named.
 """
 
 from __future__ import annotations
 
-import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
-from maskclip_bench.data.class_table import ClassTable, parse_index, read_text, table_of_indices
+from maskclip_bench.data.class_table import ClassTable, parse_index, table_of_indices
 from maskclip_bench.data.dataset import Dataset, TarImages
 from maskclip_bench.data.directory_walk import walk_files
 from maskclip_bench.data.images import is_image_name
-from maskclip_bench.data.left_over import LeftOver, examples
+from maskclip_bench.data.left_over import LeftOver, examples, shown
 from maskclip_bench.data.readers.base import ReaderDeclaration
+from maskclip_bench.data.tar_scan import HARMLESS, NO_IMAGE, TarSample, group_samples, scan_tar
+from maskclip_bench.data.text_files import read_lines
 from maskclip_bench.errors import DataError
 
 CLASS_NAMES = "classnames.txt"
+LABEL = "cls"
+CAPTIONS = "txt"
 NO_SHARD = "no .tar file"
+LEFT_OUT = HARMLESS | {NO_IMAGE}
+"""Irregularities that are counted; all others are errors."""
 
 
 class Sample(NamedTuple):
@@ -55,7 +60,7 @@ class WebDataset(ReaderDeclaration):
         """From `classnames.txt`, or from the labels of all splits."""
         path = root / CLASS_NAMES
         if path.is_file():
-            names = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
+            names = tuple(line.strip() for line in read_lines(path) if line.strip())
             return ClassTable(tuple(map(str, range(len(names)))), names, source=str(path))
         labels = [
             sample.label
@@ -118,33 +123,45 @@ def read_samples(folder: Path, what: str, left_over: LeftOver) -> list[Sample]:
     )
     left_over.merge(walk.left_over)
     shards = sorted(walk.files, key=lambda file: (len(file.path.name), file.name))
-    return [sample for shard in shards for sample in _read_shard(shard.path, shard.name)]
+    return [sample for file in shards for sample in _read_shard(file.path, file.name, left_over)]
 
 
-def _read_shard(path: Path, name: str) -> Iterator[Sample]:
-    samples: dict[str, tuple[list[tuple[Path, int, int]], dict[str, str]]] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
-                folder, slash, base = member.name.rpartition("/")
-                key, _, extension = base.partition(".")
-                image, text = samples.setdefault(folder + slash + key, ([], {}))
-                if is_image_name(f"x.{extension}"):
-                    image.append((path, member.offset_data, member.size))
-                elif extension in ("cls", "txt"):
-                    content = tar.extractfile(member)
-                    text[extension] = content.read().decode() if content else ""
-    except (tarfile.TarError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is broken ({error}). Copy or download it again.") from None
-    for key, (image, text) in samples.items():
-        if image:
-            label = text.get("cls")
-            captions = text.get("txt")
-            yield Sample(
-                f"{name}/{key}",
-                image[0],
-                None if label is None else parse_index(label, where=f"{path}, {key}.cls"),
-                None if captions is None else [c for c in captions.split("\n") if c.strip()],
-            )
+def _read_shard(path: Path, name: str, left_over: LeftOver) -> list[Sample]:
+    listing = scan_tar(path)
+    if listing.problem is not None:
+        raise DataError(
+            f"{shown(path)} is {listing.problem}: {shown(listing.detail)}. Copy or download it "
+            "again."
+        )
+    found = group_samples(listing, is_image=is_image_name, text_suffixes=(LABEL, CAPTIONS))
+    refused = {why: names for why, names in found.irregular.items() if why not in LEFT_OUT}
+    if refused:
+        listed = "; ".join(
+            f"{len(names)} times: {why} ({examples(names)})" for why, names in refused.items()
+        )
+        raise DataError(f"{shown(path)} is no complete shard. {listed}. Pack the data set again.")
+    for why in LEFT_OUT & found.irregular.keys():
+        left_over.add_all(why, (f"{name}/{what}" for what in found.irregular[why]))
+    with path.open("rb") as file:
+        return [_sample(file, path, name, sample) for sample in found.samples]
+
+
+def _sample(file: BinaryIO, path: Path, shard: str, sample: TarSample) -> Sample:
+    texts: dict[str, str] = {}
+    for suffix, member in sample.texts.items():
+        file.seek(member.offset)
+        try:
+            texts[suffix] = file.read(member.size).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{shown(member.name)} in {shown(path)} is not UTF-8 ({error}). Pack the data set "
+                "again, with texts in UTF-8."
+            ) from None
+    label, captions = texts.get(LABEL), texts.get(CAPTIONS)
+    where = f"{shown(path)}, {shown(sample.key)}.{LABEL}"
+    return Sample(
+        f"{shard}/{sample.key}",
+        (path, sample.image.offset, sample.image.size),
+        None if label is None else parse_index(label, where=where),
+        None if captions is None else [c.strip() for c in captions.split("\n") if c.strip()],
+    )
