@@ -8,6 +8,7 @@ library's own is used (`choose_transform`).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -53,6 +54,10 @@ TRANSFORM_VERSION = 2
 LEVELS = 2.5
 """Largest difference of a pixel, of 255 levels, between our transform and a library's that counts
 as equal: libraries round between their steps, some resize tensors instead of images."""
+
+LONG = 16
+"""Long side over short side from which only the part is resized that the crop will show: the whole
+of a 1 x 10000 image, resized, takes gigabytes."""
 
 LibraryTransform = Callable[[Image.Image], Tensor]
 """PIL image -> float [3, H, W], normalized."""
@@ -106,6 +111,8 @@ class Transform:
         if self.library is not None:
             return self._checked(self.library(image))
         size, new = self.image_size, self._resized(image)
+        if new is not None and max(new) > LONG * min(new):
+            image, new = self._around_the_crop(image, new)
         if new is not None and self.resizer == "pillow":
             image = image.resize(new, FILTERS[self.interpolation])
         pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)  # [3, H, W]
@@ -113,9 +120,36 @@ class Transform:
             nearest = self.interpolation == "nearest"
             mode = InterpolationMode("nearest-exact" if nearest else self.interpolation)
             pixels = functional.resize(pixels, [new[1], new[0]], mode, antialias=True)
-        half = round if self.crop_offset == "round" else int
-        top, left = (half((side - size) / 2) for side in pixels.shape[1:])
+        top, left = (self._offset(side) for side in pixels.shape[1:])
         return pixels[:, top : top + size, left : left + size].contiguous()
+
+    def _offset(self, side: int) -> int:
+        """Where the crop begins along a side of the resized image."""
+        half = (side - self.image_size) / 2
+        return round(half) if self.crop_offset == "round" else int(half)
+
+    def _around_the_crop(
+        self, image: Image.Image, new: tuple[int, int]
+    ) -> tuple[Image.Image, tuple[int, int] | None]:
+        """A very long image before its crop, in bounded time and memory.
+
+        Pillow resizes just the part that the crop shows, to the same pixels up to one level; for a
+        tensor, the image is cut to its middle, whose resized size is returned.
+        """
+        if self.resizer == "tensor":
+            most = LONG * min(image.size)
+            left, top = (max(0, (side - most) // 2) for side in image.size)
+            middle = image.crop((left, top, image.size[0] - left, image.size[1] - top))
+            return middle, self._resized(middle)
+        ranges = [
+            _needed(side, resized, self._offset(resized), self.image_size)
+            for side, resized in zip(image.size, new, strict=True)
+        ]
+        (left, right, box_left, box_right), (top, bottom, box_top, box_bottom) = ranges
+        part = image.crop((left, top, right, bottom))
+        shown = (self.image_size, self.image_size)
+        box = (box_left, box_top, box_right, box_bottom)
+        return part.resize(shown, FILTERS[self.interpolation], box=box), None
 
     def _resized(self, image: Image.Image) -> tuple[int, int] | None:
         """Width and height after resizing, or None if they are right."""
@@ -155,6 +189,27 @@ class Transform:
                 "return a float tensor [3, H, W], normalized."
             )
         return pixels.float()
+
+
+def _needed(side: int, resized: int, offset: int, size: int) -> tuple[int, int, float, float]:
+    """Along one side: the source pixels that `size` pixels of the resized image are made of.
+
+    Args:
+        side: Pixels of the image.
+        resized: Pixels of the resized image.
+        offset: First pixel of the crop.
+        size: Pixels of the crop.
+
+    Returns:
+        First source pixel, the one after the last (with a margin for the filter), and where the
+        crop begins and ends, counted from the first.
+    """
+    scale = side / resized
+    begin, end = offset * scale, (offset + size) * scale
+    margin = math.ceil(3 * max(scale, 1)) + 2  # Lanczos reaches 3 pixels
+    first = max(0, math.floor(begin) - margin)
+    last = min(side, math.ceil(end) + margin)
+    return first, last, begin - first, min(end - first, last - first)
 
 
 def make_transform(own: Mapping[str, Any], override: Preprocess) -> Transform:

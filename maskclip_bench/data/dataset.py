@@ -14,7 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class Dataset:
     annotations: list[Path] = field(default_factory=list)
     left_over: LeftOver = field(default_factory=LeftOver)
     identity: Any = None
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._check_ids()
@@ -162,6 +162,31 @@ class Dataset:
         }
         text = json.dumps(rows, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def take(self, indices: Sequence[int]) -> Dataset:
+        """A split with only some of the images, in a new order; its fingerprint is another one.
+
+        Args:
+            indices: Which images.
+        """
+        if list(indices) == list(range(len(self))):
+            return self
+
+        def chosen(values: list[Any]) -> list[Any]:
+            return [values[index] for index in indices]
+
+        of_images = len(self.annotations) == len(self)  # else one file for all
+        return replace(
+            self,
+            sample_ids=chosen(self.sample_ids),
+            groups=chosen(self.groups),
+            read=ChosenImages(self.read, tuple(indices)),
+            labels=None if self.labels is None else self.labels[list(indices)],
+            captions=None if self.captions is None else chosen(self.captions),
+            image_paths=chosen(self.image_paths) if self.image_paths else [],
+            annotations=chosen(self.annotations) if of_images else self.annotations,
+            identity=[self.identity, "images", list(indices)],
+        )
 
     def image(self, index: int) -> Image.Image:
         """One image as RGB.
@@ -280,6 +305,23 @@ class TarImages:
 
     def _what(self, index: int) -> str:
         return f"{shown(self.names[index])} in {shown(self.members[index][0])}"
+
+
+@dataclass(frozen=True)
+class ChosenImages:
+    """Some images of a split."""
+
+    read: Callable[[int], Image.Image]
+    indices: tuple[int, ...]
+
+    def __call__(self, index: int) -> Image.Image:
+        """Decode one image as RGB."""
+        return self.read(self.indices[index])
+
+    def check(self, index: int) -> None:
+        """Read one header, where the images are files; a `DataError` says what is wrong."""
+        if hasattr(self.read, "check"):
+            self.read.check(self.indices[index])
 
 
 @dataclass(frozen=True)

@@ -334,6 +334,7 @@ def _extract(
     backbone: Backbone, dataset: Dataset, start: int, progress: Progress
 ) -> Iterator[Tensors]:
     """Outputs of the images from `start` on, a batch at a time, on the CPU."""
+    dataset.check_images(progress)
     prepared = _Prepared(dataset, backbone.transform, start)
     stage, report = f"features of {dataset.split}", throttled(progress, seconds=REPORT_SECONDS)
     done = start

@@ -81,21 +81,24 @@ def measure(
     missing = protocol.missing_in(backbone, task)
     if missing is not None:
         raise ConfigError(f"{backbone.name}: {missing}.")
-    measurement = protocol.run(
-        ProtocolContext(
-            task=task,
-            settings=protocol.settings_of(task),
-            backbone=backbone,
-            features=features if features is not None else FeatureStore(),
-            workspace=workspace or Workspace.open(),
-            device=device or backbone.device,
-            progress=progress,
-            seed=seed,
-            num_threads=num_threads,
-            cancel=cancel or threading.Event(),
-            limit=limit,
-        )
+    context = ProtocolContext(
+        task=task,
+        settings=protocol.settings_of(task),
+        backbone=backbone,
+        features=features if features is not None else FeatureStore(),
+        workspace=workspace or Workspace.open(),
+        device=device or backbone.device,
+        progress=progress,
+        seed=seed,
+        num_threads=num_threads,
+        cancel=cancel or threading.Event(),
+        limit=limit,
     )
+    measurement = protocol.run(context)
+    left_over = context.left_over()
+    if left_over:
+        details = {**measurement.details, "left_over": left_over}
+        measurement = replace(measurement, details=details)
     if limit is not None:
         measurement = replace(measurement, budget={**measurement.budget, "limit": limit})
     return measurement

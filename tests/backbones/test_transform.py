@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torchvision.transforms import (
     ToTensor,
 )
 
+from maskclip_bench.backbones import transform as transform_module
 from maskclip_bench.backbones.declaration import Preprocess
 from maskclip_bench.backbones.transform import (
     Transform,
@@ -112,3 +115,42 @@ def test_from_libraries() -> None:
     assert (found["image_size"], found["resize_mode"], found["interpolation"]) == (
         384, "squash", "bilinear",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "nearest"])
+@pytest.mark.parametrize("size", [(7, 400), (401, 9), (300, 13)])
+def test_long_image__is_resized_around_the_crop_alone(
+    size: tuple[int, int], interpolation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    transform = Transform(24, 30, interpolation=interpolation)
+    ours = transform(image).int()
+    monkeypatch.setattr(transform_module, "LONG", 10**9)
+    whole = transform(image).int()
+    assert (ours - whole).abs().max() <= 1
+
+
+@pytest.mark.parametrize("resizer", ["pillow", "tensor"])
+@pytest.mark.parametrize("size", [(1, 10_000), (10_000, 1), (2, 100_001)])
+def test_long_image__is_never_resized_as_a_whole(
+    resizer: Any, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    by_pillow, by_torchvision = Image.Image.resize, transform_module.functional.resize
+
+    def pillow(image: Image.Image, new: tuple[int, int], *rest: Any, **more: Any) -> Image.Image:
+        made.append(new[0] * new[1])
+        return by_pillow(image, new, *rest, **more)
+
+    def torchvision(pixels: torch.Tensor, new: list[int], *rest: Any, **more: Any) -> torch.Tensor:
+        made.append(new[0] * new[1])
+        return by_torchvision(pixels, new, *rest, **more)
+
+    monkeypatch.setattr(Image.Image, "resize", pillow)
+    monkeypatch.setattr(transform_module.functional, "resize", torchvision)
+    image = Image.new("RGB", size, (200, 30, 90))
+    pixels = Transform(224, 256, resizer=resizer)(image)
+    assert pixels.shape == (3, 224, 224)
+    assert pixels.flatten(1).float().mean(1).tolist() == [200, 30, 90]
+    assert max(made) <= 17 * 256 * 256

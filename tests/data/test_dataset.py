@@ -109,3 +109,17 @@ def test_indexed_images__any_error_names_the_image() -> None:
     assert np.asarray(read(0)).tolist() == [[[9, 9, 9]] * 2] * 2
     with pytest.raises(DataError, match=r"Cannot read image 5 of Birds \(IndexError"):
         read(1)
+
+
+def test_take__some_images_in_a_new_order(tmp_path: Path) -> None:
+    dataset = make(tmp_path, captions=[["x"], ["y"]], image_paths=["0.png", "1.png"])
+    assert dataset.take([0, 1]) is dataset
+    part = dataset.take([1])
+    assert (part.sample_ids, part.captions, part.image_paths) == (["1.png"], [["y"]], ["1.png"])
+    assert part.need_labels().tolist() == [1]
+    assert np.asarray(part.image(0))[0, 0, 0] == 1
+    assert part.fingerprint not in (dataset.fingerprint, dataset.take([0]).fingerprint)
+    part.check_images()
+    (tmp_path / "1.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"1 of 1 images cannot be used"):
+        dataset.take([1]).check_images()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from maskclip_bench import storage
 from maskclip_bench.config import Declaration, validate
+from maskclip_bench.data.class_table import same_classes
 from maskclip_bench.data.readers import open_dataset
 from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
     from maskclip_bench.backbones.declaration import BackboneDeclaration
     from maskclip_bench.backbones.loading import Backbone
@@ -75,12 +75,26 @@ class ProtocolContext:
                     f"{dataset.name} ({dataset.split}) has no image, so there is nothing to "
                     "measure. Check the split's folder, and `splits` in its declaration."
                 )
-            for other in self._opened.values():
-                check_same_classes(other, dataset)
             if self.limit is not None:
-                dataset = take(dataset, evenly_spaced(len(dataset), self.limit))
+                dataset = dataset.take(evenly_spaced(len(dataset), self.limit))
             self._opened[split] = dataset
+            self._check_classes()
         return self._opened[split]
+
+    def left_over(self) -> dict[str, Any]:
+        """Split -> what its folder holds beyond it, of the splits opened so far; for records."""
+        return {
+            split: dataset.left_over.to_json()
+            for split, dataset in sorted(self._opened.items())
+            if dataset.left_over
+        }
+
+    def _check_classes(self) -> None:
+        """All splits opened so far have one class table; `train` is what others are learnt from."""
+        opened = [dataset for dataset in self._opened.values() if dataset.classes is not None]
+        opened.sort(key=lambda dataset: dataset is not self._opened.get("train"))
+        if len(opened) > 1:
+            same_classes(*opened)
 
 
 class Protocol(ABC):
@@ -247,58 +261,3 @@ def evenly_spaced(num: int, at_most: int) -> list[int]:
     """
     count = min(num, at_most)
     return [index * num // count for index in range(count)]
-
-
-def take(dataset: Dataset, indices: Sequence[int]) -> Dataset:
-    """A split with only some of its images; its fingerprint is another one.
-
-    Args:
-        dataset: The split.
-        indices: Which images, in their new order.
-    """
-    if list(indices) == list(range(len(dataset))):
-        return dataset
-
-    def chosen(values: list[Any]) -> list[Any]:
-        return [values[index] for index in indices]
-
-    of_images = len(dataset.annotations) == len(dataset)  # else one file for all
-    return replace(
-        dataset,
-        sample_ids=chosen(dataset.sample_ids),
-        groups=chosen(dataset.groups),
-        fingerprint=storage.fingerprint([dataset.fingerprint, list(indices)]),
-        read=_Chosen(dataset.read, tuple(indices)),
-        labels=None if dataset.labels is None else dataset.labels[list(indices)],
-        captions=None if dataset.captions is None else chosen(dataset.captions),
-        annotations=chosen(dataset.annotations) if of_images else dataset.annotations,
-    )
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """Reads some images of a split; picklable, for worker processes."""
-
-    read: Callable[[int], Image.Image]
-    indices: tuple[int, ...]
-
-    def __call__(self, index: int) -> Image.Image:
-        return self.read(self.indices[index])
-
-
-def check_same_classes(one: Dataset, other: Dataset) -> None:
-    """Check that a label means the same class in two splits of a data set.
-
-    A list that goes on where the other ends agrees with it: a split need not have every class.
-
-    Raises:
-        DataError: Their class names differ, or are in another order.
-    """
-    for index, names in enumerate(zip(one.class_names, other.class_names, strict=False)):
-        if names[0] != names[1]:
-            raise DataError(
-                f"{one.name}: the splits {one.split} and {other.split} have different classes; "
-                f"class {index} is {names[0]!r} in the one and {names[1]!r} in the other, so no "
-                "number can be made of both. Give one list of classes for all splits "
-                "(`reader.classes`)."
-            )

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip_bench.config import Declaration
-from maskclip_bench.data.class_table import same_classes
 from maskclip_bench.errors import DataError
 from maskclip_bench.results.measurement import Measurement, Metric
 from maskclip_bench.runtime import derive_seed
@@ -64,7 +63,6 @@ class FewShot(Protocol):
         """
         settings: Settings = context.settings
         train, test = context.dataset("train"), context.dataset("test")
-        same_classes(train, test)
         labels, truth = train.need_labels(), torch.from_numpy(test.need_labels())
         num_classes = int(max(labels.max(), int(truth.max()))) + 1
         smallest = int(np.bincount(labels, minlength=num_classes).min())

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip_bench.config import Declaration
-from maskclip_bench.data.class_table import same_classes
 from maskclip_bench.results.measurement import Measurement, Metric
 from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.metrics import Candidates, label_ranks
@@ -122,7 +121,6 @@ class KNN(Protocol):
         """
         settings: Settings = context.settings
         train, test = context.dataset("train"), context.dataset("test")
-        same_classes(train, test)
         labels = train.need_labels()
         num_classes = int(max(labels.max(), test.need_labels().max())) + 1
         bank = self._features(context, "train")

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip_bench.config import Declaration
-from maskclip_bench.data.class_table import same_classes
 from maskclip_bench.progress import Progress
 from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.runtime import derive_seed
@@ -192,7 +191,6 @@ class LinearProbe(Protocol):
     @staticmethod
     def _num_classes(context: ProtocolContext) -> int:
         splits = [context.dataset("train"), *map(context.dataset, sorted(context.task.splits))]
-        same_classes(*splits)
         return 1 + max(int(split.need_labels().max()) for split in splits)
 
     @staticmethod
