@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from maskclip_bench import data_files
+from maskclip_bench import data_files, storage
 from maskclip_bench.config import Declaration, validate
 from maskclip_bench.errors import DataError, unknown_name
 
@@ -142,16 +142,28 @@ def check_selector(selector: PublishedSelector, rows: list[ReferenceRow]) -> Non
 
 
 def _read(path: Path) -> list[ReferenceRow]:
+    expected = list(ReferenceRow.model_fields)
     rows = []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        expected = list(ReferenceRow.model_fields)
-        if reader.fieldnames is None or list(reader.fieldnames) != expected:
-            raise DataError(
-                f"{path} has the columns {reader.fieldnames}; a reference file has "
-                f"{', '.join(expected)}."
-            )
-        for line in reader:
-            values = {**line, "epochs": line["epochs"] or None}
-            rows.append(validate(values, ReferenceRow, where=f"{path}, line {reader.line_num}"))
+    try:
+        # `utf-8-sig`: spreadsheets put a byte order mark before what they save as UTF-8.
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if reader.fieldnames is None or list(reader.fieldnames) != expected:
+                raise DataError(
+                    f"{path} has the columns {reader.fieldnames}; a reference file has "
+                    f"{', '.join(expected)}."
+                )
+            for line in reader:
+                if None in line:
+                    raise DataError(
+                        f"{path}, line {reader.line_num}: more fields than columns. Put text with "
+                        "a comma in quotation marks."
+                    )
+                values = {**line, "epochs": line["epochs"] or None}
+                where = f"{path}, line {reader.line_num}"
+                rows.append(validate(values, ReferenceRow, where=where))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no CSV file in UTF-8 ({error}).") from None
+    except OSError as error:
+        raise storage.read_error(error, path) from error
     return rows
