@@ -241,6 +241,11 @@ class _Walk:
                 yield f"{path}.{name}", getattr(value, name)
         if not (slots or hasattr(value, "__dict__")) and cls is not object:
             yield from self._reduced(path, value)
+        elif not copied and cls.__module__ != "_thread":
+            try:
+                value.__reduce_ex__(2)  # fails where a part of the object is not in Python
+            except Exception:
+                self.opaque = self.opaque or (path or cls.__qualname__)
 
     def _reduced(self, path: str, value: Any) -> Iterator[tuple[str, Any]]:
         """What copying the object would take: for objects that are not made of Python values."""

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskclip_bench.backbones import load_backbone
+from maskclip_bench.errors import CheckpointError, ConfigError, MaskCLIPBenchError
+from maskclip_bench.runtime import Workspace
+
+from ..conftest import declare
+
+MODULE = """
+import sys
+import torch
+
+class Texts:
+    preprocess = {"image_size": 16, "mean": [0.0] * 3, "std": [1.0] * 3}
+    def __init__(self):
+        self.parts = {"net": torch.nn.Linear(3, 4)}
+    def encode_image(self, images):
+        return self.parts["net"](images.mean(dim=(2, 3)))
+    def encode_text(self, texts):
+        return torch.ones(len(texts), 4)
+
+class ImagesOnly(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(3, 4)
+    def forward(self, images):
+        return self.net(images.mean(dim=(2, 3)))
+
+class Sized(ImagesOnly):
+    preprocess = {"image_size": 16}
+
+class Odd(ImagesOnly):
+    preprocess = 3
+
+class Misspelt(ImagesOnly):
+    preprocess = {"image_size": 16, "mena": [0.0] * 3}
+
+def raises():
+    raise IndexError
+
+def exits():
+    sys.exit(0)
+
+def nothing():
+    return None
+
+number = 3
+"""
+STATED = {"image_size": 16, "mean": [0.5] * 3, "std": [0.5] * 3}
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "their_encoders.py").write_text(MODULE)
+    (tmp_path / "broken_module.py").write_text("raise SystemExit(0)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("their_encoders", None)
+
+
+def test_has_text__is_known_before_loading() -> None:
+    assert declare(source={"python": "their_encoders:Texts"}).has_text is True
+    assert declare(source={"python": "their_encoders:ImagesOnly"}).has_text is False
+    assert declare(source={"python": "their_encoders:raises"}).has_text is None
+
+
+def test_module__is_enough_where_the_row_states_the_preprocessing(workspace: Workspace) -> None:
+    row = declare(source={"python": "their_encoders:ImagesOnly"}, preprocess=STATED)
+    backbone = load_backbone(row, workspace=workspace)
+    assert not backbone.has_text
+    assert backbone.forward_features(torch.rand(2, 3, 16, 16)).shape == (2, 4)
+    assert backbone.transform.mean == (0.5, 0.5, 0.5)
+
+
+def test_preprocessing__is_not_guessed(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = declare(source={"python": "their_encoders:ImagesOnly"}, preprocess={"image_size": 16})
+    with pytest.raises(ConfigError, match="is not guessed, and mean, std is stated nowhere"):
+        load_backbone(row, workspace=workspace)
+    with caplog.at_level(logging.WARNING):
+        load_backbone(declare(source={"python": "their_encoders:Sized"}), workspace=workspace)
+    assert "states no mean and std; those of ImageNet are used" in caplog.text
+    with pytest.raises(ConfigError, match="preprocess of Odd is a int. Make it a dictionary"):
+        load_backbone(declare(source={"python": "their_encoders:Odd"}), workspace=workspace)
+    with pytest.raises(ConfigError, match="unknown key 'mena'. Known keys: image_size"):
+        load_backbone(declare(source={"python": "their_encoders:Misspelt"}), workspace=workspace)
+
+
+def test_modules_behind_attributes__are_part_of_the_model(workspace: Workspace) -> None:
+    backbone = load_backbone(
+        declare(source={"python": "their_encoders:Texts"}), workspace=workspace
+    )
+    assert [tuple(value.shape) for value in backbone.model.parameters()] == [(4, 3), (4,)]
+    assert not any(value.requires_grad for value in backbone.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("python", "kind", "message"),
+    [
+        ("their_encoders:raises", CheckpointError, "failed with IndexError: . Correct the fac"),
+        ("their_encoders:exits", CheckpointError, "their_encoders:exits failed with SystemExit: 0"),
+        ("their_encoders:nothing", ConfigError, "returned a NoneType, which is no encoder"),
+        ("their_encoders:number", ConfigError, "is a int, not a function that returns an encod"),
+        ("their_encoders:none", ConfigError, "cannot be imported"),
+        ("broken_module:make", ConfigError, "importing broken_module failed with SystemExit"),
+        ("their_encoders", ConfigError, "should be 'module:factory'"),
+    ],
+)
+def test_whatever_the_code_does__ends_one_row(
+    python: str, kind: type[MaskCLIPBenchError], message: str, workspace: Workspace
+) -> None:
+    with pytest.raises(kind, match=message):
+        load_backbone(declare(source={"python": python}), workspace=workspace)
+
+
+def test_current_folder__is_importable(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "project"
+    here.mkdir()
+    (here / "encoder_of_this_folder.py").write_text(MODULE)
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", [part for part in sys.path if part])
+    row = declare(source={"python": "encoder_of_this_folder:Texts"})
+    assert load_backbone(row, workspace=workspace).has_text
+    sys.modules.pop("encoder_of_this_folder", None)
