@@ -48,7 +48,7 @@ def test_module__is_enough_for_image_tasks() -> None:
         "mine-1", False, False,
     )  # fmt: skip
     assert module.layer.weight.requires_grad
-    with pytest.raises(ConfigError, match="mine-1 has no text tower"):
+    with pytest.raises(ConfigError, match=r"mine-1 has no text tower"):
         backbone.encode_text(["a"])
 
 
@@ -100,11 +100,11 @@ def test_preprocess__a_function() -> None:
     backbone = as_backbone(Pooled(), preprocess=prepare)
     assert backbone.image_size == 16
     assert backbone.transform(photo()).unique().tolist() == pytest.approx([0.3])
-    with pytest.raises(ConfigError, match="states no mean and std, which image windows need"):
+    with pytest.raises(ConfigError, match=r"states no mean and std, which image windows need"):
         backbone.forward_features(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
     with pytest.raises(ConfigError, match=r"own preprocess returned Tensor \(3, 16\). It should"):
         as_backbone(Pooled(), preprocess=lambda image: torch.zeros(3, 16))
-    with pytest.raises(ConfigError, match="which make no batch. State image_size"):
+    with pytest.raises(ConfigError, match=r"which make no batch. State image_size"):
         as_backbone(Pooled(), preprocess=lambda image: torch.zeros(3, image.height, image.width))
 
 
@@ -134,5 +134,5 @@ def test_row__cannot_be_loaded_again(workspace: Workspace) -> None:
     row = as_backbone(Pooled(), **STATED).declaration
     assert "memory of another process" in str(missing_weights(row, workspace))
     assert weights_identity(row, workspace).startswith("unknown-")
-    with pytest.raises(CheckpointError, match="mine is a model in memory"):
+    with pytest.raises(CheckpointError, match=r"mine is a model in memory"):
         row.family.load(row, workspace, 0)

@@ -68,7 +68,7 @@ def test_folder__hugging_face_and_none(tmp_path: Path) -> None:
 def test_problems() -> None:
     with pytest.raises(UnknownNameError, match=r"No backbone 'tim:vit'.*a model of a family: rec"):
         resolve_backbone("tim:vit")
-    with pytest.raises(ConfigError, match="names no model. Write it after the colon"):
+    with pytest.raises(ConfigError, match=r"names no model. Write it after the colon"):
         resolve_backbone("timm:")
-    with pytest.raises(ConfigError, match="names no weights. Write open_clip:ARCHITECTURE/TAG"):
+    with pytest.raises(ConfigError, match=r"names no weights. Write open_clip:ARCHITECTURE/TAG"):
         resolve_backbone("open_clip:ViT-B-16")

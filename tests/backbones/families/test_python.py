@@ -12,7 +12,7 @@ from maskclip_bench.backbones import load_backbone
 from maskclip_bench.errors import CheckpointError, ConfigError, MaskCLIPBenchError
 from maskclip_bench.runtime import Workspace
 
-from ..conftest import declare
+from .conftest import declare
 
 MODULE = """
 import sys
@@ -84,14 +84,14 @@ def test_preprocessing__is_not_guessed(
     workspace: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
     row = declare(source={"python": "their_encoders:ImagesOnly"}, preprocess={"image_size": 16})
-    with pytest.raises(ConfigError, match="is not guessed, and mean, std is stated nowhere"):
+    with pytest.raises(ConfigError, match=r"is not guessed, and mean, std is stated nowhere"):
         load_backbone(row, workspace=workspace)
     with caplog.at_level(logging.WARNING):
         load_backbone(declare(source={"python": "their_encoders:Sized"}), workspace=workspace)
     assert "states no mean and std; those of ImageNet are used" in caplog.text
-    with pytest.raises(ConfigError, match="preprocess of Odd is a int. Make it a dictionary"):
+    with pytest.raises(ConfigError, match=r"preprocess of Odd is a int. Make it a dictionary"):
         load_backbone(declare(source={"python": "their_encoders:Odd"}), workspace=workspace)
-    with pytest.raises(ConfigError, match="unknown key 'mena'. Known keys: image_size"):
+    with pytest.raises(ConfigError, match=r"unknown key 'mena'. Known keys: image_size"):
         load_backbone(declare(source={"python": "their_encoders:Misspelt"}), workspace=workspace)
 
 
@@ -106,13 +106,17 @@ def test_modules_behind_attributes__are_part_of_the_model(workspace: Workspace) 
 @pytest.mark.parametrize(
     ("python", "kind", "message"),
     [
-        ("their_encoders:raises", CheckpointError, "failed with IndexError: . Correct the fac"),
-        ("their_encoders:exits", CheckpointError, "their_encoders:exits failed with SystemExit: 0"),
-        ("their_encoders:nothing", ConfigError, "returned a NoneType, which is no encoder"),
-        ("their_encoders:number", ConfigError, "is a int, not a function that returns an encod"),
-        ("their_encoders:none", ConfigError, "cannot be imported"),
-        ("broken_module:make", ConfigError, "importing broken_module failed with SystemExit"),
-        ("their_encoders", ConfigError, "should be 'module:factory'"),
+        ("their_encoders:raises", CheckpointError, r"failed with IndexError: . Correct the fac"),
+        (
+            "their_encoders:exits",
+            CheckpointError,
+            r"their_encoders:exits failed with SystemExit: 0",
+        ),
+        ("their_encoders:nothing", ConfigError, r"returned a NoneType, which is no encoder"),
+        ("their_encoders:number", ConfigError, r"is a int, not a function that returns an encod"),
+        ("their_encoders:none", ConfigError, r"cannot be imported"),
+        ("broken_module:make", ConfigError, r"importing broken_module failed with SystemExit"),
+        ("their_encoders", ConfigError, r"should be 'module:factory'"),
     ],
 )
 def test_whatever_the_code_does__ends_one_row(
