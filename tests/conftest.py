@@ -1,9 +1,13 @@
-"""For all tests: no user's settings, no network, one thread."""
+"""For all tests: no user's settings, no network, one thread; a tiny recipe and its data."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -31,3 +35,27 @@ def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
         runtime.DATA_VARIABLE,
     ):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModuleType:
+    """`pretrain/run_tiny.py`: `tiny_recipe`, `tiny_values`, `TINY_VIT`, `NUM_SAMPLES`."""
+    name = "pretrain_run_tiny"
+    if name not in sys.modules:
+        script = Path(__file__).parent / "pretrain" / "run_tiny.py"
+        spec = importlib.util.spec_from_file_location(name, script)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory, tiny: ModuleType) -> Path:
+    """A data root with `shapes/shapes-*.tar`, which the tiny recipe trains on."""
+    from maskclip_bench.data.shapes import write_shape_shards
+
+    root = tmp_path_factory.mktemp("data")
+    write_shape_shards(root / "shapes", num_samples=tiny.NUM_SAMPLES, num_shards=2, size=36)
+    return root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -274,7 +275,8 @@ class _Display:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            self._progress.stop()
 
     def update(self, state: Snapshot) -> None:
         """Show a state."""
