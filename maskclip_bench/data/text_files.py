@@ -52,17 +52,29 @@ def read_text(path: Path | str) -> str:
         DataError: It is missing, no regular file, unreadable, in another encoding, or binary.
     """
     with open_regular(path) as file:
-        content = _read(file, path)
+        return decode_text(_read(file, path), what=path)
+
+
+def decode_text(content: bytes, *, what: object) -> str:
+    """The bytes of a text file as text; every line ends with a line feed alone.
+
+    Args:
+        content: The bytes.
+        what: Name for messages.
+
+    Raises:
+        DataError: They are in another encoding, or binary.
+    """
     encoding = _encoding(content)
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise _wrong_encoding(path, line, encoding) from None
+        raise _wrong_encoding(what, line, encoding) from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise DataError(
-            f"Line {line} of {path} holds a NUL, so the file is no text, or is UTF-16 without a "
+            f"Line {line} of {what} holds a NUL, so the file is no text, or is UTF-16 without a "
             "byte order mark. Save it as UTF-8."
         )
     return text.replace("\r\n", "\n")
@@ -341,7 +353,7 @@ def _encoding(content: bytes) -> str:
     return next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
 
 
-def _wrong_encoding(path: Path | str, line: int, encoding: str) -> DataError:
+def _wrong_encoding(path: object, line: int, encoding: str) -> DataError:
     name = encoding.removesuffix("-sig").upper()
     return DataError(
         f"Line {line} of {path} is not {name}. Save the file as UTF-8 (for a file in Latin-1: "

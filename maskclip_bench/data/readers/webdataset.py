@@ -1,34 +1,47 @@
 """CLIP-benchmark's shards: `{split}/*.tar` of `key.jpg` with `key.cls` or `key.txt`.
 
-Which files make a sample: see `data.tar_scan`. An archive that is cut off or damaged, an image
-without a label or caption, and two files of one name are errors, since a number on a part of a
-split is no number. Texts without an image are counted and named.
+`data/tar_scan.py` says which files make a sample. A split is taken whole or not at all: a shard
+that is cut off, missing or empty, a file that does not fit, or a sample without what the others
+have is an error that names it, since a number on a part of a split is no number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from maskclip_bench.data.class_table import ClassTable, parse_index, table_of_indices
 from maskclip_bench.data.dataset import Dataset, TarImages
-from maskclip_bench.data.directory_walk import walk_files
+from maskclip_bench.data.directory_walk import FoundFile, walk_files
 from maskclip_bench.data.images import is_image_name
-from maskclip_bench.data.left_over import LeftOver, examples, shown
+from maskclip_bench.data.left_over import LeftOver, examples
+from maskclip_bench.data.pairs.pair_files import COUNT_FILES, PairFile, expected_counts
 from maskclip_bench.data.readers.base import ReaderDeclaration
-from maskclip_bench.data.tar_scan import HARMLESS, NO_IMAGE, TarSample, group_samples, scan_tar
-from maskclip_bench.data.text_files import read_lines
+from maskclip_bench.data.tar_scan import (
+    HARMLESS,
+    Member,
+    TarSample,
+    group_samples,
+    scan_tar,
+)
+from maskclip_bench.data.text_files import decode_text, read_lines
 from maskclip_bench.errors import DataError
+from maskclip_bench.regular_file import open_regular
 
 CLASS_NAMES = "classnames.txt"
-LABEL = "cls"
-CAPTIONS = "txt"
+NUM_SHARDS = "nshards.txt"
+"""CLIP-benchmark's file beside the shards that says how many there are."""
+
 NO_SHARD = "no .tar file"
-LEFT_OUT = HARMLESS | {NO_IMAGE}
-"""Irregularities that are counted; all others are errors."""
+FIELD = "images that are fields of a sample"
+
+MAX_TEXT_BYTES = 1 << 20
+"""Of a `.cls` or `.txt` file in a shard."""
 
 
 class Sample(NamedTuple):
@@ -59,8 +72,8 @@ class WebDataset(ReaderDeclaration):
     def class_table(self, splits: Sequence[str], root: Path, *, what: str) -> ClassTable | None:
         """From `classnames.txt`, or from the labels of all splits."""
         path = root / CLASS_NAMES
-        if path.is_file():
-            names = tuple(line.strip() for line in read_lines(path) if line.strip())
+        if path.exists():
+            names = _class_names(path)
             return ClassTable(tuple(map(str, range(len(names)))), names, source=str(path))
         labels = [
             sample.label
@@ -74,21 +87,23 @@ class WebDataset(ReaderDeclaration):
         """Open a split; see the base class."""
         left_over = LeftOver()
         samples = read_samples(root / split, what, left_over)
-        labels = [sample.label for sample in samples if sample.label is not None]
-        captions = [sample.captions for sample in samples if sample.captions is not None]
-        labelled = len(labels) == len(samples)
-        if not labelled and len(captions) < len(samples):
-            raise DataError(
-                f"{what}: {len(samples) - len(labels)} of {len(samples)} samples in {root / split} "
-                f"have no .cls (label), and {len(samples) - len(captions)} no .txt (captions), "
-                f"e.g. {examples(_bare(samples))}. Pack the data set again."
-            )
+        where = f"{what}: {root / split}"
+        unlabelled = [sample.name for sample in samples if sample.label is None]
+        uncaptioned = [sample.name for sample in samples if sample.captions is None]
+        for bare, suffix in ((unlabelled, ".cls (label)"), (uncaptioned, ".txt (captions)")):
+            if 0 < len(bare) < len(samples):
+                raise DataError(
+                    f"{where}: {len(bare)} of {len(samples)} samples have no {suffix}, e.g. "
+                    f"{examples(bare)}. Pack the data set again, all samples alike."
+                )
         empty = [sample.name for sample in samples if sample.captions == []]
-        if empty and not labelled:
+        if empty and unlabelled:
             raise DataError(
-                f"{what}: {len(empty)} samples in {root / split} have an empty .txt, e.g. "
-                f"{examples(empty)}. Give each image a caption, or leave it out of the shard."
+                f"{where}: {len(empty)} samples have an empty .txt, e.g. {examples(empty)}. Give "
+                "each image a caption, or leave it out of the shard."
             )
+        captions = [sample.captions for sample in samples if sample.captions]
+        labels = [sample.label for sample in samples if sample.label is not None]
         return Dataset(
             name=what,
             split=split,
@@ -96,72 +111,142 @@ class WebDataset(ReaderDeclaration):
             groups=[sample.name for sample in samples],
             read=TarImages([s.image for s in samples], [s.name for s in samples]),
             files=list(dict.fromkeys(sample.image[0] for sample in samples)),
-            labels=np.array(labels, dtype=np.int64) if labelled and samples else None,
-            classes=classes if labelled else None,
-            captions=None if labelled else captions,
+            labels=np.array(labels, dtype=np.int64) if labels else None,
+            classes=classes if labels else None,
+            captions=captions if len(captions) == len(samples) else None,
             left_over=left_over,
         )
-
-
-def _bare(samples: list[Sample]) -> list[str]:
-    """Samples without what most of the others have."""
-    labelled = sum(sample.label is not None for sample in samples)
-    captioned = sum(sample.captions is not None for sample in samples)
-    if labelled >= captioned:
-        return [sample.name for sample in samples if sample.label is None]
-    return [sample.name for sample in samples if sample.captions is None]
 
 
 def read_samples(folder: Path, what: str, left_over: LeftOver) -> list[Sample]:
     """All samples of the shards below a folder, in the order of the shards' names.
 
+    Args:
+        folder: Of the split.
+        what: Name of the data set, for messages.
+        left_over: Is told what the folder and the shards hold beyond the samples.
+
     Raises:
-        DataError: A shard is broken.
+        DataError: A shard is missing, cut off, damaged or empty, or a file in it is irregular.
     """
     walk = walk_files(
-        folder, wanted=lambda name: name.lower().endswith(".tar"), other=lambda name: NO_SHARD
+        folder,
+        wanted=lambda name: _is_shard(name) or name in (NUM_SHARDS, *COUNT_FILES),
+        other=lambda name: NO_SHARD,
     )
     left_over.merge(walk.left_over)
-    shards = sorted(walk.files, key=lambda file: (len(file.path.name), file.name))
-    return [sample for file in shards for sample in _read_shard(file.path, file.name, left_over)]
-
-
-def _read_shard(path: Path, name: str, left_over: LeftOver) -> list[Sample]:
-    listing = scan_tar(path)
-    if listing.problem is not None:
-        raise DataError(
-            f"{shown(path)} is {listing.problem}: {shown(listing.detail)}. Copy or download it "
-            "again."
-        )
-    found = group_samples(listing, is_image=is_image_name, text_suffixes=(LABEL, CAPTIONS))
-    refused = {why: names for why, names in found.irregular.items() if why not in LEFT_OUT}
-    if refused:
-        listed = "; ".join(
-            f"{len(names)} times: {why} ({examples(names)})" for why, names in refused.items()
-        )
-        raise DataError(f"{shown(path)} is no complete shard. {listed}. Pack the data set again.")
-    for why in LEFT_OUT & found.irregular.keys():
-        left_over.add_all(why, (f"{name}/{what}" for what in found.irregular[why]))
-    with path.open("rb") as file:
-        return [_sample(file, path, name, sample) for sample in found.samples]
-
-
-def _sample(file: BinaryIO, path: Path, shard: str, sample: TarSample) -> Sample:
-    texts: dict[str, str] = {}
-    for suffix, member in sample.texts.items():
-        file.seek(member.offset)
-        try:
-            texts[suffix] = file.read(member.size).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
+    shards = [file for file in walk.files if _is_shard(file.name)]
+    shards.sort(key=lambda file: (len(file.path.name), file.name))
+    _check_shards(folder, shards, what)
+    files = [PairFile(shard.path, shard.name, 0) for shard in shards]
+    expected = expected_counts(files)
+    samples: list[Sample] = []
+    for shard in shards:
+        found = _read_shard(shard, what, left_over)
+        if expected.get(shard.path, len(found)) != len(found):
             raise DataError(
-                f"{shown(member.name)} in {shown(path)} is not UTF-8 ({error}). Pack the data set "
-                "again, with texts in UTF-8."
-            ) from None
-    label, captions = texts.get(LABEL), texts.get(CAPTIONS)
-    where = f"{shown(path)}, {shown(sample.key)}.{LABEL}"
+                f"{what}: {shard.path} holds {len(found)} samples, and the file of counts beside "
+                f"it says {expected[shard.path]}. Copy or download the shard again."
+            )
+        samples += found
+    return samples
+
+
+def _is_shard(name: str) -> bool:
+    return name.lower().endswith(".tar")
+
+
+def _check_shards(folder: Path, shards: Sequence[FoundFile], what: str) -> None:
+    """Refuse a split of which a shard is missing, as far as names and `nshards.txt` tell."""
+    remedy = "Download the missing shards; a number on a part of a split is no number."
+    path = folder / NUM_SHARDS
+    if path.exists():
+        expected = parse_index("".join(read_lines(path)), where=str(path))
+        if expected != len(shards):
+            raise DataError(
+                f"{what}: {folder} holds {len(shards)} shards, and {NUM_SHARDS} says {expected}. "
+                f"{remedy}"
+            )
+    for before, after in _gaps(shard.name for shard in shards):
+        raise DataError(f"{what}: no shard between {before} and {after} in {folder}. {remedy}")
+
+
+def _gaps(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Neighbours in numbering (the last number of a name) whose numbers do not follow."""
+    numbered: dict[tuple[str, str], dict[int, str]] = {}
+    for name in names:
+        match = re.fullmatch(r"(.*?)([0-9]{1,18})(\D*)", name, re.DOTALL)
+        if match:
+            numbered.setdefault((match[1], match[3]), {})[int(match[2])] = name
+    for found in numbered.values():
+        numbers = sorted(found)
+        for before, after in itertools.pairwise(numbers):
+            if after != before + 1:
+                yield found[before], found[after]
+
+
+def _read_shard(shard: FoundFile, what: str, left_over: LeftOver) -> list[Sample]:
+    listing = scan_tar(shard.path)
+    if listing.problem:
+        raise DataError(
+            f"{what}: {shard.path} is no whole shard ({listing.problem}: {listing.detail}). Copy "
+            "or download it again."
+        )
+    found = group_samples(listing, is_image=is_image_name, text_suffixes=("cls", "txt"))
+    for reason, names in found.irregular.items():
+        if reason not in HARMLESS:
+            raise DataError(
+                f"{what}: {shard.path} is irregular: {len(names)} times {reason}, e.g. "
+                f"{examples(names)}. Each sample is one image with a .cls or .txt of the same "
+                "name; correct the shard, and pack it again."
+            )
+        left_over.add_all(reason, (f"{shard.name}/{name}" for name in names))
+    if not found.samples:
+        raise DataError(f"{what}: {shard.path} holds no sample. Download it again, or remove it.")
+    with open_regular(shard.path) as file:
+        samples: list[Sample] = []
+        for sample in found.samples:
+            texts = {}
+            for suffix, member in sample.texts.items():
+                file.seek(member.offset)
+                texts[suffix] = _text(file.read(min(member.size, MAX_TEXT_BYTES)), member, shard)
+            samples.append(_sample(sample, texts, shard))
+            beside = [f"{shard.name}/{sample.key}.{s}" for s in sample.fields if is_image_name(s)]
+            left_over.add_all(FIELD, beside)
+    return samples
+
+
+def _sample(sample: TarSample, texts: dict[str, str], shard: FoundFile) -> Sample:
+    label, captions = texts.get("cls"), texts.get("txt")
+    where = f"{shard.path}, {sample.key}.cls"
     return Sample(
-        f"{shard}/{sample.key}",
-        (path, sample.image.offset, sample.image.size),
+        f"{shard.name}/{sample.key}",
+        (shard.path, sample.image.offset, sample.image.size),
         None if label is None else parse_index(label, where=where),
         None if captions is None else [c.strip() for c in captions.split("\n") if c.strip()],
     )
+
+
+def _text(content: bytes, member: Member, shard: FoundFile) -> str:
+    what = f"{member.name} in {shard.path}"
+    if member.size > MAX_TEXT_BYTES:
+        raise DataError(
+            f"{what} has {member.size:,} bytes, so it is no label and no caption. Correct the "
+            "shard, and pack it again."
+        )
+    if len(content) < member.size:
+        raise DataError(f"{what} is cut off. Copy or download the shard again.")
+    return decode_text(content, what=what)
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    """One class a line; an empty line between others would move all classes after it."""
+    names = [line.strip() for line in read_lines(path)]
+    while names and not names[-1]:
+        names.pop()
+    if "" in names:
+        raise DataError(
+            f"Line {names.index('') + 1} of {path} is empty, so it is not clear which class the "
+            "next line names. Write one name a line."
+        )
+    return tuple(names)

@@ -1,166 +1,354 @@
-"""Shards of images with labels or captions; an evaluation takes a shard whole or not at all."""
-
 from __future__ import annotations
 
+import io
+import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from maskclip_bench.data.readers import Dataset, forget
+from maskclip_bench.data.readers import webdataset as module
+from maskclip_bench.data.readers.webdataset import FIELD
+from maskclip_bench.data.tar_scan import HIDDEN, OTHER, scan_tar
 from maskclip_bench.errors import DataError
 
-OpenSplit = Callable[..., Dataset]
-PutShard = Callable[..., Path]
-MakePng = Callable[[int], bytes]
+Open = Callable[..., Dataset]
+Put = Callable[..., Path]
+Png = Callable[[int], bytes]
 
 
-def reds(dataset: Dataset) -> list[int]:
-    return [int(np.asarray(dataset.image(i))[0, 0, 0]) for i in range(len(dataset))]
+@pytest.fixture
+def split(tmp_path: Path) -> Path:
+    folder = tmp_path / "set" / "test"
+    folder.mkdir(parents=True)
+    return folder
 
 
-def test_labels(tmp_path: Path, put_shard: PutShard, png: MakePng, open_split: OpenSplit) -> None:
-    for shard in (0, 1):
-        members = {}
-        for i in range(2):
-            members[f"s{i}.png"] = png(100 * shard + i)
-            members[f"s{i}.cls"] = str((shard + i) % 2).encode()
-        put_shard(tmp_path / f"set/test/{shard}.tar", members)
-    (tmp_path / "set/classnames.txt").write_text("\ufeffowl\r\nred kite\r\n")
-    found = open_split("test", kind="webdataset")
-    assert found.need_labels().tolist() == [0, 1, 1, 0]
-    assert found.class_names == ["owl", "red kite"]
-    assert found.sample_ids[3] == "1.tar/s1"
-    assert reds(found) == [0, 1, 100, 101]
-    assert not found.left_over
+@pytest.fixture
+def opened(open_split: Open) -> Callable[[], Dataset]:
+    return lambda: open_split("test", kind="webdataset")
 
 
-@pytest.mark.parametrize("without", ["train", "test"])
-def test_labels__of_a_class_that_one_split_lacks(
-    without: str, tmp_path: Path, put_shard: PutShard, png: MakePng, open_split: OpenSplit
+def labelled(png: Png, labels: dict[str, int]) -> dict[str, bytes]:
+    members: dict[str, bytes] = {}
+    for number, (key, label) in enumerate(labels.items()):
+        members |= {f"{key}.png": png(number), f"{key}.cls": f"{label}\n".encode()}
+    return members
+
+
+def values(dataset: Dataset) -> list[int]:
+    """What `png` drew, image by image."""
+    return [np.asarray(dataset.image(index))[0, 0, 0].item() for index in range(len(dataset))]
+
+
+def test_labels(split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset]) -> None:
+    put_shard(split / "0.tar", labelled(png, {"a": 2, "b": 0}))
+    put_shard(split / "1.tar", labelled(png, {"a": 1}))
+    (split.parent / "classnames.txt").write_text("cat\r\ndog\nbird\n\n")
+    dataset = opened()
+    assert dataset.sample_ids == ["0.tar/a", "0.tar/b", "1.tar/a"]
+    assert dataset.need_labels().tolist() == [2, 0, 1]
+    assert dataset.class_names == ["cat", "dog", "bird"]
+    assert values(dataset) == [0, 1, 0]
+    assert dataset.files == [split / "0.tar", split / "1.tar"]
+
+
+def test_captions__only_line_feeds_end_one(
+    split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset]
 ) -> None:
-    for split in ("train", "test"):
-        members = {}
-        for label in (0, 1, 2):
-            if (split, label) != (without, 2):
-                members |= {f"{label}.png": png(label), f"{label}.cls": str(label).encode()}
-        put_shard(tmp_path / f"set/{split}/0.tar", members)
-    splits = ("train", "test")
-    opened = [open_split(split, kind="webdataset", splits=splits) for split in splits]
-    assert [dataset.class_names for dataset in opened] == [["0", "1", "2"]] * 2
+    texts = [" a cat \na tabby\r\n\n", "one\u2028caption\x0cstill", "\ufeffmarked"]
+    members: dict[str, bytes] = {}
+    for number, text in enumerate(texts):
+        members |= {f"{number}.png": png(number), f"{number}.txt": text.encode()}
+    put_shard(split / "0.tar", members)
+    expected = [["a cat", "a tabby"], ["one\u2028caption\x0cstill"], ["marked"]]
+    assert opened().need_captions() == expected
 
 
-def test_keys__have_their_folders_and_dots(
-    tmp_path: Path, put_shard: PutShard, png: MakePng, open_split: OpenSplit
+def test_labels_and_captions__both(
+    split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset]
 ) -> None:
-    put_shard(
-        tmp_path / "set/test/0.tar",
-        {
-            "cat/1.png": png(1), "cat/1.cls": b"0",
-            "dog/1.png": png(2), "dog/1.cls": b"1\n",
-            "v1.0/a.1.png": png(3), "v1.0/a.1.cls": b"2",
-            "v1.0/a.2.png": png(4), "v1.0/a.2.cls": b"3",
-        },
-    )  # fmt: skip
-    found = open_split("test", kind="webdataset")
-    assert found.sample_ids == [
-        "0.tar/cat/1", "0.tar/dog/1", "0.tar/v1.0/a.1", "0.tar/v1.0/a.2",
-    ]  # fmt: skip
-    assert found.need_labels().tolist() == [0, 1, 2, 3]
-    assert reds(found) == [1, 2, 3, 4]
+    put_shard(split / "0.tar", {**labelled(png, {"a": 0}), "a.txt": b"a cat", "a.json": b"{}"})
+    dataset = opened()
+    assert (dataset.need_labels().tolist(), dataset.need_captions()) == ([0], [["a cat"]])
 
 
-def test_captions__end_at_line_feeds_only(
-    tmp_path: Path, put_shard: PutShard, png: MakePng, open_split: OpenSplit
+def test_empty_captions_beside_labels__are_no_captions(
+    split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset]
 ) -> None:
-    put_shard(
-        tmp_path / "set/test/0.tar",
-        {"a.png": png(1), "a.txt": "An owl\r\n\n one\u2028bird\x0c!\n".encode()},
-    )
-    found = open_split("test", kind="webdataset")
-    assert found.captions == [["An owl", "one\u2028bird\x0c!"]]
-    assert found.classes is None and found.labels is None
-
-
-def test_left_over__texts_without_an_image_and_other_files(
-    tmp_path: Path, put_shard: PutShard, png: MakePng, open_split: OpenSplit
-) -> None:
-    put_shard(
-        tmp_path / "set/test/0.tar",
-        {"0.gif": png(1), "0.cls": b"1", "2.cls": b"2", "3.heic": b"x", "3.cls": b"0"},
-    )
-    (tmp_path / "set/test/notes.md").write_text("x")
-    found = open_split("test", kind="webdataset")
-    assert len(found) == 1
-    counts = {why: entry["count"] for why, entry in found.left_over.to_json().items()}
-    assert counts == {"no .tar file": 1, "text without an image": 2}
+    put_shard(split / "0.tar", {**labelled(png, {"a": 0}), "a.txt": b""})
+    assert opened().captions is None
 
 
 @pytest.mark.parametrize(
-    ("members", "message"),
+    "keys",
     [
-        ({"b.png": b"", "a.cls": b"1"}, r"1 times: image without a text \(b \(files: png\)\)"),
-        ({"b.png": b"", "b.jpg": b"", "b.cls": b"1"}, "1 times: two images of one name"),
-        ({"b.png": b"", "b.cls": b"-1"}, r"b\.cls: '-1' is no class index"),
-        ({"b.png": b"", "b.cls": b"owl"}, r"b\.cls: 'owl' is no class index"),
-        ({"b.png": b"", "b.cls": b"1000000000000"}, r"b\.cls: '1000000000000' is no class index"),
-        ({"b.png": b"", "b.cls": b"999999"}, "999999 is no class index"),
-        ({"b.png": b"", "b.txt": b"\xff"}, r"b\.txt in .*0\.tar is not UTF-8"),
-        ({"b.png": b"", "b.txt": b" \n"}, r"1 samples in .* have an empty \.txt, e\.g\. 0\.tar/b"),
-        (
-            {"a.png": b"", "a.cls": b"1", "b.png": b"", "b.txt": b"x"},
-            r"1 of 2 samples in .* have no \.cls \(label\), and 1 no \.txt \(captions\)",
-        ),
+        ["cat/1", "dog/1", "dog/2"],
+        ["v1.0/a.1", "v1.0/a.2"],
+        ["photo", "photo.v2"],
+        ["a.b.c", "a.b.d"],
     ],
 )
-def test_shard__with_problems(
+@pytest.mark.parametrize("apart", [False, True])
+def test_names_with_folders_and_dots(
+    split: Path,
+    put_shard: Put,
+    png: Png,
+    opened: Callable[[], Dataset],
+    keys: list[str],
+    apart: bool,
+) -> None:
+    members = labelled(png, {key: number for number, key in enumerate(keys)})
+    if apart:  # all images, then all labels
+        members = dict(sorted(members.items(), key=lambda item: item[0].endswith("cls")))
+    put_shard(split / "0.tar", members)
+    dataset = opened()
+    found = dict(zip(dataset.sample_ids, dataset.need_labels().tolist(), strict=True))
+    assert found == {f"0.tar/{key}": number for number, key in enumerate(keys)}
+    assert values(dataset) == dataset.need_labels().tolist()
+
+
+def test_suffixes_in_any_case(
+    split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset]
+) -> None:
+    put_shard(split / "0.TAR", {"a.PNG": png(7), "a.CLS": b"0"})
+    assert values(opened()) == [7]
+
+
+def test_what_is_left_over_is_counted(
+    split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset]
+) -> None:
+    members = {"._a.png": b"fork", "README": b"", "meta.json": b"{}", **labelled(png, {"a": 0})}
+    put_shard(split / "0.tar", {**members, "a.seg.png": png(1)})
+    (split / "notes.txt").touch()
+    left = opened().left_over.to_json()
+    assert left[HIDDEN]["first"] == ["0.tar/._a.png"]
+    assert left[OTHER]["first"] == ["0.tar/README", "0.tar/meta.json"]
+    assert left[FIELD]["first"] == ["0.tar/a.seg.png"]
+    assert left["no .tar file"]["first"] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ({"b.png": b"x"}, "1 times image without a text, e.g. b (files: png)"),
+        ({"b.png": b"x", "b.json": b"{}"}, "image without a text, e.g. b (files: png, json)"),
+        ({"b.cls": b"0"}, "text without an image, e.g. b (files: cls)"),
+        ({"b.heif2": b"x", "b.cls": b"0"}, "text without an image, e.g. b (files: heif2, cls)"),
+        ({"b.png": b"x", "b.jpg": b"x", "b.cls": b"0"}, "two images of one name"),
+        ({"a.2.png": b"x"}, "image without a text, e.g. a.2.png"),
+        ({"b.png": b"", "b.cls": b"-1"}, "'-1' is no class index"),
+        ({"b.png": b"", "b.cls": b"cat"}, "'cat' is no class index"),
+        ({"b.png": b"", "b.cls": b"1.0"}, "'1.0' is no class index"),
+        ({"b.png": b"", "b.cls": b""}, "'' is no class index"),
+        ({"b.png": b"", "b.cls": b"1000000000000"}, "'1000000000000' is no class index"),
+        ({"b.png": b"", "b.cls": b"999999999"}, "999999999 is no class index"),
+        ({"b.png": b"", "b.cls": b"\xff"}, "is not UTF-8"),
+        ({"b.png": b"", "b.cls": b"1\0"}, "holds a NUL"),
+        ({"b.png": b"", "b.cls": b"1" * (2 << 20)}, "so it is no label"),
+        ({"b.png": b"", "b.txt": b"a"}, "1 of 3 samples have no .cls"),
+    ],
+)
+def test_irregular__refused_by_name(
+    split: Path,
+    put_shard: Put,
+    png: Png,
+    opened: Callable[[], Dataset],
     members: dict[str, bytes],
-    message: str,
-    tmp_path: Path,
-    put_shard: PutShard,
-    open_split: OpenSplit,
+    words: str,
 ) -> None:
-    put_shard(tmp_path / "set/test/0.tar", members)
-    with pytest.raises(DataError, match=message):
-        open_split("test", kind="webdataset")
+    put_shard(split / "0.tar", {**labelled(png, {"a": 0, "c": 1}), **members})
+    with pytest.raises(DataError) as caught:
+        opened()
+    assert words in str(caught.value)
+    assert str(split) in str(caught.value) or "Birds: .cls files" in str(caught.value)
 
 
-def test_label__above_the_class_names(
-    tmp_path: Path, put_shard: PutShard, png: MakePng, open_split: OpenSplit
+def test_label_beyond_the_class_names__refused(
+    split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset]
 ) -> None:
-    put_shard(tmp_path / "set/test/0.tar", {"a.png": png(1), "a.cls": b"2"})
-    (tmp_path / "set/classnames.txt").write_text("owl\njay\n")
-    with pytest.raises(
-        DataError, match=r"1 labels are no class, e\.g\. 2 of 0\.tar/a; there are 2"
-    ):
-        open_split("test", kind="webdataset")
+    put_shard(split / "0.tar", labelled(png, {"a": 2}))
+    (split.parent / "classnames.txt").write_text("cat\ndog\n")
+    with pytest.raises(DataError, match="1 labels are no class"):
+        opened()
 
 
-def test_shard__cut_off_anywhere_is_refused(
-    tmp_path: Path, put_shard: PutShard, png: MakePng, open_split: OpenSplit
+def test_class_names__an_empty_line_would_move_the_rest(
+    split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset]
 ) -> None:
-    members = {f"{i}.{s}": c for i in range(3) for s, c in (("png", png(i)), ("cls", b"1"))}
-    path = put_shard(tmp_path / "set/test/0.tar", members)
-    content = path.read_bytes()
-    with tarfile.open(path) as tar:
-        offsets = [member.offset for member in tar.getmembers()]
-    for length in (offsets[2], offsets[2] + 100, offsets[3] + 513, offsets[5]):
-        path.write_bytes(content[:length])
-        forget()
-        with pytest.raises(DataError, match=r"0\.tar is truncated"):
-            open_split("test", kind="webdataset")
-    path.write_bytes(b"no tar at all" * 100)
+    put_shard(split / "0.tar", labelled(png, {"a": 0}))
+    (split.parent / "classnames.txt").write_text("cat\n\ndog\n")
+    with pytest.raises(DataError, match=r"Line 2 of .*classnames\.txt is empty"):
+        opened()
+
+
+@pytest.mark.parametrize("text", [b"", b"\n \r\n"])
+def test_image_without_caption__refused(
+    split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset], text: bytes
+) -> None:
+    members = {"a.png": png(0), "a.txt": b"a cat", "b.png": png(1), "b.txt": text}
+    put_shard(split / "0.tar", members)
+    with pytest.raises(DataError, match=r"1 samples have an empty \.txt, e\.g\. 0\.tar/b"):
+        opened()
+
+
+def test_some_without_captions__refused(
+    split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset]
+) -> None:
+    put_shard(split / "0.tar", {"a.png": png(0), "a.txt": b"a cat"})
+    put_shard(split / "1.tar", labelled(png, {"b": 0}))
+    with pytest.raises(DataError, match=r"1 of 2 samples have no \.cls"):
+        opened()
+    put_shard(split / "0.tar", {**labelled(png, {"a": 0}), "a.txt": b"a cat"})
+    with pytest.raises(DataError, match=r"1 of 2 samples have no \.txt"):
+        opened()
+
+
+def test_same_name_twice__refused(split: Path, png: Png, opened: Callable[[], Dataset]) -> None:
+    def write(names: list[str]) -> None:
+        with tarfile.open(split / "0.tar", "w") as tar:
+            for name in names:
+                info = tarfile.TarInfo(name)
+                data = b"0" if name.endswith("cls") else png(0)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+    write(["a.png", "a.cls", "b.png", "b.cls", "a.png", "a.cls"])
+    with pytest.raises(DataError, match=r"name of two samples, e\.g\. a"):
+        opened()
+    write(["a.png", "a.png", "a.cls"])
+    with pytest.raises(DataError, match=r"file that is there twice, e\.g\. a\.png"):
+        opened()
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_links__refused(split: Path, png: Png, opened: Callable[[], Dataset], kind: bytes) -> None:
+    with tarfile.open(split / "0.tar", "w") as tar:
+        for name, content in labelled(png, {"a": 0}).items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        link = tarfile.TarInfo("b.png")
+        link.type, link.linkname = kind, "a.png"
+        tar.addfile(link)
+    with pytest.raises(DataError, match=r"link, sparse or special file, e\.g\. b\.png"):
+        opened()
+
+
+def test_every_cut_is_refused(
+    split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset]
+) -> None:
+    path = put_shard(split / "0.tar", labelled(png, {"a": 0, "b": 1}))
+    data = path.read_bytes()
+    end = len(data.rstrip(b"\0")) // 512 * 512 + 512
+    for cut in range(0, end + 1, 256):
+        path.write_bytes(data[:cut])
+        with pytest.raises(DataError, match="is no whole shard"):
+            opened()
+
+
+def test_two_tars_in_one_file_and_garbage__refused(
+    split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset]
+) -> None:
+    path = put_shard(split / "0.tar", labelled(png, {"a": 0}))
+    path.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(DataError, match="more data after the end of the archive"):
+        opened()
+    path.write_bytes(b"<html>" * 1000)
+    with pytest.raises(DataError, match="is no whole shard"):
+        opened()
+
+
+def test_empty_shard__refused(
+    split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset]
+) -> None:
+    put_shard(split / "0.tar", labelled(png, {"a": 0}))
+    put_shard(split / "1.tar", {})
+    with pytest.raises(DataError, match=r"1\.tar holds no sample"):
+        opened()
+
+
+def test_compressed_shard__says_what_to_do(split: Path, opened: Callable[[], Dataset]) -> None:
+    with tarfile.open(split / "0.tar", "w:gz"):
+        pass
+    with pytest.raises(DataError, match=r"compressed \(gzip\)"):
+        opened()
+
+
+def test_missing_shards__refused(
+    split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset]
+) -> None:
+    for number in (0, 1, 3):
+        put_shard(split / f"s-{number:03d}.tar", labelled(png, {"a": 0}))
+    with pytest.raises(DataError, match=r"no shard between s-001\.tar and s-003\.tar"):
+        opened()
+    (split / "s-003.tar").unlink()
+    (split / "nshards.txt").write_text("3\n")
+    with pytest.raises(DataError, match=r"holds 2 shards, and nshards\.txt says 3"):
+        opened()
+    (split / "nshards.txt").write_text("2")
+    dataset = opened()
+    assert len(dataset) == 2 and not dataset.left_over
     forget()
-    with pytest.raises(DataError, match=r"0\.tar is damaged: no tar header at byte 0"):
-        open_split("test", kind="webdataset")
+    (split / "sizes.json").write_text(json.dumps({"s-001.tar": 2}))
+    with pytest.raises(DataError, match="holds 1 samples, and the file of counts"):
+        opened()
+
+
+def test_pipe_in_place_of_a_shard__is_not_opened(
+    split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset]
+) -> None:
+    put_shard(split / "0.tar", labelled(png, {"a": 0}))
+    os.mkfifo(split / "pipe.tar")
+    assert len(opened()) == 1
+    assert "pipes, sockets or devices" in opened().left_over.to_json()
+
+
+def test_text_cut_after_the_scan__refused(
+    split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset], monkeypatch: Any
+) -> None:
+    path = put_shard(split / "0.tar", labelled(png, {"a": 0}))
+    listing = scan_tar(path)
+    path.write_bytes(path.read_bytes()[: listing.members[1].offset])
+    monkeypatch.setattr(module, "scan_tar", lambda _: listing)
+    with pytest.raises(DataError, match=r"a\.cls in .* is cut off"):
+        opened()
+
+
+def test_ids__that_are_no_utf8(
+    split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset]
+) -> None:
+    put_shard(split / "0.tar", labelled(png, {"caf\udce9": 0}))
+    assert opened().sample_ids == ["0.tar/caf\\xe9"]
+
+
+def test_classes__of_all_splits(split: Path, put_shard: Put, png: Png, open_split: Open) -> None:
+    put_shard(split / "0.tar", labelled(png, {"a": 0}))
+    put_shard(split.parent / "train" / "0.tar", labelled(png, {"a": 0, "b": 4}))
+    dataset = open_split("test", kind="webdataset", splits=("train", "test"))
+    assert len(dataset.class_names) == 5
+
+
+@pytest.mark.parametrize("without", ["train", "test"])
+def test_classes__of_a_class_that_one_split_lacks(
+    without: str, split: Path, put_shard: Put, png: Png, open_split: Open
+) -> None:
+    names = ("train", "test")
+    for name in names:
+        labels = {str(label): label for label in range(3) if (name, label) != (without, 2)}
+        put_shard(split.parent / name / "0.tar", labelled(png, labels))
+    opened = [open_split(name, kind="webdataset", splits=names) for name in names]
+    assert [dataset.class_names for dataset in opened] == [["0", "1", "2"]] * 2
 
 
 def test_shards__in_a_linked_folder(
-    tmp_path: Path, put_shard: PutShard, png: MakePng, open_split: OpenSplit
+    split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset]
 ) -> None:
-    put_shard(tmp_path / "real/0.tar", {"a.png": png(1), "a.cls": b"0"})
-    (tmp_path / "set/test").mkdir(parents=True)
-    (tmp_path / "set/test/part").symlink_to(tmp_path / "real")
-    assert open_split("test", kind="webdataset").sample_ids == ["part/0.tar/a"]
+    put_shard(split.parent / "elsewhere" / "0.tar", labelled(png, {"a": 0}))
+    (split / "part").symlink_to(split.parent / "elsewhere")
+    assert opened().sample_ids == ["part/0.tar/a"]
