@@ -281,6 +281,7 @@ def _unfit(
     """Why the protocol cannot measure the row: an error for its record, or a thing left out."""
     protocol = column.protocol
     try:
+        protocol.settings_of(column.declaration)  # raises where they are wrong
         reason = protocol.left_out(column.declaration, row.declaration)
     except (KeyboardInterrupt, StorageError):
         raise

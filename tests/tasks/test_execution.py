@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from maskclip_bench import storage
-from maskclip_bench.backbones import Backbone
+from maskclip_bench.backbones import Backbone, BackboneDeclaration
 from maskclip_bench.errors import StorageError
 from maskclip_bench.progress import Unit
 from maskclip_bench.results.records import Record, RecordStore
@@ -267,6 +267,38 @@ def test_run__two_workers_measure_what_one_measures(
     one, two = scores(1), scores(2)
     assert one == two
     assert len(one) == 4
+
+
+def test_run__untrained_rows_side_by_side_get_the_weights_they_get_alone(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    """Two rows drawn from torch's generator at once, in two threads, must not share its state."""
+    source = {"recipe": "demo/clip", "random_init": True}
+    declaration = BackboneDeclaration.model_validate(
+        {"name": "drawn", "display_name": "Drawn", "world": "demo", "source": source}
+    )
+
+    def weights(num_jobs: int) -> dict[int, str]:
+        cells = [
+            PlannedCell(
+                Row("drawn", declaration, seed), Column(PROTOCOLS["knn"], squares_task()), None
+            )
+            for seed in (0, 1)
+        ]
+        place = Workspace(root=tmp_path / str(num_jobs), data=workspace.data)
+        result = Execution(
+            Plan(cells=cells),
+            place,
+            device=torch.device("cpu"),
+            num_jobs=num_jobs,
+            listener=Quiet(),
+        ).run()
+        assert not result.failed, result.failed[0].error
+        return {r.cell.seed: r.provenance["weights_state"] for r in result.measured}
+
+    alone, together = weights(1), weights(2)
+    assert together == alone
+    assert together[0] != together[1]
 
 
 def test_failure_line__never_empty() -> None:

@@ -8,13 +8,18 @@ import pytest
 
 from maskclip_bench.pretrain.recipe import load_recipe
 from maskclip_bench.runtime import Workspace
+from maskclip_bench.tasks import PROTOCOLS, plan
+from maskclip_bench.tasks.cell import Column, Row
 from maskclip_bench.tasks.plan import make_plan
+from maskclip_bench.tasks.protocols.knn import KNN
 from maskclip_bench.tasks.suite import SuiteDeclaration, load_suite
+
+from .conftest import ColourEncoder, make_backbone, squares_task
 
 
 def cells(suite: SuiteDeclaration, place: Path) -> list[str]:
-    plan = make_plan(suite, Workspace(root=place, data=place))
-    return [f"{cell.row.name}/{cell.column.name}" for cell in plan.cells]
+    made = make_plan(suite, Workspace(root=place, data=place))
+    return [f"{cell.row.name}/{cell.column.name}" for cell in made.cells]
 
 
 def test_make_plan__leaves_out_what_the_suite_does_not_have(tmp_path: Path) -> None:
@@ -66,3 +71,110 @@ def test_make_plan__warns_of_weights_of_another_recipe(
             make_plan(suite, place)
         assert ("another version of the recipe demo/clip" in caplog.text) == warns
         assert ("delete" in caplog.text) == warns
+
+
+def squares_cell(encoder: object = None) -> tuple[Row, Column]:
+    row = Row("toy", make_backbone(encoder or ColourEncoder()).declaration)
+    return row, Column(PROTOCOLS["knn"], squares_task())
+
+
+@pytest.mark.parametrize("error", [ValueError(), SystemExit(0), RecursionError()])
+def test_weights_now__a_row_that_raises_stops_no_plan(
+    error: BaseException, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def identity(row: Row, place: Workspace) -> str:
+        raise error
+
+    monkeypatch.setattr(plan, "weights_identity", identity)
+    row, _ = squares_cell()
+    assert plan.weights_now(row, workspace) == plan.UNKNOWN
+
+
+def test_weights_now__an_interrupt_passes(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def identity(row: Row, place: Workspace) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plan, "weights_identity", identity)
+    with pytest.raises(KeyboardInterrupt):
+        plan.weights_now(squares_cell()[0], workspace)
+
+
+DECLARATION = """
+display_name: Mine
+world: {world}
+source: {{python: "no_such_module_anywhere:make"}}
+"""
+TASK = """
+display_name: Mine
+world: real
+reader: {{kind: image_folder, root: squares, classes: classes.json}}
+splits: {{train: train, test: val}}
+protocols: {protocols}
+obtain: draw it
+"""
+
+
+def catalogue(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    world: str = "real",
+    protocols: str = "{knn: {}}",
+) -> None:
+    for folder in ("backbones", "tasks"):
+        (root / folder).mkdir(parents=True)
+    (root / "backbones/mine.yaml").write_text(DECLARATION.format(world=world))
+    (root / "tasks/my_squares.yaml").write_text(TASK.format(protocols=protocols))
+    monkeypatch.setenv("MASKCLIP_BENCH_CATALOGUE", str(root))
+
+
+def planned(workspace: Workspace, task: str = "*/my_squares", **options: object) -> plan.Plan:
+    suite = SuiteDeclaration(description="", backbones=["mine"], tasks=[task])
+    return make_plan(suite, workspace, **options)  # type: ignore[arg-type]
+
+
+def test_make_plan__wrong_settings_are_a_failed_cell(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue(tmp_path / "c", monkeypatch, protocols="{linear_probe: {presett: x}, knn: {}}")
+    cells = {cell.column.protocol.name: cell for cell in planned(workspace).cells}
+    assert cells["knn"].is_to_measure
+    assert "Did you mean 'preset'" in str(cells["linear_probe"].refused)
+
+
+def test_make_plan__worlds_meet_only_where_both_sides_are_named(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue(tmp_path / "c", monkeypatch, world="demo")
+    assert not planned(workspace).cells
+    half = plan.Named.of(["mine"], ["*/*"])
+    assert not planned(workspace, named=half).cells
+    both = plan.Named.of(["mine"], ["*/my_squares"])
+    assert len(planned(workspace, named=both).cells) == 1
+
+
+def test_make_plan__a_limit_leaves_out_what_trains_on_whole_splits(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue(tmp_path / "c", monkeypatch)
+
+    class Job(KNN):
+        runs_as_job = True
+
+    monkeypatch.setitem(PROTOCOLS._loaded, "knn", Job())
+    made = planned(workspace, limit=5)
+    assert not made.cells
+    assert "trains on whole splits, and a limit was given" in made.left_out[0].why
+    assert len(planned(workspace).cells) == 1
+
+
+def test_named__what_was_asked_for() -> None:
+    named = plan.Named.of(["mine", "x/other.yaml"], ["knn/*", "*/food101", "retrieval/my.yaml"])
+    assert named.rows == {"mine", "other"}
+    assert named.datasets == {"food101", "my"}
+    assert named.protocols == {"knn", "retrieval"}
+    row, column = squares_cell()
+    assert not named.asks(row, column)
+    assert plan.Named.of(["toy"], ["knn/*"]).asks(row, column)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip_bench.config import Declaration
+from maskclip_bench.errors import DataError
 from maskclip_bench.progress import Progress
 from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.runtime import derive_seed
@@ -238,9 +239,19 @@ def fit_probe(
 
     Returns:
         The probe, and its C.
+
+    Raises:
+        DataError: There is no image to choose C with.
+        NonFiniteError: Features are NaN or infinite.
     """
     c, start = preset.grid[0], None
     if preset.search != "none":
+        if not bool(held_out.any()) or bool(held_out.all()):
+            raise DataError(
+                f"linear_probe chooses its penalty on held-out images, and of {len(labels)} "
+                f"images {int(held_out.sum())} can be held out. Give two train images of a class "
+                "or a validation split, or use preset clip_readme_logistic, which chooses none."
+            )
         solver = LogisticSolver(features[~held_out], labels[~held_out], num_classes)
         c = _search(solver, features[held_out], labels[held_out], preset, progress)
         start = solver.fit(c, exact=False)
