@@ -20,21 +20,21 @@ from maskclip_bench.storage import write_text
 
 
 class DenseSplit(Declaration):
-    """One split of the data set; paths are relative to the job's `data_root`."""
+    """One split of the data set: the samples that its reader lists, and no others."""
 
     name: str
     """The data set's own name."""
     images: str
     """Folder of the images."""
-    masks: str | None = None
-    """Folder of the masks (segmentation)."""
+    samples: list[tuple[str, str]] | None = None
+    """Image and mask of each sample, in the reader's order (segmentation)."""
     annotations: str | None = None
     """COCO annotation file (detection)."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> DenseSplit:
-        if (self.masks is None) == (self.annotations is None):
-            raise ValueError(f"the split {self.name!r} has either masks or annotations")
+        if (self.samples is None) == (self.annotations is None):
+            raise ValueError(f"the split {self.name!r} has either samples or annotations")
         return self
 
 
@@ -47,9 +47,10 @@ class DenseJob(Declaration):
     work_dir: str
     backbone: dict[str, Any]
     """Arguments of the config's backbone that say where its weights come from."""
-    data_root: str
     train: DenseSplit
     tests: list[DenseSplit] = Field(min_length=1)
+    classes: list[str] | None = None
+    """Names in the order of the labels; None = the config's."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Dotted keys of the config -> values laid over it."""
 
@@ -57,15 +58,6 @@ class DenseJob(Declaration):
     def folder(self) -> DenseFolder:
         """Where the job works."""
         return DenseFolder(Path(self.work_dir))
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the numbers, apart from the contents of config, data and weights."""
-        return {
-            "toolbox": self.toolbox,
-            "train": self.train.model_dump(mode="json", exclude_none=True),
-            "tests": [split.model_dump(mode="json", exclude_none=True) for split in self.tests],
-            "options": self.options,
-        }
 
     def write(self) -> Path:
         """Write the message into the work folder -> its path."""
@@ -134,6 +126,14 @@ class DenseFolder:
     def test_config(self, split: str) -> Path:
         """The config to test a split with, every value resolved."""
         return self.path / f"config_{_file_part(split)}.py"
+
+    def samples(self, split: str) -> Path:
+        """The images and masks of a split."""
+        return self.path / f"samples_{_file_part(split)}.json"
+
+    def annotations(self, split: str) -> Path:
+        """A COCO file of the split with the categories in the order of the labels."""
+        return self.path / f"annotations_{_file_part(split)}.json"
 
     def scores(self, split: str) -> Path:
         """The toolbox's scores on a split."""

@@ -14,7 +14,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,6 +39,7 @@ from maskclip_bench.tasks.protocols.base import (
 )
 
 if TYPE_CHECKING:
+    from maskclip_bench.data.dataset import Dataset
     from maskclip_bench.tasks.declaration import TaskDeclaration
 
 JOB_MODULE = "maskclip_bench.backbones.openmmlab.dense_cell"
@@ -138,15 +139,24 @@ class DenseProtocol(Protocol):
             names[f"also_test.{suffix}"] = split
         return storage.fingerprint(
             {
-                name: open_dataset(
-                    task.reader,
-                    split,
-                    workspace.data,
-                    what=task.name,
-                    splits=[*declared_splits(task), *names.values()],
-                ).fingerprint
+                name: self.open(task, split, workspace).fingerprint
                 for name, split in sorted(names.items())
             }
+        )
+
+    def open(self, task: TaskDeclaration, split: str, workspace: Workspace) -> Dataset:
+        """A split by the data set's own name: the one list of samples of all protocols.
+
+        Raises:
+            DataError: The data is missing or broken.
+        """
+        others = self.settings_of(task).also_test.values()
+        return open_dataset(
+            task.reader,
+            split,
+            workspace.data,
+            what=task.name,
+            splits=list(dict.fromkeys([*declared_splits(task), *others])),
         )
 
     def cell_fingerprints(
@@ -157,8 +167,8 @@ class DenseProtocol(Protocol):
         own = own_recipe_fingerprint(self.settings_of(task), backbone, self.name)
         return parts if own is None else {**parts, "own_recipe": own}
 
-    def split(self, name: str) -> DenseSplit:
-        """A split as the job wants it."""
+    def split(self, dataset: Dataset, root: Path, folder: DenseFolder) -> DenseSplit:
+        """A split as the job wants it; may write a file into the job's folder."""
         raise NotImplementedError
 
     def run_dense(self, context: ProtocolContext) -> JobResult:
@@ -185,39 +195,30 @@ class DenseProtocol(Protocol):
                 f"openmmlab: {{{self.name}: {{config: ...}}}} in the backbone's declaration."
             )
         config = config_file(name)
-        splits = {"": split_name(context.task, "test"), **settings.also_test}
+        tested = {"": split_name(context.task, "test"), **settings.also_test}
         training = split_name(context.task, "train")
-        root = root_of(context.task.reader, context.workspace.data)
-        for split in dict.fromkeys([training, *splits.values()]):
-            self.check_split(root, self.split(split))
-        job = DenseJob(
-            toolbox=self.toolbox,
-            config=str(config),
-            work_dir="",
-            backbone={},
-            data_root=str(root),
-            train=self.split(training),
-            tests=[self.split(split) for split in splits.values()],
-            options={
-                **_normalization(context),
-                **settings.options,
-                **own_recipe(backbone.declaration, self.name).options,
-            },
-        )
-        folder = self._folder(context, job)
+        names = list(dict.fromkeys([training, *tested.values()]))
+        opened = {name: self.open(context.task, name, context.workspace) for name in names}
+        self._check(context, opened)
+        options = {
+            **_normalization(context),
+            **settings.options,
+            **own_recipe(backbone.declaration, self.name).options,
+        }
+        folder = self._folder(context, config, names, options)
         with storage.exclusive(folder.path):
-            report = self._run(context, job, folder)
+            report = self._run(context, folder, config, opened, list(tested.values()), options)
         return JobResult(
             splits=[
                 SplitResult(suffix, split, *read_split(folder, split))
-                for suffix, split in splits.items()
+                for suffix, split in tested.items()
             ],
             report=report,
             config=config,
             preset=preset_name(settings, backbone.declaration, self.name),
         )
 
-    def check_split(self, root: Path, split: DenseSplit) -> None:
+    def check_split(self, dataset: Dataset, root: Path) -> None:
         """Check that the files of a split fit together, before anything starts.
 
         Raises:
@@ -225,27 +226,69 @@ class DenseProtocol(Protocol):
         """
         raise NotImplementedError
 
-    def _folder(self, context: ProtocolContext, job: DenseJob) -> DenseFolder:
+    def _check(self, context: ProtocolContext, opened: Mapping[str, Dataset]) -> None:
+        """`check_split`, once for each content of a split."""
+        root = root_of(context.task.reader, context.workspace.data)
+        for dataset in opened.values():
+            mark = context.workspace.jobs / ".checked" / f"{self.name}-{dataset.fingerprint}"
+            if not mark.is_file():
+                self.check_split(dataset, root)
+                storage.write_text(mark, "")
+
+    def _folder(
+        self, context: ProtocolContext, config: Path, splits: list[str], options: dict[str, Any]
+    ) -> DenseFolder:
         """The work folder of exactly this job on these weights and data."""
         identity = {
-            **job.identity(),
+            "toolbox": self.toolbox,
+            "splits": splits,
+            "options": options,
             "weights": context.backbone.weights_fingerprint,
-            "config": config_fingerprint(Path(job.config)),
+            "config": config_fingerprint(config),
             "data": self.data_fingerprint(context.task, context.workspace),
         }
         name = f"{self.name}__{context.task.name}-{storage.fingerprint(identity)}"
         return DenseFolder(context.workspace.jobs / context.backbone.row_id / name)
 
-    def _run(self, context: ProtocolContext, job: DenseJob, folder: DenseFolder) -> dict[str, Any]:
-        """Run the job unless its folder holds all results; returns the run report."""
-        folder.path.mkdir(parents=True, exist_ok=True)
+    def _message(
+        self,
+        context: ProtocolContext,
+        folder: DenseFolder,
+        config: Path,
+        opened: Mapping[str, Dataset],
+        tested: Sequence[str],
+        options: dict[str, Any],
+    ) -> DenseJob:
+        """The message; the first of `opened` is the training split."""
         declaration = context.backbone.declaration.model_dump(mode="json", exclude={"name"})
         storage.write_json(folder.row, declaration)  # JSON is YAML
-        source = {"backbone": str(folder.row), "seed": context.backbone.seed}
-        job = job.model_copy(update={"work_dir": str(folder.path), "backbone": source})
-        job.write()
-        names = [split.name for split in job.tests]
-        if not all(folder.scores(name).is_file() for name in names):
+        root = root_of(context.task.reader, context.workspace.data).absolute()
+        splits = {name: self.split(dataset, root, folder) for name, dataset in opened.items()}
+        training = next(iter(opened.values()))
+        return DenseJob(
+            toolbox=self.toolbox,
+            config=str(config),
+            work_dir=str(folder.path),
+            backbone={"backbone": str(folder.row), "seed": context.backbone.seed},
+            train=splits[training.split],
+            tests=[splits[name] for name in tested],
+            classes=training.class_names or None,
+            options=options,
+        )
+
+    def _run(
+        self,
+        context: ProtocolContext,
+        folder: DenseFolder,
+        config: Path,
+        opened: Mapping[str, Dataset],
+        tested: Sequence[str],
+        options: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Run the job unless its folder holds all results; returns the run report."""
+        folder.path.mkdir(parents=True, exist_ok=True)
+        self._message(context, folder, config, opened, tested, options).write()
+        if not all(folder.scores(name).is_file() for name in tested):
             folder.progress.unlink(missing_ok=True)
             context.progress("starting", 0, 100)
             run_job(
@@ -253,7 +296,7 @@ class DenseProtocol(Protocol):
                 log_file=folder.log,
                 num_threads=context.num_threads,
                 cancel=context.cancel,
-                on_poll=lambda: _report(context, folder, names),
+                on_poll=lambda: _report(context, folder, tested),
                 environment=job_environment(context),
             )
         with contextlib.suppress(OSError, json.JSONDecodeError):
@@ -377,9 +420,10 @@ def job_environment(context: ProtocolContext) -> dict[str, str]:
 def _normalization(context: ProtocolContext) -> dict[str, Any]:
     """The row's own mean and standard deviation, in the toolboxes' scale of 0 to 255."""
     transform = context.backbone.transform
+    mean, std = transform.mean or (0.0, 0.0, 0.0), transform.std or (1.0, 1.0, 1.0)
     return {
-        "model.data_preprocessor.mean": [round(255 * value, 4) for value in transform.mean],
-        "model.data_preprocessor.std": [round(255 * value, 4) for value in transform.std],
+        "model.data_preprocessor.mean": [round(255 * value, 4) for value in mean],
+        "model.data_preprocessor.std": [round(255 * value, 4) for value in std],
     }
 
 

@@ -6,8 +6,8 @@ One line in a config is the whole hook:
         imports=['maskclip_bench.backbones.openmmlab'], allow_failed_imports=False)
 
 It puts the stand-in for mmcv's compiled operators in place (unless they exist), replaces the
-loaders of mmengine that unpickle (`safe_loading`), and registers, in mmengine's root registries,
-where mmseg and mmdet both look:
+loaders of mmengine that unpickle (`safe_loading`), lets mmcv read images by our rules
+(`image_reading`), and registers, in mmengine's root registries, where mmseg and mmdet both look:
 
 | registry | names |
 | --- | --- |
@@ -15,7 +15,7 @@ where mmseg and mmdet both look:
 | MODELS | `SimpleFeaturePyramid`, `DeconvolutionPyramid`, `NormalizedTaps`, `LN2d` |
 | OPTIM_WRAPPER_CONSTRUCTORS | `BackboneLayerDecay` |
 | OPTIM_WRAPPERS | `BFloat16OptimWrapper` |
-| DATASETS | `ADE20KLayout`, `COCOLayout` |
+| DATASETS | `ADE20KLayout`, `COCOLayout`, `SegmentationSamples` |
 | METRICS | `SegmentationOutcomes`, `DetectionOutcomes` |
 | HOOKS | `RunReport` |
 """
@@ -32,10 +32,11 @@ except ImportError as error:
         "pip install 'maskclip-bench[openmmlab]'"
     ) from error
 
-from maskclip_bench.backbones.openmmlab import mmcv_kernels, safe_loading
+from maskclip_bench.backbones.openmmlab import image_reading, mmcv_kernels, safe_loading
 
 mmcv_kernels.install()
 safe_loading.install()
+image_reading.install()
 
 from maskclip_bench.backbones.openmmlab import (  # noqa: E402
     datasets,
@@ -51,6 +52,7 @@ __all__ = [
     "datasets",
     "evaluation",
     "hooks",
+    "image_reading",
     "layer_decay",
     "mmcv_kernels",
     "necks",

@@ -72,7 +72,7 @@ def _run(job: DenseJob) -> None:
         arguments = ["--work-dir", job.work_dir, *launcher]
         if config.resume and job.toolbox == "mmseg":
             arguments.append("--resume")  # its script overrides the config
-        launch(job.toolbox, "train", str(path), arguments, keep_group=True)
+        launch(job.toolbox, "train", str(path), arguments, check_data=False, keep_group=True)
         barrier()  # the main process writes the last checkpoint
         write_json(folder.trained, {"checkpoint": checkpoint_to_test(folder.path).name})
     for split in job.tests:
@@ -80,7 +80,7 @@ def _run(job: DenseJob) -> None:
             continue
         path = write_config(fill(job, split=split), folder.test_config(split.name))
         arguments = [str(checkpoint_to_test(folder.path)), "--work-dir", job.work_dir, *launcher]
-        launch(job.toolbox, "test", str(path), arguments, keep_group=True)
+        launch(job.toolbox, "test", str(path), arguments, check_data=False, keep_group=True)
 
 
 def _is_trained(job: DenseJob) -> bool:
@@ -141,16 +141,17 @@ def fill(job: DenseJob, *, split: DenseSplit) -> Config:
     for key in TrunkSource.model_fields:
         backbone.pop(key, None)
     backbone.update(job.backbone)
-    _place_split(config.train_dataloader, job.data_root, job.train)
+    _place_split(config.train_dataloader, job, job.train)
     for name in ("val_dataloader", "test_dataloader"):
-        _place_split(config[name], job.data_root, split)
-    metric = "SegmentationOutcomes" if split.masks is not None else "DetectionOutcomes"
-    outcomes = {"type": metric, "file": str(job.folder.outcomes(split.name))}
+        _place_split(config[name], job, split)
+    outcomes = {"type": "DetectionOutcomes", "file": str(job.folder.outcomes(split.name))}
+    if split.samples is not None:
+        outcomes |= {"type": "SegmentationOutcomes", "images": split.images}
     for name in ("val_evaluator", "test_evaluator"):
         evaluators = config[name] if isinstance(config[name], list) else [config[name]]
         for evaluator in evaluators:
             if "ann_file" in evaluator:
-                evaluator.ann_file = str(Path(job.data_root, split.annotations or ""))
+                evaluator.ann_file = split.annotations
         config[name] = [*evaluators, outcomes]
     config.custom_hooks = [
         hook for hook in config.get("custom_hooks", []) if hook["type"] != "RunReport"
@@ -166,28 +167,39 @@ def fill(job: DenseJob, *, split: DenseSplit) -> Config:
     return config
 
 
-def _place_split(loader: Any, data_root: str, split: DenseSplit) -> None:
+def _place_split(loader: Any, job: DenseJob, split: DenseSplit) -> None:
     """Point the innermost data sets of a loader to a split."""
     for dataset in innermost_datasets(loader):
-        dataset.data_root = data_root
-        if split.masks is not None:
-            if "ann_file" in dataset:
-                raise ConfigError(
-                    f"The config's data set {dataset.get('type')!r} reads a COCO annotation file, "
-                    "not masks. Use a config of configs/mmseg/."
-                )
-            if "split" in dataset:
-                dataset.split = Path(split.images).name
-            else:
-                dataset.data_prefix = {"img_path": split.images, "seg_map_path": split.masks}
+        if split.samples is not None:
+            _place_samples(dataset, job, split)
         elif "ann_file" in dataset:
+            dataset.data_root = ""
             dataset.ann_file = split.annotations
             dataset.data_prefix = {"img": split.images.rstrip("/") + "/"}
+            if job.classes and dataset.type == "COCOLayout":
+                dataset.classes = list(job.classes)
+            elif job.classes:
+                dataset.metainfo = {"classes": tuple(job.classes)}
         else:
             raise ConfigError(
                 f"The config's data set {dataset.get('type')!r} takes no COCO annotation file. "
                 "Use a config of configs/mmdet/."
             )
+
+
+def _place_samples(dataset: Any, job: DenseJob, split: DenseSplit) -> None:
+    """Turn a data set that walks folders into one that reads the list of a split."""
+    if "ann_file" in dataset:
+        raise ConfigError(
+            f"The config's data set {dataset.get('type')!r} reads a COCO annotation file, "
+            "not masks. Use a config of configs/mmseg/."
+        )
+    file = job.folder.samples(split.name)
+    write_json(file, split.samples)
+    for key in ("data_root", "data_prefix", "split", "img_suffix", "seg_map_suffix", "metainfo"):
+        dataset.pop(key, None)
+    known = {"like": dataset.type} if job.classes is None else {"classes": list(job.classes)}
+    dataset.update(type="SegmentationSamples", samples_file=str(file), **known)
 
 
 def write_config(config: Config, path: Path) -> Path:

@@ -8,6 +8,7 @@ Shapes: S images, C classes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,21 @@ class SegmentationOutcomes(_Outcomes):
     The union of a class is predicted + labelled - intersection. Unlabelled pixels count nowhere.
 
     Args:
-        file: The `.npz` written; also holds `sample_id` [S], the images' file names.
+        file: The `.npz` written; also holds `sample_id` [S], the images' paths below `images`.
+        images: Folder of the images; None = the deepest folder that holds them all.
         ignore_index: Label of unlabelled pixels.
         collect_device: mmengine's.
     """
 
-    def __init__(self, file: str, ignore_index: int = 255, collect_device: str = "cpu") -> None:
+    def __init__(
+        self,
+        file: str,
+        images: str | None = None,
+        ignore_index: int = 255,
+        collect_device: str = "cpu",
+    ) -> None:
         super().__init__(file, collect_device)
+        self.images = images
         self.ignore_index = ignore_index
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
@@ -61,8 +70,17 @@ class SegmentationOutcomes(_Outcomes):
             predicted = sample["pred_sem_seg"]["data"].squeeze(0).cpu().numpy()  # [H, W]
             labels = sample["gt_sem_seg"]["data"].squeeze(0).cpu().numpy()
             counts = count_pixels(predicted, labels, num_classes, self.ignore_index)
-            name = np.asarray(Path(sample["img_path"]).name)
-            self.results.append({"sample_id": name, **counts})
+            self.results.append({"sample_id": np.asarray(sample["img_path"]), **counts})
+
+    def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
+        """Write the file, with ids below the folder of the images."""
+        paths = [Path(str(result["sample_id"])) for result in results]
+        folder = self.images or os.path.commonpath([path.parent for path in paths])
+        for result, path in zip(results, paths, strict=True):
+            inside = path.is_relative_to(folder)
+            name = path.relative_to(folder) if inside else path
+            result["sample_id"] = np.asarray(name.as_posix())
+        return super().compute_metrics(results)
 
 
 @METRICS.register_module()

@@ -15,6 +15,7 @@ from torch import nn
 
 from maskclip_bench.backbones.openmmlab import mmcv_kernels, safe_loading
 from maskclip_bench.backbones.openmmlab.dense_checkpoints import seal_new
+from maskclip_bench.errors import DataError
 from maskclip_bench.storage import write_json
 
 REPORT_FILE = "run_report.json"
@@ -37,6 +38,7 @@ class RunReport(Hook):
         self.scores_file = Path(scores_file) if scores_file else None
         self._written = 0.0
         self._sealed_at = 0
+        self._trained_classes: Any = None
 
     def before_run(self, runner: Runner) -> None:
         """Called once, before training or testing begins."""
@@ -46,7 +48,30 @@ class RunReport(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Called when a checkpoint was read, before or after `before_run`."""
+        meta = checkpoint.get("meta") or {}
+        self._trained_classes = (meta.get("dataset_meta") or {}).get("classes")
         self._write_report(runner)
+
+    def before_test(self, runner: Runner) -> None:
+        """A label means the same class as in training.
+
+        Raises:
+            DataError: The tested data has the same classes in another order.
+        """
+        metainfo = getattr(runner.test_dataloader.dataset, "metainfo", None) or {}
+        tested, trained = metainfo.get("classes"), self._trained_classes
+        if tested is None or trained is None or list(tested) == list(trained):
+            return
+        if sorted(tested) == sorted(trained):
+            raise DataError(
+                f"The tested data lists its classes as {', '.join(list(tested)[:5])}..., and the "
+                f"checkpoint was trained with {', '.join(list(trained)[:5])}...: a label would "
+                "mean another class. Set classes=[...] of the test data set to the order of "
+                "training."
+            )
+        runner.logger.warning(
+            "The tested data has other classes than the checkpoint was trained on"
+        )
 
     def _write_report(self, runner: Runner) -> None:
         if not is_main_process():

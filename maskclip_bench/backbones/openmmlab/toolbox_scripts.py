@@ -25,7 +25,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskclip_bench.backbones.openmmlab import mmcv_kernels, safe_loading
+from maskclip_bench.backbones.openmmlab import image_reading, mmcv_kernels, safe_loading
+from maskclip_bench.backbones.openmmlab.datasets import order_categories
 from maskclip_bench.data.dense import check_coco, check_segmentation_folder
 from maskclip_bench.errors import (
     ConfigError,
@@ -36,7 +37,9 @@ from maskclip_bench.errors import (
 
 TOOLBOXES = ("mmseg", "mmdet")
 ACTIONS = ("train", "test")
-_PLAIN_SUFFIXES = ("ADE20KLayout", "ADE20KDataset", "BaseSegDataset")
+_MASK_TYPES = {"ADE20KLayout": None, "ADE20KDataset": ".jpg", "BaseSegDataset": ".jpg"}
+"""Data sets whose folders are checked -> suffix of their images; None = any image."""
+_COCO_TYPES = ("COCOLayout", "CocoDataset")
 _DISTRIBUTIONS = {"mmseg": "onedl-mmsegmentation", "mmdet": "onedl-mmdetection"}
 
 
@@ -72,6 +75,7 @@ def launch(
     arguments: Sequence[str] = (),
     *,
     allow_pickle: Sequence[str] = (),
+    check_data: bool = True,
     keep_group: bool = False,
 ) -> None:
     """Run the script in this process; returns when it ends well.
@@ -82,6 +86,7 @@ def launch(
         config: Path of a config.
         arguments: Of the script (`--work-dir`, `--resume`, a checkpoint, `--cfg-options`...).
         allow_pickle: Files that may run the code they hold when they are loaded.
+        check_data: Check the data that the config names first.
         keep_group: Leave the process group open for the next script; `leave_group` ends it. A
             group ended and opened again under one torchrun would meet the keys of the first in
             the agent's store.
@@ -99,11 +104,14 @@ def launch(
             "place of a shipped one."
         )
     mmcv_kernels.install()
+    image_reading.install()
+    if toolbox == "mmdet":
+        order_categories()
     let_bases_resolve()
     arguments = list(arguments)
     for file in allow_pickle:
         safe_loading.allow(file)
-    if os.environ.get("RANK", "0") == "0":
+    if check_data and os.environ.get("RANK", "0") == "0":
         check_config_data(config, actions=(action,), arguments=arguments)
     if _launcher(arguments) == "pytorch":
         arguments = _prepare_cpu_group(arguments)
@@ -133,7 +141,9 @@ def let_bases_resolve() -> None:
 def check_config_data(
     config: str, *, actions: Sequence[str], arguments: Sequence[str] = ()
 ) -> list[str]:
-    """Hold the data sets of a config against the disk -> one line for each.
+    """Check the data sets of a config against the disk -> one line for each.
+
+    Types that are not known here (LVIS, CrowdHuman, Open Images...) check themselves.
 
     Raises:
         DataError: Something is missing or does not fit.
@@ -188,34 +198,24 @@ def innermost_datasets(loader: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _check_dataset(dataset: dict[str, Any]) -> int | None:
-    """Check one data set whose layout is known here; None for others (they check themselves)."""
+    """Check one data set of a type that is known here; None for others (they check themselves)."""
     root = Path(dataset.get("data_root") or "")
     prefix = dataset.get("data_prefix") or {}
-    if dataset.get("split") is not None:
-        images, masks = (root / part / dataset["split"] for part in ("images", "annotations"))
-        return _check_segmentation(dataset, images, masks)
-    if prefix.get("img_path") and prefix.get("seg_map_path") and not dataset.get("ann_file"):
-        return _check_segmentation(
-            dataset, root / prefix["img_path"], root / prefix["seg_map_path"]
-        )
-    if prefix.get("img") is not None and dataset.get("ann_file"):
-        return check_coco(root / dataset["ann_file"], root / prefix["img"])
-    return None
-
-
-def _check_segmentation(dataset: dict[str, Any], images: Path, masks: Path) -> int | None:
-    """Check a folder of pairs; None if its files are named in a way that is not known here.
-
-    The suffixes stand in the config, or are the defaults of the classes below; other classes of
-    mmseg have their own (`_leftImg8bit.png`).
-    """
-    defaults = (".jpg", ".png") if dataset.get("type") in _PLAIN_SUFFIXES else ("", "")
-    image_suffix = dataset.get("img_suffix", defaults[0])
-    mask_suffix = dataset.get("seg_map_suffix", defaults[1])
-    if not (image_suffix.startswith(".") and mask_suffix.startswith(".")):
+    kind = str(dataset.get("type")).rpartition(".")[2]
+    if kind in _COCO_TYPES:
+        return check_coco(root / dataset["ann_file"], root / prefix.get("img", ""))
+    if kind not in _MASK_TYPES or dataset.get("ann_file"):
         return None
+    if kind == "ADE20KLayout":
+        folders = [root / part / dataset["split"] for part in ("images", "annotations")]
+    else:
+        folders = [root / prefix.get(part, "") for part in ("img_path", "seg_map_path")]
     return check_segmentation_folder(
-        images, masks, image_suffix=image_suffix, mask_suffix=mask_suffix
+        folders[0],
+        folders[1],
+        image_suffix=dataset.get("img_suffix", _MASK_TYPES[kind]),
+        mask_suffix=dataset.get("seg_map_suffix", ".png"),
+        num_classes=dataset.get("num_classes", 150 if kind == "ADE20KDataset" else None),
     )
 
 

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from maskclip_bench.backbones.dense_job import DenseSplit
-from maskclip_bench.data.dense import check_coco
+from maskclip_bench import storage
+from maskclip_bench.backbones.dense_job import DenseFolder, DenseSplit
+from maskclip_bench.data.dataset import Dataset
+from maskclip_bench.data.dense import check_coco, read_coco
 from maskclip_bench.results.measurement import Measurement, Metric, mean_ratio
 from maskclip_bench.tasks.dense_jobs import DenseProtocol
 from maskclip_bench.tasks.dense_outcomes import outcome_table, suffixed
@@ -45,14 +47,23 @@ class Detection(DenseProtocol):
     toolbox = "mmdet"
     expected_seconds = 60.0
 
-    def split(self, name: str) -> DenseSplit:
-        """COCO's layout."""
-        return DenseSplit(name=name, images=name, annotations=f"annotations/instances_{name}.json")
+    def split(self, dataset: Dataset, root: Path, folder: DenseFolder) -> DenseSplit:
+        """The annotation file, or a copy of it with the categories in the order of the labels."""
+        (annotations,) = dataset.annotations
+        content = read_coco(annotations)
+        known = {category["name"]: category for category in content["categories"]}
+        ordered = [known[name] for name in dataset.class_names if name in known]
+        if ordered != content["categories"]:
+            annotations = folder.annotations(dataset.split)
+            storage.write_json(annotations, {**content, "categories": ordered})
+        return DenseSplit(
+            name=dataset.split, images=str(root / dataset.split), annotations=str(annotations)
+        )
 
-    def check_split(self, root: Path, split: DenseSplit) -> None:
+    def check_split(self, dataset: Dataset, root: Path) -> None:
         """See `check_coco`."""
-        assert split.annotations is not None
-        check_coco(root / split.annotations, root / split.images)
+        (annotations,) = dataset.annotations
+        check_coco(annotations, root / dataset.split)
 
     def run(self, context: ProtocolContext) -> Measurement:
         """Train and test; see `DenseProtocol.run_dense` for what it raises."""

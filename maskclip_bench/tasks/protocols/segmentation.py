@@ -13,8 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from maskclip_bench.backbones.dense_job import DenseSplit
-from maskclip_bench.data.dense import check_segmentation_folder
+from maskclip_bench.backbones.dense_job import DenseFolder, DenseSplit
+from maskclip_bench.data.dataset import Dataset
+from maskclip_bench.data.dense import check_mask_sizes
+from maskclip_bench.data.masks import check_mask_values
 from maskclip_bench.data.readers import root_of
 from maskclip_bench.results.measurement import (
     Measurement,
@@ -39,14 +41,22 @@ class Segmentation(DenseProtocol):
     toolbox = "mmseg"
     expected_seconds = 45.0
 
-    def split(self, name: str) -> DenseSplit:
-        """ADE20K's layout."""
-        return DenseSplit(name=name, images=f"images/{name}", masks=f"annotations/{name}")
+    def split(self, dataset: Dataset, root: Path, folder: DenseFolder) -> DenseSplit:
+        """The reader's list of images and masks."""
+        return DenseSplit(
+            name=dataset.split,
+            images=str(root / "images" / dataset.split),
+            samples=[
+                (str(image), str(mask))
+                for image, mask in zip(dataset.image_paths, dataset.annotations, strict=True)
+            ],
+        )
 
-    def check_split(self, root: Path, split: DenseSplit) -> None:
-        """See `check_segmentation_folder`."""
-        assert split.masks is not None
-        check_segmentation_folder(root / split.images, root / split.masks)
+    def check_split(self, dataset: Dataset, root: Path) -> None:
+        """Masks have their image's size, and no value that is no class."""
+        check_mask_sizes(dataset.image_paths, dataset.annotations)
+        num_classes = len(dataset.classes) if dataset.classes is not None else None
+        check_mask_values(dataset.annotations, num_classes=num_classes)
 
     def run(self, context: ProtocolContext) -> Measurement:
         """Train, test, and count pixels; see `DenseProtocol.run_dense` for what it raises."""

@@ -29,7 +29,14 @@ LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 def segmentation_job(folder: Path, root: Path, *, iterations: int = 4) -> DenseJob:
     splits = {
-        name: DenseSplit(name=name, images=f"images/{name}", masks=f"annotations/{name}")
+        name: DenseSplit(
+            name=name,
+            images=str(root / "images" / name),
+            samples=[
+                (str(image), str(root / "annotations" / name / f"{image.stem}.png"))
+                for image in sorted((root / "images" / name).iterdir())
+            ],
+        )
         for name in ("training", "validation")
     }
     return DenseJob(
@@ -37,7 +44,6 @@ def segmentation_job(folder: Path, root: Path, *, iterations: int = 4) -> DenseJ
         config=str(shipped_root() / SEGMENTATION),
         work_dir=str(folder),
         backbone={"timm": "vit_demo_patch8_48"},
-        data_root=str(root),
         train=splits["training"],
         tests=[splits["validation"], splits["training"]],
         options={
@@ -52,7 +58,11 @@ def segmentation_job(folder: Path, root: Path, *, iterations: int = 4) -> DenseJ
 
 def detection_job(folder: Path, root: Path, *, iterations: int = 4) -> DenseJob:
     splits = {
-        name: DenseSplit(name=name, images=name, annotations=f"annotations/instances_{name}.json")
+        name: DenseSplit(
+            name=name,
+            images=str(root / name),
+            annotations=str(root / f"annotations/instances_{name}.json"),
+        )
         for name in ("train", "val")
     }
     return DenseJob(
@@ -60,7 +70,6 @@ def detection_job(folder: Path, root: Path, *, iterations: int = 4) -> DenseJob:
         config=str(shipped_root() / DETECTION),
         work_dir=str(folder),
         backbone={"timm": "vit_demo_patch8_48"},
-        data_root=str(root),
         train=splits["train"],
         tests=[splits["val"]],
         options={
@@ -84,7 +93,10 @@ def test_training_config__does_not_validate(tmp_path: Path, scenes: Path) -> Non
     """With an interval alone, mmengine would still validate after the last iteration."""
     config = jobs.training_config(segmentation_job(tmp_path / "work", scenes), world_size=1)
     assert config.val_cfg is config.val_dataloader is config.val_evaluator is None
-    assert config.test_dataloader.dataset.split == "validation"
+    dataset = config.test_dataloader.dataset
+    assert dataset.type == "SegmentationSamples" and "split" not in dataset
+    listed = json.loads(Path(dataset.samples_file).read_text())
+    assert [Path(image).name for image, _ in listed] == [f"{index:03d}.jpg" for index in range(4)]
     assert not config.resume and config.load_from is None
 
 
@@ -176,8 +188,8 @@ def test_run__what_is_launched(
     file = write_checkpoint(folder)
     launched: list[tuple[Any, ...]] = []
 
-    def launch(*given: Any, keep_group: bool) -> None:
-        assert keep_group
+    def launch(*given: Any, keep_group: bool, check_data: bool) -> None:
+        assert keep_group and not check_data
         launched.append(given)
 
     monkeypatch.setattr(jobs, "launch", launch)

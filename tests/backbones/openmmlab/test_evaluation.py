@@ -78,3 +78,18 @@ def test_segmentation_outcomes__counts_of_an_image(tmp_path: Path) -> None:
         assert file["intersection"].tolist() == [[1, 1]]
         assert file["predicted"].tolist() == [[1, 2]]
         assert file["labelled"].tolist() == [[2, 1]]
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_segmentation__ids_hold_their_folder(tmp_path: Path, given: bool) -> None:
+    """Equal names in two folders are two samples, with the ids of the other protocols."""
+    images = tmp_path / "images"
+    metric = SegmentationOutcomes(str(tmp_path / "o.npz"), images=str(images) if given else None)
+    metric.dataset_meta = {"classes": ("a", "b")}
+    labels = {"data": torch.zeros(1, 4, 4, dtype=torch.long)}
+    for folder in ("aachen", "bochum"):
+        path = str(images / folder / "0001.jpg")
+        metric.process(None, [{"img_path": path, "pred_sem_seg": labels, "gt_sem_seg": labels}])
+    metric.compute_metrics(metric.results)
+    with np.load(tmp_path / "o.npz") as arrays:
+        assert arrays["sample_id"].tolist() == ["aachen/0001.jpg", "bochum/0001.jpg"]

@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from maskclip_bench.backbones.openmmlab import toolbox_scripts as launching
 from maskclip_bench.backbones.openmmlab.dense_cell import main as job_main
@@ -165,20 +167,61 @@ def test_check__follows_cfg_options(instances: Path, data: Callable[[Path], None
         launching.check_config_data(str(DETECTION), actions=["test"], arguments=arguments)
 
 
-def test_check__suffixes_of_the_config(scenes: Path, data: Callable[[Path], None]) -> None:
-    """The suffixes of the config count; names that are not known here are left alone."""
+def test_check__every_image_or_the_suffix_of_the_config(
+    scenes: Path, data: Callable[[Path], None]
+) -> None:
     data(scenes.parents[1])
     for path in (scenes / "images" / "validation").iterdir():
         path.rename(path.with_suffix(".jpeg"))
+    arguments = ["--cfg-options", "test_dataloader.dataset.img_suffix=.jpg"]
     with pytest.raises(DataError, match=r"holds no \*\.jpg"):
-        launching.check_config_data(str(SEGMENTATION), actions=["test"])
-    arguments = ["--cfg-options", "test_dataloader.dataset.img_suffix=.jpeg"]
-    assert launching.check_config_data(
-        str(SEGMENTATION), actions=["test"], arguments=arguments
-    ) == ["test_dataloader: 4 images"]
-    prefix = {"img_path": "images/validation", "seg_map_path": "annotations/validation"}
-    dataset = {"type": "CityscapesDataset", "data_root": str(scenes), "data_prefix": prefix}
-    assert launching._check_dataset(dataset) is None
+        launching.check_config_data(str(SEGMENTATION), actions=["test"], arguments=arguments)
+    assert launching.check_config_data(str(SEGMENTATION), actions=["test"]) == [
+        "test_dataloader: 4 images"
+    ]
+
+
+def test_check__mask_value_that_is_no_class(scenes: Path, data: Callable[[Path], None]) -> None:
+    data(scenes.parents[1])
+    mask = next((scenes / "annotations" / "validation").iterdir())
+    values = np.array(Image.open(mask))
+    values[0, 0] = 255
+    Image.fromarray(values).save(mask)
+    arguments = ["--cfg-options", "test_dataloader.dataset.num_classes=3"]
+    launching.check_config_data(str(SEGMENTATION), actions=["test"], arguments=arguments)
+    values[0, 0] = 40
+    Image.fromarray(values).save(mask)
+    with pytest.raises(DataError, match=r"no mask of 3 classes: it has the value 40"):
+        launching.check_config_data(str(SEGMENTATION), actions=["test"], arguments=arguments)
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        {"type": "CityscapesDataset", "data_prefix": {"img_path": "a", "seg_map_path": "b"}},
+        {"type": "LVISV1Dataset", "ann_file": "lvis_v1_val.json", "data_prefix": {"img": ""}},
+        {"type": "CrowdHumanDataset", "ann_file": "val.odgt", "data_prefix": {"img": "Images"}},
+        {"type": "OpenImagesDataset", "ann_file": "val.csv", "data_prefix": {"img": "val/"}},
+        {"type": "mmseg.PascalVOCDataset", "ann_file": "val.txt", "data_prefix": {}},
+    ],
+)
+def test_check__other_types_check_themselves(dataset: dict[str, object]) -> None:
+    assert launching._check_dataset({"data_root": "nowhere", **dataset}) is None
+
+
+def test_check__coco_files_without_objects(instances: Path, data: Callable[[Path], None]) -> None:
+    """As test-dev: images and categories alone."""
+    data(instances.parents[1])
+    file = instances / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    for objects in ([], None):
+        content["annotations"] = objects
+        if objects is None:
+            del content["annotations"]
+        file.write_text(json.dumps(content))
+        assert launching.check_config_data(str(DETECTION), actions=["test"]) == [
+            "test_dataloader: 4 images"
+        ]
 
 
 def test_check__on_the_first_rank_alone(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import torch
 from PIL import Image
 
 from maskclip_bench.backbones.declaration import BackboneDeclaration
-from maskclip_bench.backbones.dense_job import DenseFolder, DenseJob
+from maskclip_bench.backbones.dense_job import DenseFolder
 from maskclip_bench.backbones.loading import load_backbone
 from maskclip_bench.data import readers
+from maskclip_bench.data.dataset import Dataset
 from maskclip_bench.data.demo import DemoSizes, prepare_demo
 from maskclip_bench.errors import ConfigError, DataError, JobError, MissingDependencyError
 from maskclip_bench.results.records import Cell, measured_record
@@ -170,14 +172,24 @@ def test_run__masks_of_another_size(world: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 of 6 masks .* not of their image's size.*64 x 32"):
         Segmentation().run(context(tmp_path, task()))
     mask.unlink()
-    with pytest.raises(DataError, match=r"1 of 6 images .* have no mask"):
+    readers.forget()
+    with pytest.raises(DataError, match=r"1 of 6 images .* (has|have) no mask"):
+        Segmentation().run(context(tmp_path, task()))
+
+
+def test_run__mask_value_that_is_no_class(world: Path, tmp_path: Path) -> None:
+    """Refused before training, as by the patch protocols."""
+    shutil.copytree(world / "data" / "demo" / "scenes", tmp_path / "data" / "demo" / "scenes")
+    mask = next((tmp_path / "data/demo/scenes/annotations/training").iterdir())
+    values = np.array(Image.open(mask))
+    values[0, 0] = 40
+    Image.fromarray(values).save(mask)
+    with pytest.raises(DataError, match=r"no mask of 29 classes: it has the value 40"):
         Segmentation().run(context(tmp_path, task()))
 
 
 def test_run__no_data(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"No folder .*training of images\. Set MASKCLIP_BENCH_DATA"
-    ):
+    with pytest.raises(DataError, match=r"small_scenes: no folder .*demo/scenes\. See `obtain`"):
         Segmentation().run(context(tmp_path, task()))
 
 
@@ -204,7 +216,9 @@ def test_left_out__says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     wish = ROW.model_copy(update={"openmmlab": {"segmentation": {"config": CONFIG}}})
     assert protocol.left_out(other, wish) is None
-    hub = ROW.model_copy(update={"source": ROW.source.model_copy(update={"huggingface": "a/b"})})
+    hub = BackboneDeclaration(
+        name="hub", display_name="Hub", world="demo", source={"huggingface": "a/b"}, arch="ViT-demo"
+    )
     assert "is no timm or open_clip model" in str(protocol.left_out(task(), hub))
     monkeypatch.setattr(dense_jobs, "missing_packages", lambda toolbox: ["mmcv"])
     assert "mmseg is not installed: pip install" in str(protocol.left_out(task(), ROW))
@@ -264,21 +278,27 @@ def test_run__other_test_images_are_another_job(
 
 
 def write_results(
-    self: Segmentation, context: ProtocolContext, job: DenseJob, folder: DenseFolder
+    self: Segmentation,
+    context: ProtocolContext,
+    folder: DenseFolder,
+    config: Path,
+    opened: Mapping[str, Dataset],
+    tested: Sequence[str],
+    options: dict[str, Any],
 ) -> dict[str, Any]:
     """What a job leaves: two images of the 29 classes, all of them right."""
     folder.path.mkdir(parents=True, exist_ok=True)
     counts = np.ones((2, 29), np.int64)
-    for split in job.tests:
-        folder.scores(split.name).write_text('{"mIoU": 100.0}')
+    for name in tested:
+        folder.scores(name).write_text('{"mIoU": 100.0}')
         np.savez(
-            folder.outcomes(split.name),
+            folder.outcomes(name),
             sample_id=np.array(["0", "1"]),
             intersection=counts,
             predicted=counts,
             labelled=counts,
         )
-    job.model_copy(update={"work_dir": str(folder.path)}).write()
+    self._message(context, folder, config, opened, tested, options).write()
     return {}
 
 
