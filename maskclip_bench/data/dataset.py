@@ -26,6 +26,7 @@ from maskclip_bench.content_hash import files_hash
 from maskclip_bench.data.class_table import ClassTable
 from maskclip_bench.data.images import decode, read_header, to_rgb
 from maskclip_bench.data.left_over import LeftOver, examples, shown
+from maskclip_bench.data.masks import check_mask_values
 from maskclip_bench.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -216,6 +217,16 @@ class Dataset:
                 f"used. {problems[0]}"
             )
         self.__dict__["_checked"] = True
+
+    def check_masks(self, num_classes: int) -> None:
+        """Look at the values of all masks, once, before the work begins.
+
+        Raises:
+            DataError: A mask cannot be read, or has a value that is no class.
+        """
+        if self.__dict__.get("_checked_masks") != num_classes:
+            check_mask_values(self.annotations, num_classes=num_classes)
+            self.__dict__["_checked_masks"] = num_classes
 
     def _problem(self, index: int) -> str | None:
         try:

@@ -123,3 +123,16 @@ def test_take__some_images_in_a_new_order(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"1 of 1 images cannot be used"):
         dataset.take([1]).check_images()
+
+
+def test_check_masks__once_for_a_number_of_classes(tmp_path: Path) -> None:
+    dataset = make(tmp_path)
+    masks = [tmp_path / "m0.png", tmp_path / "m1.png"]
+    for mask in masks:
+        Image.new("L", (4, 4), 2).save(mask)
+    dataset = make(tmp_path, annotations=masks)
+    dataset.check_masks(2)
+    Image.new("L", (4, 4), 3).save(masks[1])
+    dataset.check_masks(2)
+    with pytest.raises(DataError, match=r"m1\.png is no mask of 2 classes"):
+        make(tmp_path, annotations=masks).check_masks(2)

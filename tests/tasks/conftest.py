@@ -182,3 +182,9 @@ def make_context(workspace: Workspace) -> Callable[..., ProtocolContext]:
         )
 
     return make
+
+
+@pytest.fixture
+def colour_backbone() -> Callable[[], Backbone]:
+    """Makes a backbone that sees colours."""
+    return lambda: make_backbone(ColourEncoder())

@@ -85,7 +85,7 @@ def test_zero_shot__wrong_names_permute_the_answers(make_context: MakeContext) -
 
 
 def test_zero_shot__answers_among_the_classes_present(make_context: MakeContext) -> None:
-    names = [*("red", "green", "blue", "yellow", "purple", "cyan"), "red", "green"]
+    names = [*("red", "green", "blue", "yellow", "purple", "cyan"), "black", "white"]
     task = squares_task(class_names={"names": names, "present_only": True})
     found = run(make_context("zero_shot_classification", task, ColourEncoder()), task_name())
     assert found.details["num_classes"] == 6

@@ -98,6 +98,7 @@ class PatchProtocol(Protocol):
         settings: PatchSettings = context.settings
         dataset = context.dataset("test")
         names, kinds = self._classes(context)
+        dataset.check_masks(len(names))
         score, details = self.scorer(context, len(names))
         tokens = tokens_of_images(context, dataset, settings.tiles)
         counts = []
@@ -145,6 +146,7 @@ def training_bank(context: ProtocolContext, num_classes: int) -> Bank:
     """At most `max_patches` labelled patches of the training split, drawn by the context's seed."""
     settings: PatchSettings = context.settings
     dataset = context.dataset("train")
+    dataset.check_masks(num_classes)
     identity = [
         *_tokens_identity(context, dataset, settings.tiles),
         "bank",
@@ -221,6 +223,7 @@ def tokens_of_images(
 
 def _encode(context: ProtocolContext, dataset: Dataset, indices: Any, tiles: int) -> Any:
     """Yield (index, patch tokens [N, D] in row-major order of the whole image)."""
+    dataset.check_images(context.progress)
     backbone = context.backbone
 
     def encode(windows: list[Tensor]) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskclip_bench.data.class_table import IMAGENET_CLASSES
 from maskclip_bench.data.readers import Dataset
 from maskclip_bench.errors import ConfigError, did_you_mean, unknown_name
 from maskclip_bench.tasks.declaration import PromptSet, TaskDeclaration
@@ -60,7 +61,8 @@ def class_names_of(task: TaskDeclaration, dataset: Dataset) -> list[list[str]]:
     """Aliases of each class, in index order.
 
     Raises:
-        ConfigError: The declared names are not as many as the data set has classes.
+        ConfigError: The declared names are not as many as the data set has classes, or two classes
+            have the same.
     """
     declared = task.class_names
     if declared.names == "reader":
@@ -75,7 +77,29 @@ def class_names_of(task: TaskDeclaration, dataset: Dataset) -> list[list[str]]:
             f"{task.name} declares {len(names)} class names, and its data has "
             f"{max(num_classes, len(dataset.class_names))} classes. Correct `class_names`."
         )
-    return [[name] if isinstance(name, str) else list(name) for name in names]
+    aliases = [[name] if isinstance(name, str) else list(name) for name in names]
+    _refuse_equal_names(aliases, task, dataset)
+    return aliases
+
+
+def _refuse_equal_names(aliases: list[list[str]], task: TaskDeclaration, dataset: Dataset) -> None:
+    """Two classes with the same words cannot be told apart, and one of them is probably wrong.
+
+    ImageNet's published lists have such classes (crane, missile, sunglasses), and stay as they are.
+    """
+    published = isinstance(task.class_names.names, str) and (
+        task.class_names.names != "reader"
+        or (dataset.classes is not None and dataset.classes.source == IMAGENET_CLASSES)
+    )
+    first: dict[tuple[str, ...], int] = {}
+    for index, words in enumerate(aliases):
+        same = first.setdefault(tuple(words), index)
+        if same != index and not published:
+            raise ConfigError(
+                f"{task.name}: the classes {same} and {index} are both called "
+                f"{' / '.join(words)!r}, so no text can tell them apart. Correct the class list, "
+                "or set `class_names.names`."
+            )
 
 
 def build_zero_shot_classifier(
