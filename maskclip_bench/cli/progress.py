@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from maskclip_bench.escaping import markup
 from maskclip_bench.progress import Unit
 
 LINE_EVERY_SECONDS = 30.0
@@ -81,10 +81,10 @@ class RunDisplay:
             active = _Active(unit)
             if self._console.is_terminal:
                 active.bar = self._progress.add_task(
-                    f"  {escape(unit.label)}", total=1.0, note="starting"
+                    f"  {markup(unit.label)}", total=1.0, note="starting"
                 )
             else:
-                self._console.print(f"{self._clock()}  start  {escape(unit.label)}")
+                self._console.print(f"{self._clock()}  start  {markup(unit.label)}")
             self._active[unit.key] = active
 
     def advanced(self, unit: Unit, stage: str, done: float, total: float) -> None:
@@ -97,7 +97,7 @@ class RunDisplay:
             active.fraction = done / total if total else 0.0
             if active.bar is not None:
                 self._progress.update(
-                    active.bar, completed=min(1.0, active.fraction), note=escape(stage)
+                    active.bar, completed=min(1.0, active.fraction), note=markup(stage)
                 )
             self._refresh()
 
@@ -111,8 +111,8 @@ class RunDisplay:
             seconds = time.monotonic() - active.started if active else 0.0
             mark = "[green]done [/]" if ok else "[red]FAIL [/]"
             self._console.print(
-                f"{self._clock()}  {mark}  {escape(unit.label)}  "
-                f"[dim]{seconds:.0f} s[/]  {escape(note)}"
+                f"{self._clock()}  {mark}  {markup(unit.label)}  "
+                f"[dim]{seconds:.0f} s[/]  {markup(note)}"
             )
             self._refresh()
 
@@ -128,7 +128,7 @@ class RunDisplay:
         if not self._console.is_terminal and now - self._last_line > LINE_EVERY_SECONDS:
             self._last_line = now
             running = ", ".join(
-                f"{escape(active.unit.label)} {100 * active.fraction:.0f} %"
+                f"{markup(active.unit.label)} {100 * active.fraction:.0f} %"
                 for active in self._active.values()
             )
             self._console.print(f"{self._clock()}  {100 * fraction:3.0f} %  {note}  ({running})")

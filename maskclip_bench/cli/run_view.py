@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
+
+from maskclip_bench.escaping import markup, one_line
 
 if TYPE_CHECKING:
     from maskclip_bench.results.records import Record
@@ -57,10 +58,12 @@ def _grid(entries: Sequence[tuple[str, str, str]]) -> RichTable:
     view = RichTable("task", box=None)
     labels = list(dict.fromkeys(label for label, _, _ in entries))
     for label in labels:
-        view.add_column(Text(label), justify="center")
+        view.add_column(Text(one_line(label)), justify="center")
     found = {(label, task): text for label, task, text in entries}
     for task in dict.fromkeys(task for _, task, _ in entries):
-        view.add_row(Text(task), *(Text(found.get((label, task), "")) for label in labels))
+        view.add_row(
+            Text(one_line(task)), *(Text(found.get((label, task), "")) for label in labels)
+        )
     return view
 
 
@@ -74,14 +77,14 @@ def show_left_out(left_out: Sequence[LeftOut], output: Console, *, remedies: boo
         reasons.setdefault(item.why, []).append(item)
     for why, items in reasons.items():
         if remedies:
-            output.print(f"  [bold]{escape(why)}[/]")
+            output.print(f"  [bold]{markup(why)}[/]")
             for item in items:
-                output.print(f"    {escape(item.what)}  [dim]{escape(item.remedy)}[/]")
+                output.print(f"    {markup(item.what)}  [dim]{markup(item.remedy)}[/]")
         else:
-            output.print(f"  {escape(why)}: {escape(', '.join(item.what for item in items))}")
+            output.print(f"  {markup(why)}: {markup(', '.join(item.what for item in items))}")
     for item in left_out:
         if item.error is not None:
-            output.print(f"  [red]asked for by name[/]: {escape(str(item.error))}", soft_wrap=True)
+            output.print(f"  [red]asked for by name[/]: {markup(str(item.error))}", soft_wrap=True)
     if not remedies:
         output.print("  [dim]How to get them: maskclip-bench plan[/]")
 
@@ -92,7 +95,7 @@ def show_failed(failed: Sequence[Record], output: Console) -> None:
 
     for record in failed:
         output.print(
-            f"[red]failed[/] {escape(f'{record.row_id}: {record.task}: {failure_line(record)}')} "
+            f"[red]failed[/] {markup(f'{record.row_id}: {record.task}: {failure_line(record)}')} "
             "(traceback in its record)",
             soft_wrap=True,
         )
@@ -103,20 +106,20 @@ def show_why(why: Why, output: Console) -> None:
     from maskclip_bench.tasks.why import PARTS
 
     if why.record is None:
-        output.print(f"{escape(why.cell)} has no record: it was not measured yet.")
+        output.print(f"{markup(why.cell)} has no record: it was not measured yet.")
         return
     if why.record.status == "failed":
         error = why.record.error
         said = f"{error.type}: {error.message}" if error else "unknown"
-        output.print(f"{escape(why.cell)} failed and is tried again. It said: {escape(said)}")
+        output.print(f"{markup(why.cell)} failed and is tried again. It said: {markup(said)}")
     elif why.holds:
-        output.print(f"{escape(why.cell)} holds: all that it depends on is as it was.")
+        output.print(f"{markup(why.cell)} holds: all that it depends on is as it was.")
     else:
-        output.print(f"{escape(why.cell)} is measured again. Changed:")
+        output.print(f"{markup(why.cell)} is measured again. Changed:")
     for part, (then, now) in why.changes.items():
-        output.print(f"  [bold]{escape(part)}[/]: {escape(PARTS.get(part, part))}")
-        output.print(f"    then {escape(then)}, now {escape(now)}", soft_wrap=True)
+        output.print(f"  [bold]{markup(part)}[/]: {markup(PARTS.get(part, part))}")
+        output.print(f"    then {markup(then)}, now {markup(now)}", soft_wrap=True)
     if why.other:
         output.print("Other software than then (this alone measures nothing again):")
     for name, (then, now) in why.other.items():
-        output.print(f"  {escape(name)}: then {escape(then)}, now {escape(now)}", soft_wrap=True)
+        output.print(f"  {markup(name)}: then {markup(then)}, now {markup(now)}", soft_wrap=True)

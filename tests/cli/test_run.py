@@ -120,14 +120,63 @@ def test_workspace_that_cannot_be_written__exit_code_4(in_process: Any, tmp_path
     assert "--workspace" in result.errors
 
 
-def test_damaged_record__names_the_file_and_the_remedy(in_process: Any, tmp_path: Path) -> None:
+def test_damaged_record__is_set_aside_and_measured_again(in_process: Any, tmp_path: Path) -> None:
     assert in_process(*CELL).code == 0
     record = tmp_path / "workspace/records/tiny_untrained/knn__tiny_objects.json"
+    whole = json.loads(record.read_text())
     record.write_text(record.read_text()[:100])
     result = in_process(*CELL)
-    assert result.code == 3
-    assert str(record) in result.errors.replace("\n", "")
-    assert "Delete the file" in result.errors
+    assert result.code == 0
+    assert json.loads(record.read_text())["metrics"] == whole["metrics"]
+
+
+def test_run__ends_with_a_table_of_the_cells_asked_for(in_process: Any) -> None:
+    for _ in range(2):  # measured now, then recorded
+        result = in_process(*CELL)
+        assert result.code == 0
+        assert "untrained" in result.output
+        assert "knn/tiny_objects" in result.output
+        assert "±" in result.output
+
+
+def test_run__limit_is_a_trial_kept_apart(in_process: Any, tmp_path: Path) -> None:
+    result = in_process(*CELL, "--limit", "4")
+    assert result.code == 0
+    assert "trials on at most 4 images" in result.output
+    assert (tmp_path / "workspace/records_limit_4/tiny_untrained/knn__tiny_objects.json").is_file()
+    assert not (tmp_path / "workspace/records").exists()
+    assert in_process(*CELL, "--limit", "0").code == 2
+
+
+def test_plan__why(in_process: Any) -> None:
+    cell = "tiny_untrained/knn/tiny_objects"
+    assert "has no record" in in_process("plan", "--why", cell).output
+    assert in_process(*CELL).code == 0
+    assert f"{cell} holds" in in_process("plan", "--why", cell).output
+    wrong = in_process("plan", "--why", "nothing")
+    assert wrong.code == 2
+    assert "is no cell" in wrong.errors
+
+
+def test_run__an_encoder_that_exits_with_0_is_a_failed_cell(
+    in_process: Any, tmp_path: Path, tiny_catalogue: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine/backbones").mkdir(parents=True)
+    (tmp_path / "mine/backbones/exits.yaml").write_text(
+        "display_name: 'x[/bold]'\nworld: demo\nsource: {python: 'exits_at_once:make'}\n"
+    )
+    (tmp_path / "exits_at_once.py").write_text("def make():\n    raise SystemExit(0)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    catalogue = f"{tiny_catalogue}{os.pathsep}{tmp_path / 'mine'}"
+    monkeypatch.setenv("MASKCLIP_BENCH_CATALOGUE", catalogue)
+    result = in_process("run", "-b", "exits", "-b", "tiny_untrained", "-t", "knn/tiny_objects")
+    assert result.code == 1
+    assert "exits: knn/tiny_objects: " in result.output
+    assert "x[/bold]" in result.output
+    records = tmp_path / "workspace/records"
+    failed = json.loads((records / "exits/knn__tiny_objects.json").read_text())
+    good = json.loads((records / "tiny_untrained/knn__tiny_objects.json").read_text())
+    assert (failed["status"], good["status"]) == ("failed", "ok")
 
 
 def test_unknown_key_in_a_declaration__suggests_the_right_one(
