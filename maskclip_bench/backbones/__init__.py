@@ -53,12 +53,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import torch only when a model is loaded, not when declarations are listed."""
-    if name == "as_backbone":
-        from maskclip_bench.backbones.in_memory import as_backbone
-
-        return as_backbone
     if name in _LOADING:
         from maskclip_bench.backbones import loading
 
         return getattr(loading, name)
+    if name == "as_backbone":
+        from maskclip_bench.backbones.in_memory import as_backbone
+
+        return as_backbone
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

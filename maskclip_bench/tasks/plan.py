@@ -8,7 +8,7 @@ not left out quietly: its cells are recorded as failed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -41,6 +41,7 @@ from maskclip_bench.tasks.cell import (
     weights_identity,
 )
 from maskclip_bench.tasks.declaration import (
+    TaskDeclaration,
     dataset_names,
     load_task_declaration,
     missing_data,
@@ -186,7 +187,28 @@ def _rows(suite: SuiteDeclaration, seeds: Sequence[int]) -> list[Row]:
 
 def _columns(suite: SuiteDeclaration) -> list[Column]:
     """The suite's columns, data set by data set, protocols in the order of `PROTOCOLS`."""
-    patterns = ["*/*"] if suite.tasks == "*" else suite.tasks
+    return [
+        column
+        for column in columns_of(["*/*"] if suite.tasks == "*" else suite.tasks)
+        if not any(fnmatch(column.name, pattern) for pattern in suite.without_tasks)
+    ]
+
+
+def columns_of(
+    patterns: Iterable[str], *, own: Mapping[str, TaskDeclaration] | None = None
+) -> list[Column]:
+    """The tasks that patterns name, each once.
+
+    Args:
+        patterns: "protocol/data set", either part may be "*".
+        own: Data sets that have no file, by name; they win over declared ones of the same name.
+
+    Raises:
+        UnknownNameError: A protocol or data set does not exist, or the one is not measured by the
+            other.
+        ConfigError: Something is no pattern.
+    """
+    own = own or {}
     columns: dict[str, Column] = {}
     for pattern in patterns:
         protocol, slash, dataset = pattern.partition("/")
@@ -197,8 +219,8 @@ def _columns(suite: SuiteDeclaration) -> list[Column]:
             )
         if protocol != "*":
             PROTOCOLS.get_known(protocol)  # raises for one that does not exist
-        datasets = dataset_names() if dataset == "*" else [dataset]
-        tasks = [load_task_declaration(name) for name in datasets]
+        names = dict.fromkeys([*own, *dataset_names()]) if dataset == "*" else [dataset]
+        tasks = [own[name] if name in own else load_task_declaration(name) for name in names]
         found = [
             Column(PROTOCOLS[name], task)
             for task in tasks
@@ -209,11 +231,7 @@ def _columns(suite: SuiteDeclaration) -> list[Column]:
             known = [f"{name}/{task.name}" for task in tasks for name in task.protocols]
             raise unknown_name("task", pattern, known, remedy=LIST_TASKS)
         columns |= {column.name: column for column in found}
-    return [
-        column
-        for name, column in columns.items()
-        if not any(fnmatch(name, pattern) for pattern in suite.without_tasks)
-    ]
+    return list(columns.values())
 
 
 def _absent_data(

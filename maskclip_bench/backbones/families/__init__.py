@@ -11,29 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from maskclip_bench.backbones.families.base import Family, Source
+from maskclip_bench.backbones.families.base import FAMILIES, Family, Source
 from maskclip_bench.config import validate
 from maskclip_bench.errors import ConfigError, did_you_mean
-from maskclip_bench.registry import Registry
 
 __all__ = ["FAMILIES", "Family", "Source", "read_source"]
-
-_HERE = "maskclip_bench.backbones.families"
-
-FAMILIES: Registry[Family] = Registry(
-    "family of models",
-    "maskclip_bench.families",
-    {
-        "recipe": f"{_HERE}.recipe:Recipe",
-        "open_clip": f"{_HERE}.open_clip:OpenClip",
-        "open_clip_folder": f"{_HERE}.open_clip_folder:OpenClipFolder",
-        "timm": f"{_HERE}.timm:Timm",
-        "huggingface": f"{_HERE}.huggingface:HuggingFace",
-        "python": f"{_HERE}.python:Python",
-    },
-    remedy="docs/extending.md describes how a package adds one.",
-    make=lambda family: family(),
-)
 
 
 def read_source(values: Mapping[str, Any]) -> Source:

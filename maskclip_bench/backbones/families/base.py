@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from maskclip_bench import storage
 from maskclip_bench.config import Declaration
 from maskclip_bench.errors import ConfigError
+from maskclip_bench.registry import Registry
 from maskclip_bench.runtime import Workspace, derive_seed
 
 if TYPE_CHECKING:
@@ -43,8 +44,6 @@ class Source(Declaration):
     @property
     def family(self) -> Family:
         """The family that this source is of."""
-        from maskclip_bench.backbones.families import FAMILIES
-
         return FAMILIES[self.family_name]
 
 
@@ -190,6 +189,24 @@ def one_at_a_time() -> Iterator[None]:
     """Hold the lock under which models are built in this process (reentrant)."""
     with _construction:
         yield
+
+
+_HERE = "maskclip_bench.backbones.families"
+
+FAMILIES: Registry[Family] = Registry(
+    "family of models",
+    "maskclip_bench.families",
+    {
+        "recipe": f"{_HERE}.recipe:Recipe",
+        "open_clip": f"{_HERE}.open_clip:OpenClip",
+        "open_clip_folder": f"{_HERE}.open_clip_folder:OpenClipFolder",
+        "timm": f"{_HERE}.timm:Timm",
+        "huggingface": f"{_HERE}.huggingface:HuggingFace",
+        "python": f"{_HERE}.python:Python",
+    },
+    remedy="docs/extending.md describes how a package adds one.",
+    make=lambda family: family(),
+)
 
 
 @contextlib.contextmanager
