@@ -20,11 +20,16 @@ from torch import Tensor, nn
 from maskclip_bench import storage
 from maskclip_bench.config import validate
 from maskclip_bench.data.tokenizer import merges_file
-from maskclip_bench.errors import CheckpointError, ConfigError, NonFiniteError
+from maskclip_bench.errors import (
+    CheckpointError,
+    ConfigError,
+    MaskCLIPBenchError,
+    NonFiniteError,
+)
 from maskclip_bench.modeling.model import build_model, open_clip_config
 from maskclip_bench.pretrain.methods import METHODS
 from maskclip_bench.pretrain.methods.base import STUDENT, TEACHER_TRUNK
-from maskclip_bench.pretrain.recipe import Recipe
+from maskclip_bench.pretrain.recipe import Recipe, load_recipe
 from maskclip_bench.runtime import CHECKPOINT_FOLDER, RECIPE_FILE
 from maskclip_bench.training.checkpoint import (
     Checkpoint,
@@ -196,13 +201,20 @@ def _part(state: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def finished_fingerprint(folder: Path) -> str | None:
-    """`Recipe.computation_fingerprint` of the run that wrote a model folder; None without one."""
+    """`Recipe.computation_fingerprint` of the run that wrote a model folder; None without one.
+
+    It is that of the folder's recipe as this version reads it, so that a field which was added
+    since, with a default that changes nothing, does not make old models look like other ones.
+    """
     try:
         origin = json.loads((folder / PROVENANCE_FILE).read_text(encoding="utf-8"))
-        value = origin["recipe_fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
+        recorded = str(origin["recipe_fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return str(value)
+    try:
+        return load_recipe(str(folder / RECIPE_FILE)).computation_fingerprint()
+    except (MaskCLIPBenchError, OSError):
+        return recorded
 
 
 def model_card(recipe: Recipe, weights: Weights, provenance: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from maskclip_bench import storage
 from maskclip_bench.errors import CheckpointError
+from maskclip_bench.training.nonfinite import shortened
 
 logger = logging.getLogger(__name__)
 
@@ -217,10 +218,22 @@ def restore_module(module: nn.Module, state: Mapping[str, Tensor], *, where: str
     Raises:
         CheckpointError: The state is of another model.
     """
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        raise other_model(where, error) from error
+    expected = module.state_dict()
+    problems = {
+        "missing": [name for name in expected if name not in state],
+        "unknown": [name for name in state if name not in expected],
+        "of another shape": [
+            name
+            for name, value in expected.items()
+            if name in state and getattr(state[name], "shape", None) != value.shape
+        ],
+    }
+    if any(problems.values()):
+        found = [
+            f"{len(names)} {what} ({shortened(names)})" for what, names in problems.items() if names
+        ]
+        raise other_model(where, f"of its tensors are {'; '.join(found)}")
+    module.load_state_dict(state)
 
 
 def restore_optimizer(
@@ -237,7 +250,7 @@ def restore_optimizer(
         raise other_model(where, error) from error
 
 
-def other_model(where: str, error: Exception) -> CheckpointError:
+def other_model(where: str, error: Exception | str) -> CheckpointError:
     """The error for a state that does not fit the model."""
     return CheckpointError(
         f"The state in {where} is of another model than the recipe builds: {error}. Resume with "

@@ -88,6 +88,17 @@ def test_is_finished(tiny: ModuleType, run: Path) -> None:
     assert folder.is_finished(recipe(tiny))
 
 
+def test_is_finished__made_before_a_field_was_added(tiny: ModuleType, run: Path) -> None:
+    """The hash in provenance.json is of all fields that there were then."""
+    (run / "model" / "SHA256SUMS").unlink()
+    origin = json.loads((run / "model" / "provenance.json").read_text())
+    origin["recipe_fingerprint"] = "of other fields"
+    (run / "model" / "provenance.json").write_text(json.dumps(origin))
+    assert RunFolder(run).is_finished(recipe(tiny))
+    (run / "model" / "recipe.yaml").unlink()
+    assert not RunFolder(run).is_finished(recipe(tiny))
+
+
 @pytest.mark.parametrize("part", ["model", "teacher"])
 def test_is_finished__a_damaged_model_is_written_again(
     tiny: ModuleType, run: Path, data_root: Path, part: str, caplog: pytest.LogCaptureFixture

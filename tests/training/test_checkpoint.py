@@ -227,5 +227,10 @@ def test_restore_optimizer__other_model() -> None:
 
 
 def test_restore_module__other_model() -> None:
-    with pytest.raises(CheckpointError, match="The state in X is of another model"):
-        restore_module(nn.Linear(2, 2), {"weight": torch.zeros(3, 2)}, where="X")
+    match = (
+        r"The state in X is of another model than the recipe builds: of its tensors are 1 missing "
+        r"\(bias\); 1 unknown \(scale\); 1 of another shape \(weight\)\. Resume with"
+    )
+    state = {"weight": torch.zeros(3, 2), "scale": torch.zeros(1)}
+    with pytest.raises(CheckpointError, match=match):
+        restore_module(nn.Linear(2, 2), state, where="X")
