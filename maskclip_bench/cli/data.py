@@ -41,16 +41,16 @@ def list_data(workspace: WorkspaceOption = None) -> None:
         load_task_declaration,
     )
 
-    place = Workspace.open(workspace)
+    opened = Workspace.open(workspace)
     view = Table("data set", "world", "on this machine", "how to get it", box=None)
     for name in dataset_names():
         task = load_task_declaration(name)
-        here = data_available(task, place)
-        cells = (name, task.world, "yes" if here else "no", "" if here else task.obtain)
+        available = data_available(task, opened)
+        cells = (name, task.world, "yes" if available else "no", "" if available else task.obtain)
         view.add_row(*(Text(one_line(cell)) for cell in cells))
     output = console()
     output.print(view)
-    output.print(f"\nData root: {markup(place.data)} (set MASKCLIP_BENCH_DATA to use another)")
+    output.print(f"\nData root: {markup(opened.data)} (set MASKCLIP_BENCH_DATA to use another)")
 
 
 @data_app.command("prepare")
@@ -60,7 +60,7 @@ def prepare(
 ) -> None:
     """Make a data set that this package can make: the demo world (half a minute on two cores).
 
-    Does nothing if it is there and whole. Safe to call from several processes at once.
+    Does nothing if it is complete. Several processes may call it at once.
     """
     _check(name)
     console().print(
@@ -71,18 +71,16 @@ def prepare(
 @data_app.command("show")
 def show(
     name: Annotated[str, typer.Argument(help="What to show: demo.")],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where the PNG goes.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The PNG to write.")] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Write a contact sheet (PNG): images of every split with boxes, masks and captions."""
     from maskclip_bench.data.demo import contact_sheet
 
     _check(name)
-    place = Workspace.open(workspace)
-    target = output or place.root / "demo_contact_sheet.png"
-    contact_sheet(prepare_with_bar(place), target)
+    opened = Workspace.open(workspace)
+    target = output or opened.root / "demo_contact_sheet.png"
+    contact_sheet(prepare_with_bar(opened), target)
     console().print(f"Wrote {target}", markup=False)
 
 
@@ -97,7 +95,7 @@ def convert(
 ) -> None:
     """Turn SLIP's YFCC15M metadata into a Parquet table that recipes read.
 
-    The pickle is never trusted: only tuples, lists, numbers and strings come out of it.
+    No code of the pickle is run: only tuples, lists, numbers and texts are read from it.
     """
     from maskclip_bench.data.yfcc import convert_metadata
 

@@ -134,9 +134,9 @@ def color_jitter(images: Tensor, draws: ViewDraws) -> Tensor:
     if not bool(draws.jittered.any()):
         return images
     result = images.clone()
-    for place in range(NUM_JITTERS):
+    for turn in range(NUM_JITTERS):
         for jitter, apply in enumerate(JITTERS):
-            chosen = draws.jittered & (draws.order[:, place] == jitter)  # [B], on the CPU
+            chosen = draws.jittered & (draws.order[:, turn] == jitter)  # [B], on the CPU
             indices = _indices(chosen, images.device)
             if len(indices):
                 factors = draws.factors[chosen, jitter].to(images.device).view(-1, 1, 1, 1)
@@ -178,8 +178,8 @@ def hue(images: Tensor, shifts: Tensor) -> Tensor:
     turned = sextant + 6 * shifts[:, 0]  # [b, S, S], not yet wrapped to 0..6
     result = torch.empty_like(images)
     for channel, offset in enumerate((5.0, 3.0, 1.0)):
-        place = (turned + offset).remainder_(6)
-        ramp = torch.minimum(place, 4 - place).clamp_(0, 1)
+        position = (turned + offset).remainder_(6)
+        ramp = torch.minimum(position, 4 - position).clamp_(0, 1)
         torch.addcmul(value, chroma, ramp, value=-1, out=result[:, channel])
     return result
 
@@ -208,8 +208,8 @@ class Blur:
         """Prepare for images of `size` pixels and sigmas up to `max_sigma`."""
         radius = min(max(1, math.ceil(3 * max_sigma)), size - 1)
         offsets = torch.arange(-radius, radius + 1)  # [T]
-        places = torch.arange(size)[None, :] + offsets[:, None]  # [T, S]
-        reflected = (size - 1) - (places.abs() - (size - 1)).abs()
+        columns = torch.arange(size)[None, :] + offsets[:, None]  # [T, S]
+        reflected = (size - 1) - (columns.abs() - (size - 1)).abs()
         moves = torch.zeros(len(offsets), size, size)  # [T, S, S]
         moves.scatter_(2, reflected[:, :, None], 1.0)
         self.kernel_size = 2 * radius + 1
@@ -241,7 +241,7 @@ def _chance(num_images: int, probability: float, generator: torch.Generator) -> 
 
 
 def _indices(chosen: Tensor, device: torch.device) -> Tensor:
-    """Places where `chosen` (on the CPU) is true; found there, so the device is not waited for."""
+    """Indices where `chosen` is true; it is on the CPU, which avoids a device synchronization."""
     return chosen.nonzero().squeeze(1).to(device, non_blocking=True)
 
 

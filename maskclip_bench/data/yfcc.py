@@ -16,6 +16,7 @@ lists, tuples, texts and numbers, and refuses everything that would need a class
 from __future__ import annotations
 
 import pickle
+import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -24,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pa_parquet
 
 from maskclip_bench.errors import DataError
+from maskclip_bench.regular_file import open_regular
 from maskclip_bench.storage import atomic_file
 
 ROWS_PER_GROUP = 100_000
@@ -49,7 +51,7 @@ class _BuiltinsOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> NoReturn:
         raise DataError(
             f"{self._name} asks for {module}.{name}. A metadata pickle holds lists of tuples of "
-            "numbers and texts only; this one could run code, and was not loaded. Make it anew "
+            "numbers and texts only; this one could run code, and was not loaded. Make it again "
             "with SLIP's make_dataset.py, or get it from a source you trust."
         )
 
@@ -67,13 +69,11 @@ def read_metadata(path: Path) -> list[tuple[int, str, str]]:
         DataError: It is missing, broken, holds anything but builtins, or rows of another form.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             rows = _BuiltinsOnly(file, str(path)).load()
-    except FileNotFoundError:
-        raise DataError(f"No file {path}. Make it with SLIP's make_dataset.py.") from None
     except DataError:
         raise
-    except Exception as error:  # a broken pickle raises almost anything
+    except Exception as error:  # a broken pickle raises almost any exception
         raise DataError(
             f"{path} is no readable pickle ({type(error).__name__}: {error}). It may be cut off: "
             "copy it again."
@@ -82,8 +82,8 @@ def read_metadata(path: Path) -> list[tuple[int, str, str]]:
         raise DataError(f"{path} holds a {type(rows).__name__}, and a list of rows is needed.")
     for position, row in enumerate(rows):
         if not _is_row(row):
-            raise DataError(
-                f"Row {position} of {path} is {str(row)[:80]!r}; rows should be tuples (number, "
+            raise DataError(  # reprlib: a nested row of some bytes may print as gigabytes
+                f"Row {position} of {path} is {reprlib.repr(row)}; rows should be tuples (number, "
                 f"title, description), the number of at most {NUM_DIGITS} digits."
             )
     return rows
@@ -112,12 +112,12 @@ def convert_metadata(
     with atomic_file(output) as temporary, pa_parquet.ParquetWriter(temporary, SCHEMA) as writer:
         for begin in range(0, len(rows), ROWS_PER_GROUP):
             group = rows[begin : begin + ROWS_PER_GROUP]
-            places = [image_place(number, images=images) for number, _, _ in group]
+            members = [archive_and_member(number, images=images) for number, _, _ in group]
             writer.write_table(
                 pa.table(
                     {
-                        "archive": [archive for archive, _ in places],
-                        "member": [member for _, member in places],
+                        "archive": [archive for archive, _ in members],
+                        "member": [member for _, member in members],
                         "title": [_valid(title) for _, title, _ in group],
                         "description": [_valid(description) for _, _, description in group],
                     },
@@ -129,11 +129,11 @@ def convert_metadata(
     return len(rows)
 
 
-def image_place(number: int, *, images: str = "images") -> tuple[str, str]:
+def archive_and_member(number: int, *, images: str = "images") -> tuple[str, str]:
     """Archive and member of image `number`.
 
     Example:
-        >>> image_place(1234567)
+        >>> archive_and_member(1234567)
         ('images/01/234.zip', '567.jpg')
     """
     digits = f"{number:0{NUM_DIGITS}d}"

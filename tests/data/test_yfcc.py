@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maskclip_bench.data.yfcc import image_place, read_metadata
+from maskclip_bench.data.yfcc import archive_and_member, read_metadata
 from maskclip_bench.errors import DataError
 
 ROWS = [(7, "a title", "ünïcode"), (99_999_999, "", "")]
@@ -69,7 +69,7 @@ def test_persistent_id__is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_and_cut_off__say_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"No file .*m.pkl"):
+    with pytest.raises(DataError, match=r"There is no file .*m\.pkl"):
         read_metadata(tmp_path / "m.pkl")
     path = write(tmp_path / "m.pkl", ROWS)
     path.write_bytes(path.read_bytes()[:-8])
@@ -90,6 +90,21 @@ def test_not_a_list__is_refused(tmp_path: Path) -> None:
         read_metadata(write(tmp_path / "m.pkl", {}))
 
 
-def test_image_place__eight_digits() -> None:
-    assert image_place(5) == ("images/00/000.zip", "005.jpg")
-    assert image_place(98_765_432, images="x") == ("x/98/765.zip", "432.jpg")
+def test_archive_and_member__eight_digits() -> None:
+    assert archive_and_member(5) == ("images/00/000.zip", "005.jpg")
+    assert archive_and_member(98_765_432, images="x") == ("x/98/765.zip", "432.jpg")
+
+
+def test_pipe__is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.pkl")
+    with pytest.raises(DataError, match="named pipe"):
+        read_metadata(tmp_path / "m.pkl")
+
+
+def test_row_that_prints_as_gigabytes__is_named_shortly(tmp_path: Path) -> None:
+    nested: object = ["x"]
+    for _ in range(60):
+        nested = [nested, nested]
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps([nested]))
+    with pytest.raises(DataError, match=r"Row 0 of .*m\.pkl is .{1,300}; rows should be"):
+        read_metadata(tmp_path / "m.pkl")

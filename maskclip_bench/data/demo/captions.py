@@ -1,7 +1,7 @@
-"""English captions of a scene: where, how things lie, what there is, keywords, hypernyms.
+"""English captions of a scene: its surroundings, how objects are arranged, their names, keywords.
 
 Captions are lower-case and without a full stop. Five kinds are written for every scene, one each.
-`detail` (0 to 3) says how much of the place and of the sizes is told.
+`detail` (0 to 3) says how much of the surroundings and of the sizes is told.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _BACKDROPS = {
     "brick wall": ("in front of a brick wall", "by a brick wall"),
 }
 _TIMES = {"sky": ("by day", "on a bright day"), "night sky": ("at night", "in the dark")}
-_PLACE_WORDS = {
+_SCENERY_WORDS = {
     "grass": "grass",
     "sand": "sand",
     "snow": "snow",
@@ -65,8 +65,8 @@ def write_captions(
     Args:
         draws: The stream of this scene's captions.
         scene: What to describe.
-        is_taken: If given, captions for which it is true are written anew, in ever more detail.
-        num_tries: How often one caption is written anew.
+        is_taken: If given, captions for which it is true are written again, with more detail.
+        num_tries: How often one caption is written again.
 
     Returns:
         The captions, all different; None if one of them was taken every time.
@@ -128,7 +128,7 @@ def counted(singular: str, plural: str, count: int, adjective: str = "") -> str:
     return f"{article} {adjective} {singular.split(' ', 1)[1]}"
 
 
-def _place_caption(draws: Draws, scene: Scene, detail: int) -> str:
+def _scenery_caption(draws: Draws, scene: Scene, detail: int) -> str:
     """Where everything is: "a turtle on the grass and an airplane in the sky"."""
     parts = []
     for where in ("ground", "water", "air"):
@@ -149,7 +149,7 @@ def _place_caption(draws: Draws, scene: Scene, detail: int) -> str:
 
 
 def _relation_caption(draws: Draws, scene: Scene, detail: int) -> str:
-    """How two objects lie to each other, or where the only one is."""
+    """How two objects are arranged, or where the only one is."""
     candidates = [
         (one, relation, other)
         for one in scene.objects
@@ -186,7 +186,7 @@ def _list_caption(draws: Draws, scene: Scene, detail: int) -> str:
 
 
 def _keyword_caption(draws: Draws, scene: Scene, detail: int) -> str:
-    """Words that go with the objects and the place: "bamboo, launch, snow, night"."""
+    """Words that go with the objects and their surroundings: "bamboo, launch, snow, night"."""
     words: list[str] = []
     for object_class in _distinct(item.object_class for item in scene.objects):
         count = 1 if len(scene.objects) > 1 and detail < 2 else 2
@@ -194,7 +194,7 @@ def _keyword_caption(draws: Draws, scene: Scene, detail: int) -> str:
         if detail >= 3:
             words.append(object_class.name)
     words += draws.sample(
-        (_PLACE_WORDS[scene.ground], _PLACE_WORDS[scene.backdrop]), 1 if detail < 1 else 2
+        (_SCENERY_WORDS[scene.ground], _SCENERY_WORDS[scene.backdrop]), 1 if detail < 1 else 2
     )
     if scene.water and detail >= 1:
         words.append("water")
@@ -214,7 +214,7 @@ def _hypernym_caption(draws: Draws, scene: Scene, detail: int) -> str:
 
 
 _KINDS = (
-    _place_caption,
+    _scenery_caption,
     _relation_caption,
     _list_caption,
     _keyword_caption,
@@ -234,7 +234,7 @@ def _backdrop(draws: Draws, scene: Scene) -> str:
 
 
 def _with_setting(draws: Draws, scene: Scene, caption: str, detail: int) -> str:
-    """Add the place: the ground if everything stands on it, and from detail 2 the backdrop."""
+    """Add the surroundings: the ground if everything is on it, and from detail 2 the backdrop."""
     if detail < 1:
         return caption
     where = {item.where for item in scene.objects}

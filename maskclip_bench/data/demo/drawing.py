@@ -32,7 +32,7 @@ class Drawn:
         image: RGB.
         owner: int16 [H, W]: 1-based position in `scene.objects` of the object that is seen at each
             pixel, 0 for none.
-        stuff: uint8 [H, W]: 1-based position in `STUFF` of what lies behind the objects, 0 for the
+        stuff: uint8 [H, W]: 1-based position in `STUFF` of what is behind the objects, 0 for the
             sun or moon.
     """
 
@@ -43,7 +43,7 @@ class Drawn:
 
 def draw_image(scene: Scene, *, size: int, seed: int, split: str) -> Image.Image:
     """The RGB image of a scene, `size` pixels wide and high, with the textures of `split`."""
-    image = _paint_place(scene, size, seed, split, masks=None)
+    image = _paint_scenery(scene, size, seed, split, masks=None)
     for item in scene.objects:
         _paint_object(image, item, scene, size)
     return _lit(image, scene, size)
@@ -52,7 +52,7 @@ def draw_image(scene: Scene, *, size: int, seed: int, split: str) -> Image.Image
 def draw_scene_with_masks(scene: Scene, *, size: int, seed: int, split: str) -> Drawn:
     """The image of a scene, and which object or stuff is visible at each pixel."""
     stuff = Image.new("L", (size, size))
-    image = _paint_place(scene, size, seed, split, masks=stuff)
+    image = _paint_scenery(scene, size, seed, split, masks=stuff)
     owner = Image.new("L", (size, size))
     for position, item in enumerate(scene.objects, start=1):
         sprite, corner = _paint_object(image, item, scene, size)
@@ -101,14 +101,14 @@ def cut_out(item: SceneObject, size: int, atlas: Atlas) -> tuple[Image.Image, tu
     return sprite, (left, bottom - sprite.height + turned)
 
 
-def _paint_place(
+def _paint_scenery(
     scene: Scene, size: int, seed: int, split: str, masks: Image.Image | None
 ) -> Image.Image:
     """Backdrop, sun or moon, water and ground; their labels go into `masks`."""
     image = Image.new("RGB", (size, size))
     shore, horizon = round(scene.shore * size), round(scene.horizon * size)
     lowest_edge = horizon + math.ceil(max(0.0, *scene.hills) * size) + 1
-    # The place in the texture follows from the same draw as its variant.
+    # One draw gives the variant of the texture and the offset in it.
     spot = scene.texture * NUM_VARIANTS
     variant, rest = int(spot), spot - int(spot)
 
@@ -178,8 +178,8 @@ def _paint_object(
     if item.where == "water":
         line = corner[1] + sprite.height
         ripple = _shadow(round(sprite.width * 1.1), max(3, round(0.03 * size)))
-        place = (round(corner[0] - 0.05 * sprite.width), line - ripple.height // 3)
-        image.paste((214, 234, 246), place, ripple)
+        offset = (round(corner[0] - 0.05 * sprite.width), line - ripple.height // 3)
+        image.paste((214, 234, 246), offset, ripple)
     return sprite, corner
 
 

@@ -1,7 +1,7 @@
 """The five layouts of the demo world, made in pieces that any process can make on its own.
 
 A `Piece` is a range of scenes of one split. `make_piece` draws them and writes their files; what
-belongs into a common file (annotations, class lists) is returned and merged by `finish_layout`.
+belongs in a common file (annotations, class lists) is returned and merged by `finish_layout`.
 Every scene is a function of the seed, its split and its index, so the world does not depend on how
 many processes make it.
 """
@@ -123,7 +123,7 @@ class Piece:
 
 @dataclass
 class MadePiece:
-    """What came of a piece.
+    """The result of a piece.
 
     Attributes:
         piece: Which.

@@ -1,7 +1,7 @@
 """What is in a scene and where: drawn from a seed, independent of pixels.
 
 All lengths are fractions of the side of the (square) image, so that one layout can be drawn at
-any size. `y` points down. An object stands on its `base`; the lower the base, the nearer it is.
+any size. `y` points down. The `base` of an object is its lower edge; a lower one is nearer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_HIDDEN = 0.45
 """Share of an object's box that the boxes of nearer objects may cover."""
 
 NUM_TRIES = 24
-"""Places tried for one object before it is made smaller, or left out."""
+"""Positions tried for one object before it is made smaller, or left out."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class SceneObject:
     Attributes:
         object_class: What it is.
         vendor: Whose drawing.
-        center: Horizontal place of its middle.
-        base: Vertical place of its lower edge.
+        center: Horizontal position of its middle.
+        base: Vertical position of its lower edge.
         width: Horizontal extent.
         height: Vertical extent.
         flip: Mirrored left to right.
@@ -65,19 +65,19 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A place, its light, and its objects from back to front.
+    """Scenery, its light, and its objects from back to front.
 
     Attributes:
         backdrop: One of `BACKDROPS`.
         ground: One of `GROUNDS`.
-        water: Whether a strip of water lies between them.
+        water: Whether there is a strip of water between them.
         shore: Where the backdrop meets the water (or the ground).
         horizon: Where the ground begins.
         hills: Deviations of the ground's edge at equal steps from left to right.
         light: -1 (from the left) to 1 (from the right).
         brightness: Of the whole scene, at most 1.
         warmth: -1 (blue) to 1 (yellow).
-        luminary: Horizontal and vertical place of the sun or moon, or None.
+        luminary: Horizontal and vertical position of the sun or moon, or None.
         texture: Seed of the choice of textures.
         objects: From back to front.
     """
@@ -103,7 +103,7 @@ class SceneStyle:
     Attributes:
         counts: Weights of 1, 2, 3... objects.
         sizes: Smallest and largest longest side of an object.
-        near_size: If set, the range of one object that stands in front, with `near_chance`.
+        near_size: If set, the range of one object in front, with `near_chance`.
         near_chance: How often there is such an object.
         repeat_chance: How often a further object is of a class that is there already.
     """
@@ -165,7 +165,7 @@ def draw_scene(
     shore = horizon - draws.uniform(0.12, 0.22) if water else horizon
     flat = ground == "wooden floor"
     roughness = 0.0 if flat else 0.03 if outdoors else 0.008
-    place = Scene(
+    empty = Scene(
         backdrop=backdrop,
         ground=ground,
         water=water,
@@ -181,8 +181,8 @@ def draw_scene(
         texture=draws.uniform(),
         objects=(),
     )
-    objects = _draw_objects(draws, atlas, style, vendors, place, main)
-    return replace(place, objects=objects)
+    objects = _draw_objects(draws, atlas, style, vendors, empty, main)
+    return replace(empty, objects=objects)
 
 
 def _draw_objects(
@@ -190,7 +190,7 @@ def _draw_objects(
     atlas: Atlas,
     style: SceneStyle,
     vendors: Sequence[str],
-    place: Scene,
+    empty: Scene,
     main: tuple[ObjectClass, str] | None,
 ) -> tuple[SceneObject, ...]:
     """Choose objects and find room for each; back to front."""
@@ -210,8 +210,8 @@ def _draw_objects(
         for attempt in range(NUM_TRIES):
             # After half of the tries there is no room for so large an object.
             shrink = 1.0 if attempt < NUM_TRIES // 2 else 0.7
-            candidate = _place(
-                draws, object_class, vendor, aspect, max(sizes[0], size * shrink), style, place
+            candidate = _candidate(
+                draws, object_class, vendor, aspect, max(sizes[0], size * shrink), style, empty
             )
             if _fits([*placed, candidate]):
                 placed.append(candidate)
@@ -219,33 +219,33 @@ def _draw_objects(
     return tuple(sorted(placed, key=_nearness))
 
 
-def _place(
+def _candidate(
     draws: Draws,
     object_class: ObjectClass,
     vendor: str,
     aspect: tuple[int, int],
     size: float,
     style: SceneStyle,
-    place: Scene,
+    empty: Scene,
 ) -> SceneObject:
     """Put an object somewhere it can be: in the air, in the water, or on the ground."""
     angle = draws.uniform(-7.0, 7.0)
     flip = draws.chance(0.5)
     width, height = (size * side / max(aspect) for side in aspect)
     center = draws.uniform(width * 0.46, 1 - width * 0.46)
-    outdoors = place.backdrop != "brick wall"
+    outdoors = empty.backdrop != "brick wall"
     if outdoors and draws.chance(object_class.flies) and height < 0.9:
         where = "air"
-        top = draws.uniform(0.02, max(0.04, place.shore - height * 0.6))
+        top = draws.uniform(0.02, max(0.04, empty.shore - height * 0.6))
         base = min(top + height, 0.97)
     elif (
-        place.water
+        empty.water
         and object_class.group.name == "sea animal"
-        and height < place.horizon - 0.02
+        and height < empty.horizon - 0.02
         and draws.chance(0.75)
     ):
         where = "water"
-        base = place.horizon - draws.uniform(0.035, 0.06)
+        base = empty.horizon - draws.uniform(0.035, 0.06)
     else:
         where = "ground"
         # The larger an object, the nearer it is; a little play keeps this from being a rule.
@@ -254,7 +254,7 @@ def _place(
             max(style.sizes[1], (style.near_size or (0, 0))[1]),
         )
         nearness = (size - smallest) / (largest - smallest) + draws.uniform(-0.18, 0.18)
-        farthest = place.horizon + 0.05
+        farthest = empty.horizon + 0.05
         base = farthest + (0.97 - farthest) * min(1.0, max(0.0, nearness))
         base = max(base, min(0.98, height + 0.02))
     return SceneObject(object_class, vendor, center, base, width, height, flip, angle, where)

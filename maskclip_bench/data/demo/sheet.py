@@ -234,8 +234,8 @@ def _lay_out(rows: Sequence[tuple[str, list[_Tile]]]) -> Image.Image:
                 left = MARGIN + column * (TILE + GAP)
                 sheet.paste(picture, (left, top))
                 for number, (line, ink) in enumerate(lines):
-                    place = (left, top + picture.height + 4 + LINE * number)
-                    pen.text(place, line, fill=ink, font=small)
+                    corner = (left, top + picture.height + 4 + LINE * number)
+                    pen.text(corner, line, fill=ink, font=small)
 
         return height, draw
 

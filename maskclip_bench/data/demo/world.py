@@ -1,4 +1,4 @@
-"""Making the demo world on disk once, whole, and checking it ever after.
+"""Making the demo world on disk once, and checking it whenever it is used.
 
 The folder appears at its final name only when it is complete (`storage.atomic_folder`), under a
 lock, with a manifest `world.json` that holds the size and the hash of every file.
@@ -49,7 +49,7 @@ MANIFEST = "world.json"
 FOLDER = "demo"
 
 SCENES_PER_PROCESS = 3_000
-"""A further process is worth its start only for so many scenes."""
+"""Scenes that make starting a further process worthwhile."""
 
 Progress = Callable[[str, int, int], None]
 MakePieces = Callable[[Iterable[Piece]], Iterator[MadePiece]]
@@ -68,11 +68,11 @@ def prepare_demo(
     Safe to call from several processes at once: one makes it, the others wait.
 
     Args:
-        data_root: Where data sets lie.
+        data_root: Folder of the data sets.
         sizes: Numbers of scenes; a world of other sizes is replaced.
         seed: Of all scenes.
         progress: Called with a stage, how many of its scenes are done, and how many there are.
-        num_processes: At most so many work; by default one for each core.
+        num_processes: Most processes to use; by default one for each core.
 
     Returns:
         `<data_root>/demo`.
@@ -88,7 +88,7 @@ def prepare_demo(
     if _is_current(world, expected):
         return world
     with storage.exclusive(world):
-        if _is_current(world, expected):  # another process made it meanwhile
+        if _is_current(world, expected):  # another process made it in the meantime
             return world
         _remove_leftovers(world)
         start = time.monotonic()
@@ -103,7 +103,7 @@ def prepare_demo(
 
 
 def world_fingerprint(sizes: DemoSizes, seed: int) -> str:
-    """What the content of a world follows from, hashed.
+    """Hash of everything that decides the content of a world.
 
     Raises:
         DataError: The artwork is corrupt.
@@ -168,18 +168,18 @@ def _corrupt(world: Path, what: str) -> DataError:
 
 
 def _is_current(world: Path, expected: str) -> bool:
-    """Whether the world is there and whole; False if there is none, or one of other settings."""
+    """Whether the world is complete; False if there is none, or one of other settings."""
     if not world.exists():
         return False
     if _read_manifest(world)["fingerprint"] != expected:
-        logger.info("%s is of another version or other sizes: making it anew", world)
+        logger.info("%s is of another version or other sizes: it is made again", world)
         return False
     check_world(world)
     return True
 
 
 def _remove_leftovers(world: Path) -> None:
-    """Delete what killed processes left; the caller holds the lock, so nobody is at work."""
+    """Delete what killed processes left; the caller holds the lock, so no process is using it."""
     for folder in world.parent.glob(f".{world.name}.*{storage.TEMPORARY_SUFFIX}"):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -216,7 +216,7 @@ def _make_world(
             for piece in pieces(sizes, layout)
         )
         collect(pairs)
-        # What pretraining says is known now: the captions of retrieval can be new.
+        # Pretraining's captions are known now, so those of retrieval can differ from them.
         seen = {text for part in made["pretrain"] for texts in part.records for text in texts}
         captions = make(plan_captions(sizes, seed, seen))
         collect(others)

@@ -277,7 +277,7 @@ class PairLoader:
                 f"{self._config.path} has {self.num_samples} usable samples, fewer than one "
                 f"global batch of {self._global_batch_size}. Lower the batch size or add data."
             )
-        dataset = PairDataset(
+        self._dataset = PairDataset(
             self._source,
             config.source,
             config.augment,
@@ -286,21 +286,8 @@ class PairLoader:
             num_ssl_views=num_ssl_views,
             seed=seed,
         )
-        self._dataset = dataset
         self._requests = _Requests()
-        self._workers: DataLoader[LoadedBatch] | None = None
-        if config.num_workers:
-            self._workers = DataLoader(
-                dataset,
-                batch_size=None,
-                sampler=self._requests,
-                num_workers=config.num_workers,
-                prefetch_factor=config.prefetch_batches,
-                persistent_workers=True,
-                pin_memory=torch.cuda.is_available(),
-                collate_fn=_unchanged,
-                generator=torch.Generator(),  # else it would draw from torch's global one
-            )
+        self._workers = self._start_workers(config) if config.num_workers else None
 
     def epoch(self, epoch: int, *, start_step: int = 0) -> Generator[RawBatch, None, None]:
         """The batches of an epoch from `start_step` on; those before are not touched.
@@ -363,6 +350,19 @@ class PairLoader:
         together.add_all(self._source.lost)
         together.add_all(self._bad)
         return together
+
+    def _start_workers(self, config: DataConfig) -> DataLoader[LoadedBatch]:
+        return DataLoader(
+            self._dataset,
+            batch_size=None,
+            sampler=self._requests,
+            num_workers=config.num_workers,
+            prefetch_factor=config.prefetch_batches,
+            persistent_workers=True,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=_unchanged,
+            generator=torch.Generator(),  # else it would draw from torch's global one
+        )
 
     def _load(self, requests: Iterator[BatchRequest]) -> Iterator[LoadedBatch]:
         if self._workers is None:

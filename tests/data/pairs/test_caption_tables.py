@@ -19,7 +19,7 @@ from maskclip_bench.data.pairs import byte_ranges, caption_tables
 from maskclip_bench.data.pairs.loader import PairLoader, open_source
 from maskclip_bench.data.pairs.pair_sources import BadSampleError, PairSource
 from maskclip_bench.data.shapes import draw_shapes, jpeg_bytes
-from maskclip_bench.data.yfcc import convert_metadata, image_place
+from maskclip_bench.data.yfcc import archive_and_member, convert_metadata
 from maskclip_bench.errors import DataError
 
 MakeLoader = Callable[..., PairLoader]
@@ -240,7 +240,7 @@ def yfcc(tmp_path: Path) -> Path:
     rows = []
     for number in (1_234_000, 1_235_000, 99_001_000):
         for index in range(number, number + 4):
-            archive, member = image_place(index)
+            archive, member = archive_and_member(index)
             path = tmp_path / "yfcc" / archive
             path.parent.mkdir(parents=True, exist_ok=True)
             method = zipfile.ZIP_DEFLATED if number == 1_235_000 else zipfile.ZIP_STORED
