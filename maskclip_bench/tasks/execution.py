@@ -360,7 +360,7 @@ class Execution:
     def _keep(self, cell: PlannedCell, record: Record, outcomes: pd.DataFrame | None) -> None:
         """Save a record, and tell of it."""
         standing = self._store.save(record, outcomes)
-        if standing.cell == record.cell:  # else an older score stands, and this still failed
+        if standing.cell == record.cell:  # else an older score is kept, and this still failed
             record = standing
         with self._lock:
             (self._result.measured if record.status == "ok" else self._result.failed).append(record)

@@ -27,7 +27,7 @@ PARTS = {
     "own_recipe": "what the row changes of the OpenMMLab recipe",
     "limit": "the limit of images a split",
 }
-"""What each part of a cell's fingerprint stands for."""
+"""What each part of a cell's fingerprint means."""
 
 
 @dataclass(frozen=True)

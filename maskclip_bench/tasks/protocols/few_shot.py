@@ -26,7 +26,7 @@ from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext
 
 PRESET_VERSION = 1
 SHOTS = (1, 2, 5, 10, 25)
-"""Images a class; the larger ones only where every class has so many."""
+"""Images of each class; the larger numbers only where every class has that many."""
 NUM_DRAWS = 5
 PENALTIES = tuple(float(value) for value in np.logspace(-6, 1, 15))
 """Relative to the summed variance of the features."""

@@ -28,7 +28,7 @@ from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext, open_
 PRESET_VERSION = 2
 """2: only equal embeddings tie (1: those whose cosines differed by less than 1e-6)."""
 PREFIXES = {"plain_captions": "", "a_photo_of": "a photo of "}
-"""What stands before every caption. CLIP's paper writes "a photo of"; most public code nothing."""
+"""The text before every caption. CLIP's paper uses "a photo of", most public code uses none."""
 KS = (1, 5, 10)
 IMAGE_TO_TEXT = "image_to_text_recall"
 TEXT_TO_IMAGE = "text_to_image_recall"

@@ -1,0 +1,61 @@
+"""Protocols by name, splits, and what a number's fingerprint covers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from maskclip_bench.errors import ConfigError, UnknownNameError
+from maskclip_bench.results.measurement import Measurement
+from maskclip_bench.runtime import Workspace
+from maskclip_bench.tasks import PROTOCOLS
+from maskclip_bench.tasks.measure import measure
+from maskclip_bench.tasks.protocols.base import ProtocolContext, cell_fingerprint
+from tests.tasks.conftest import (
+    ColourEncoder,
+    squares_task,
+)
+
+MakeContext = Callable[..., ProtocolContext]
+CLASSIFICATION = ("zero_shot_classification", "linear_probe", "knn", "few_shot")
+
+
+def run(context: ProtocolContext, protocol: str) -> Measurement:
+    return measure(
+        PROTOCOLS[protocol],
+        context.task,
+        context.backbone,
+        workspace=context.workspace,
+        features=context.features,
+    )
+
+
+@pytest.mark.parametrize("protocol", ["linear_probe", "knn"])
+def test_missing_split_is_named(protocol: str, make_context: MakeContext) -> None:
+    context = make_context(protocol, squares_task(splits={"test": "val"}), ColourEncoder())
+    with pytest.raises(ConfigError, match="squares has no split 'train'; it declares test"):
+        run(context, protocol)
+
+
+def test_fingerprints__change_with_what_matters(workspace: Workspace) -> None:
+    protocol = PROTOCOLS["zero_shot_classification"]
+    base = protocol.task_fingerprints(squares_task(), workspace)
+    assert base == protocol.task_fingerprints(squares_task(display_name="Other"), workspace)
+    for change in (
+        {"task_version": 2},
+        {"prompt_sets": {"two": {"templates": ["a {}"]}}},
+        {"prompt_sets": {"two": {"templates": ["a {} square", "{}"], "version": 2}}},
+        {"class_names": {"names": ["a", "b", "c", "d", "e", "f"]}},
+        {"splits": {"test": "train"}},
+    ):
+        changed = protocol.task_fingerprints(squares_task(**change), workspace)
+        assert cell_fingerprint(changed) != cell_fingerprint(base), change
+    train_only = squares_task(splits={"train": "val", "test": "val"})
+    assert protocol.task_fingerprints(train_only, workspace) == base
+
+
+def test_protocols__unknown_name() -> None:
+    assert PROTOCOLS.get_known("knn").name == "knn"
+    with pytest.raises(UnknownNameError, match=r"No protocol 'kn'. Did you mean 'knn'"):
+        PROTOCOLS.get_known("kn")

@@ -1,0 +1,109 @@
+"""What all protocols of class scores share: right, collapsed, without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from maskclip_bench.data.readers import open_dataset
+from maskclip_bench.errors import ConfigError, DataError
+from maskclip_bench.results.measurement import Measurement
+from maskclip_bench.tasks import PROTOCOLS
+from maskclip_bench.tasks.measure import measure
+from maskclip_bench.tasks.protocols.base import ProtocolContext
+from maskclip_bench.tasks.protocols.classification import classification_result, columns_of
+from tests.tasks.conftest import (
+    BlindEncoder,
+    CollapsedEncoder,
+    ColourEncoder,
+    captions_task,
+    squares_task,
+)
+
+MakeContext = Callable[..., ProtocolContext]
+CLASSIFICATION = ("zero_shot_classification", "linear_probe", "knn", "few_shot")
+
+
+def run(context: ProtocolContext, protocol: str) -> Measurement:
+    return measure(
+        PROTOCOLS[protocol],
+        context.task,
+        context.backbone,
+        workspace=context.workspace,
+        features=context.features,
+    )
+
+
+@pytest.mark.parametrize("protocol", CLASSIFICATION)
+def test_classification__a_perfect_encoder_scores_one(
+    protocol: str, make_context: MakeContext
+) -> None:
+    found = run(make_context(protocol, squares_task(), ColourEncoder()), protocol)
+    primary = found.metrics[found.primary_metric]
+    assert primary.value == 1.0
+    assert primary.chance_level == pytest.approx(1 / 6)
+    assert len(found.outcomes) == 24
+    assert found.outcomes["group"].nunique() == 12
+    assert found.outcomes["sample_id"].iloc[0] == "c0/0.png"
+
+
+@pytest.mark.parametrize("protocol", [*CLASSIFICATION, "retrieval"])
+def test_collapsed_model__scores_chance(protocol: str, make_context: MakeContext) -> None:
+    task = captions_task() if protocol == "retrieval" else squares_task()
+    found = run(make_context(protocol, task, CollapsedEncoder()), protocol)
+    for name, metric in found.metrics.items():
+        assert metric.value == pytest.approx(metric.chance_level), name
+
+
+@pytest.mark.parametrize("protocol", ["linear_probe", "knn", "few_shot"])
+def test_probes__work_without_a_text_tower(protocol: str, make_context: MakeContext) -> None:
+    found = run(make_context(protocol, squares_task(), BlindEncoder()), protocol)
+    assert found.metrics[found.primary_metric].value > 0.9
+
+
+def test_classification__needs_labels(make_context: MakeContext) -> None:
+    task = captions_task()
+    task = task.model_copy(update={"protocols": {"zero_shot_classification": {"prompts": "x"}}})
+    with pytest.raises(ConfigError, match="has no class labels"):
+        run(
+            make_context("zero_shot_classification", task, ColourEncoder()),
+            "zero_shot_classification",
+        )
+
+
+def test_columns_of__a_label_of_no_class_is_refused(data_root: Path) -> None:
+    dataset = open_dataset(squares_task().reader, "val", data_root)
+    labels = np.array([0, -1, 2, 7])
+    with pytest.raises(DataError, match=r"2 of 4 images have the label -1 or another one that is"):
+        columns_of(labels, np.arange(6), dataset)
+    assert columns_of(np.array([4, 2]), np.array([2, 4]), dataset).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "metric", "chance"),
+    [(6, "mean_of_top1_and_top5", 0.5), (4, "mean_of_top1_and_top5", 0.625)],
+)
+def test_classification_result__chance_of_the_mean_of_top1_and_top5(
+    num_classes: int, metric: Any, chance: float, data_root: Path
+) -> None:
+    dataset = open_dataset(squares_task().reader, "val", data_root)
+    few = dataset.take([i for i, label in enumerate(dataset.need_labels()) if label < num_classes])
+    found = classification_result(
+        torch.zeros(len(few), num_classes), few, classes=np.arange(num_classes), primary=metric
+    )
+    assert found.metrics[metric].chance_level == pytest.approx(chance)
+    assert found.metrics[metric].value == pytest.approx(chance)
+
+
+def test_classification_result__a_metric_without_meaning(data_root: Path) -> None:
+    dataset = open_dataset(squares_task().reader, "val", data_root)
+    few = dataset.take([i for i, label in enumerate(dataset.need_labels()) if label < 2])
+    with pytest.raises(ConfigError, match="top5_accuracy has no meaning with 2 classes"):
+        classification_result(
+            torch.zeros(len(few), 2), few, classes=np.arange(2), primary="top5_accuracy"
+        )

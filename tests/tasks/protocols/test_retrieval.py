@@ -1,0 +1,66 @@
+"""Retrieval on captioned squares, where the right scores are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from maskclip_bench.errors import ConfigError
+from maskclip_bench.results.measurement import Measurement
+from maskclip_bench.tasks import PROTOCOLS
+from maskclip_bench.tasks.measure import measure
+from maskclip_bench.tasks.protocols.base import ProtocolContext
+from tests.tasks.conftest import (
+    CollapsedEncoder,
+    ColourEncoder,
+    captions_task,
+    squares_task,
+)
+
+MakeContext = Callable[..., ProtocolContext]
+CLASSIFICATION = ("zero_shot_classification", "linear_probe", "knn", "few_shot")
+
+
+def run(context: ProtocolContext, protocol: str) -> Measurement:
+    return measure(
+        PROTOCOLS[protocol],
+        context.task,
+        context.backbone,
+        workspace=context.workspace,
+        features=context.features,
+    )
+
+
+def test_retrieval__a_perfect_encoder(make_context: MakeContext) -> None:
+    found = run(make_context("retrieval", captions_task(), ColourEncoder()), "retrieval")
+    assert found.metrics["image_to_text_recall@1"].value == 1.0
+    assert found.metrics["text_to_image_recall@1"].value == 1.0
+    assert found.metrics["mean_recall@1"].value == 1.0
+    assert found.details["num_texts"] == 12
+    assert len(found.outcomes) == 18
+    assert found.outcomes["group"].nunique() == 6
+    assert found.outcomes["image_to_text_recall@1"].isna().sum() == 12
+    assert found.metrics["image_to_text_recall@1"].chance_level == pytest.approx(1 / 6)
+
+
+def test_retrieval__captions_can_be_cut_and_prefixed(make_context: MakeContext) -> None:
+    encoder = ColourEncoder()
+    task = captions_task(captions_per_image=1, preset="a_photo_of")
+    found = run(make_context("retrieval", task, encoder), "retrieval")
+    assert found.details["num_texts"] == 6
+    assert "a photo of a red square" in encoder.texts_seen
+    assert found.preset == "a_photo_of"
+
+
+def test_retrieval__ties_are_told(make_context: MakeContext) -> None:
+    found = run(make_context("retrieval", captions_task(), CollapsedEncoder()), "retrieval")
+    ties = found.details["ties"]["text_to_image_recall"]
+    assert ties["tied_queries"] == 1.0
+    assert (ties["optimistic@1"], ties["pessimistic@1"]) == (1.0, 0.0)
+
+
+def test_retrieval__needs_captions(make_context: MakeContext) -> None:
+    task = squares_task(protocols={"retrieval": {}})
+    with pytest.raises(ConfigError, match="has no captions"):
+        run(make_context("retrieval", task, ColourEncoder()), "retrieval")

@@ -1,0 +1,98 @@
+"""Zero-shot classification on coloured squares, where the right scores are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from maskclip_bench.backbones.declaration import BackboneDeclaration
+from maskclip_bench.errors import ConfigError
+from maskclip_bench.results.measurement import Measurement
+from maskclip_bench.tasks import PROTOCOLS
+from maskclip_bench.tasks.measure import measure
+from maskclip_bench.tasks.protocols.base import ProtocolContext
+from tests.tasks.conftest import (
+    BlindEncoder,
+    ColourEncoder,
+    squares_task,
+)
+
+MakeContext = Callable[..., ProtocolContext]
+CLASSIFICATION = ("zero_shot_classification", "linear_probe", "knn", "few_shot")
+
+
+def run(context: ProtocolContext, protocol: str) -> Measurement:
+    return measure(
+        PROTOCOLS[protocol],
+        context.task,
+        context.backbone,
+        workspace=context.workspace,
+        features=context.features,
+    )
+
+
+def test_zero_shot__details_and_metrics(make_context: MakeContext) -> None:
+    found = run(
+        make_context("zero_shot_classification", squares_task(), ColourEncoder()),
+        "zero_shot_classification",
+    )
+    assert set(found.metrics) == {"top1_accuracy", "top5_accuracy", "mean_per_class_accuracy"}
+    assert found.preset == "two"
+    assert found.details["num_prompts"] == 12
+    assert found.details["num_templates"] == 2
+    assert found.outcomes["prediction"].tolist() == found.outcomes["label"].tolist()
+
+
+def test_zero_shot__wrong_names_permute_the_answers(make_context: MakeContext) -> None:
+    names = ["green", "red", "blue", "yellow", "purple", "cyan"]
+    context = make_context(
+        "zero_shot_classification", squares_task(class_names={"names": names}), ColourEncoder()
+    )
+    found = run(context, "zero_shot_classification")
+    assert found.metrics["top1_accuracy"].value == pytest.approx(4 / 6)
+    assert found.outcomes["prediction"].tolist()[:8] == [1] * 4 + [0] * 4
+
+
+def test_zero_shot__answers_among_the_classes_present(make_context: MakeContext) -> None:
+    names = [*("red", "green", "blue", "yellow", "purple", "cyan"), "black", "white"]
+    task = squares_task(class_names={"names": names, "present_only": True})
+    found = run(make_context("zero_shot_classification", task, ColourEncoder()), task_name())
+    assert found.details["num_classes"] == 6
+    assert found.metrics["top1_accuracy"].chance_level == pytest.approx(1 / 6)
+
+
+def task_name() -> str:
+    return "zero_shot_classification"
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"), [("mean_of_top1_and_top5", 1.0), ("mean_per_class_accuracy", 1.0)]
+)
+def test_zero_shot__primary_metric_is_the_data_sets(
+    metric: str, value: float, make_context: MakeContext
+) -> None:
+    task = squares_task(
+        protocols={"zero_shot_classification": {"prompts": "two", "metric": metric}}
+    )
+    found = run(make_context("zero_shot_classification", task, ColourEncoder()), task_name())
+    assert found.primary_metric == metric
+    assert found.metrics[metric].value == value
+
+
+def test_zero_shot__roc_auc_needs_two_classes(make_context: MakeContext) -> None:
+    task = squares_task(
+        protocols={"zero_shot_classification": {"prompts": "two", "metric": "roc_auc"}}
+    )
+    with pytest.raises(ConfigError, match="needs two classes, the data has 6"):
+        run(make_context("zero_shot_classification", task, ColourEncoder()), task_name())
+
+
+def test_zero_shot__needs_a_text_tower(make_context: MakeContext) -> None:
+    context = make_context("zero_shot_classification", squares_task(), BlindEncoder())
+    with pytest.raises(ConfigError, match="has no text tower"):
+        run(context, "zero_shot_classification")
+    timm = BackboneDeclaration(display_name="MAE", world="real", source={"timm": "vit"})
+    reason = PROTOCOLS["zero_shot_classification"].left_out(squares_task(), timm)
+    assert reason == "MAE has no text tower, which Zero-shot needs"
+    assert PROTOCOLS["knn"].left_out(squares_task(), timm) is None
