@@ -82,3 +82,30 @@ def test_measurement__parts_that_do_not_fit(
 def test_measurement__primary_metric_must_exist() -> None:
     with pytest.raises(ValueError, match="'top1' is not among the metrics"):
         Measurement({"top1_accuracy": Metric(0.5)}, "top1", outcomes(), "p")
+
+
+def test_statistic__an_infinite_outcome() -> None:
+    table = pd.DataFrame({"sample_id": ["a", "b"], "group": "x", "m": [1.0, np.inf]})
+    with pytest.raises(ValueError, match="'m' holds an infinite number"):
+        statistic_value(table, "m", "mean")
+
+
+def test_statistic__a_column_of_words() -> None:
+    table = pd.DataFrame({"sample_id": ["a", "b"], "group": "x", "m": ["a", "b"]})
+    with pytest.raises(ValueError, match="'m' holds no numbers"):
+        statistic_value(table, "m", "mean")
+
+
+def test_statistic__mean_of_columns_by_hand() -> None:
+    nan = np.nan
+    table = pd.DataFrame(
+        {"sample_id": list("abc"), "group": "x", "there": [1.0, nan, nan], "back": [nan, 0.0, 1.0]}
+    )
+    assert statistic_value(table, "m", "mean_of_columns", ["there", "back"]) == 0.75
+
+
+def test_metric__columns_belong_to_one_statistic() -> None:
+    with pytest.raises(ValueError, match="mean_of_columns needs them; the others take none"):
+        Metric(0.5, statistic="mean_of_columns")
+    with pytest.raises(ValueError, match="came with the columns"):
+        Metric(0.5, columns=("a",))

@@ -1,17 +1,13 @@
 from __future__ import annotations
 
-import errno
 import io
 import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from PIL import Image
 from rich.console import Console
 
-from maskclip_bench.errors import StorageError
-from maskclip_bench.results import picture
 from maskclip_bench.results.cell_text import EMPTY_TEXT
 from maskclip_bench.results.picture import to_png
 from maskclip_bench.results.reference import load_references
@@ -25,7 +21,6 @@ from maskclip_bench.results.tables import (
     to_csv,
     to_markdown,
     to_terminal,
-    write_table,
 )
 
 COLUMNS = (
@@ -127,57 +122,12 @@ def test_csv__one_line_a_cell() -> None:
     assert frame[frame.origin == "failed"].percent.isna().all()
 
 
-def test_png__has_the_size_of_its_content(tmp_path: Path) -> None:
-    to_png(example(), tmp_path / "a.png")
-    to_png(build_table(load_table("imagenet"), references=load_references()), tmp_path / "b.png")
-    with Image.open(tmp_path / "a.png") as small, Image.open(tmp_path / "b.png") as large:
-        assert small.size[0] > 500
-        assert large.size[1] > small.size[1]
-        assert small.convert("L").getextrema() == (small.convert("L").getextrema()[0], 255)
-
-
-def test_png__same_bytes_twice(tmp_path: Path) -> None:
-    for name in ("a.png", "b.png"):
-        to_png(example(), tmp_path / name)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-
-
-def test_png__many_columns_stand_upright(tmp_path: Path) -> None:
-    table = build_table(load_table("zero_shot_suite"), references=load_references())
-    to_png(table, tmp_path / "wide.png")
-    with Image.open(tmp_path / "wide.png") as image:
-        assert image.size[0] < 3500
-
-
-def test_png__notes_stay_inside(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = picture._note_lines(example(), 100.0)
-    assert all(picture._text_width(line, picture.NOTE_SIZE) <= 100 for line in lines)
-    assert " ".join(lines) == "A caption. A * note."
-
-
 @pytest.mark.parametrize("empty", [Table("Empty", "", "demo", (), (), ("A note.",))])
 def test_empty_table__says_so(empty: Table, tmp_path: Path) -> None:
     assert EMPTY_TEXT in to_markdown(empty)
     assert EMPTY_TEXT in render(empty, 80)
     to_png(empty, tmp_path / "empty.png")
     assert (tmp_path / "empty.png").stat().st_size > 0
-
-
-def test_write_table__three_files(tmp_path: Path) -> None:
-    files = write_table(example(), tmp_path / "tables", "demo")
-    assert [file.name for file in files] == ["demo.md", "demo.csv", "demo.png"]
-    assert all(file.stat().st_size > 0 for file in files)
-    assert len(list((tmp_path / "tables").iterdir())) == 3
-
-
-def test_write_table__no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(table: Table, path: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(picture, "to_png", full)
-    with pytest.raises(StorageError, match=r"No space left on the device: .*demo\.png"):
-        write_table(example(), tmp_path, "demo")
-    assert not (tmp_path / "demo.png").exists()
 
 
 HOSTILE = [

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from maskclip_bench.results.records import Record, RecordStore
+from maskclip_bench.results.reference import load_references
+from maskclip_bench.results.tables import (
+    TableCell,
+    build_table,
+)
+from tests.results.table_examples import (
+    KNN,
+    cells,
+    declare,
+    paper_table,
+)
+
+Save = Callable[..., Record]
+
+
+def test_build__values_intervals_deltas_best(save: Save, store: RecordStore) -> None:
+    save("clip", hits=10)
+    save("slip", hits=30)
+    table = build_table(declare(), store)
+    (clip,), (slip,) = cells(table, "CLIP"), cells(table, "SLIP")
+    assert (clip.value, slip.value) == (0.25, 0.75)
+    assert clip.origin == "synthetic"
+    assert clip.delta is None
+    assert slip.delta == 0.5
+    assert slip.is_clear
+    assert slip.best
+    assert not clip.best
+    assert slip.half_width is not None
+    assert slip.half_width > 0
+
+
+def test_build__difference_inside_the_noise_is_not_clear(save: Save, store: RecordStore) -> None:
+    save("clip", hits=10)
+    save("slip", hits=11)
+    (cell,) = cells(build_table(declare(), store), "SLIP")
+    assert cell.delta == pytest.approx(0.025)
+    assert cell.delta_interval is not None
+    assert not cell.is_clear
+
+
+def test_build__without_comparison(save: Save, store: RecordStore) -> None:
+    save("clip", hits=10)
+    save("slip", hits=30)
+    (cell,) = cells(build_table(declare(), store, compare=False), "SLIP")
+    assert cell.delta == 0.5
+    assert cell.delta_interval is None
+
+
+def test_build__equal_as_printed_share_the_mark(save: Save, store: RecordStore) -> None:
+    save("clip", hits=20)
+    save("slip", hits=20)
+    table = build_table(declare(), store)
+    assert all(row.cells[0].best for row in table.rows)
+
+
+def test_build__lower_is_better(save: Save, store: RecordStore) -> None:
+    column = {**KNN, "metric": "error"}
+    for backbone, hits in (("clip", 10), ("slip", 30)):
+        save(backbone, hits=hits, metric="error", higher_is_better=False)
+    table = build_table(declare(columns=[column]), store)
+    assert cells(table, "CLIP")[0].best
+    assert not cells(table, "SLIP")[0].best
+
+
+def test_build__one_row_has_no_best(save: Save, store: RecordStore) -> None:
+    save("clip")
+    table = build_table(declare(), store)
+    assert not table.rows[0].cells[0].best
+
+
+def test_build__metric_without_outcomes_has_no_test(save: Save, store: RecordStore) -> None:
+    save("clip", hits=10, statistic="none")
+    save("slip", hits=20, statistic="none")
+    (cell,) = cells(build_table(declare(), store), "SLIP")
+    assert cell.delta == 0.25
+    assert cell.half_width is None
+    assert cell.delta_interval is None
+
+
+def test_build__best_within_each_group_of_published_rows() -> None:
+    def row(name: str, method: str, epochs: int) -> dict[str, Any]:
+        selector = {"table": "SLIP README", "method": method, "encoder": "ViT-B/16"}
+        selector |= {"pretrain_data": "YFCC15M-V1", "epochs": epochs}  # type: ignore[dict-item]
+        return {"name": name, "group": str(epochs), "published": [selector]}
+
+    declaration = paper_table(
+        row("CLIP 25", "CLIP", 25), row("SLIP 25", "SLIP", 25), row("SLIP 50", "SLIP", 50)
+    )
+    table = build_table(declaration, references=load_references())
+    assert [row.cells[0].best for row in table.rows] == [False, True, False]
+
+
+def test_build__a_star_is_corrected_for_all_differences_of_the_table(
+    save: Save, store: RecordStore
+) -> None:
+    save("clip", hits=10)
+    save("slip", hits=38)
+    (alone,) = cells(build_table(declare(), store), "SLIP")
+    assert alone.p_value == alone.adjusted_p_value
+    for number in range(3):
+        save(f"other{number}", hits=10)
+    rows = [{"name": name, "backbone": name} for name in ("clip", "slip", "other0", "other1")]
+    (cell,) = cells(build_table(declare(rows=rows), store), "slip")
+    assert cell.p_value == alone.p_value
+    assert cell.adjusted_p_value == pytest.approx(3 * alone.p_value)
+
+
+def test_build__the_p_value_decides_and_not_the_interval() -> None:
+    clear = TableCell(
+        "synthetic", 0.5, delta=0.1, delta_interval=(-0.1, 0.3), adjusted_p_value=0.05
+    )
+    unclear = TableCell(
+        "synthetic", 0.5, delta=0.1, delta_interval=(0.01, 0.2), adjusted_p_value=0.06
+    )
+    assert clear.is_clear
+    assert not unclear.is_clear
+    assert not TableCell("synthetic", 0.5, delta=0.1, delta_interval=(0.01, 0.2)).is_clear
