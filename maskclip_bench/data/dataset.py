@@ -12,8 +12,9 @@ import json
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from maskclip_bench.data.images import decode, read_header, to_rgb
 from maskclip_bench.data.left_over import LeftOver, examples, shown
 from maskclip_bench.data.masks import check_mask_values
 from maskclip_bench.errors import ConfigError, DataError
+from maskclip_bench.progress import Progress, throttled
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +37,23 @@ READER_VERSION = 2
 """Part of every fingerprint; raised when a reader changes what it returns for the same files."""
 
 CHECK_THREADS = 8
+REPORT_SECONDS = 0.5
 
-Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total)."""
+_told = threading.local()
+
+
+@contextmanager
+def hashing_told(progress: Progress) -> Iterator[None]:
+    """Within it, whoever asks for a fingerprint in this thread makes `progress` hear of hashing.
+
+    The first pass over a large data set takes minutes; its hashes are remembered for later runs.
+    """
+    before = getattr(_told, "progress", None)
+    _told.progress = throttled(progress, seconds=REPORT_SECONDS)
+    try:
+        yield
+    finally:
+        _told.progress = before
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,8 +161,16 @@ class Dataset:
         """
         with self._lock:
             if "_fingerprint" not in self.__dict__:
-                self.__dict__["_fingerprint"] = self._hash(files_hash(self.files, progress))
+                content = files_hash(self.files, progress or self._told_progress())
+                self.__dict__["_fingerprint"] = self._hash(content)
             return str(self.__dict__["_fingerprint"])
+
+    def _told_progress(self) -> Callable[[int, int], None] | None:
+        progress: Progress | None = getattr(_told, "progress", None)
+        if progress is None:
+            return None
+        stage = f"hashing {self.split}, MB"
+        return lambda done, total: progress(stage, done >> 20, max(total >> 20, 1))
 
     def _hash(self, content: str) -> str:
         table = self.classes.fingerprint if self.classes is not None else None

@@ -25,6 +25,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from maskclip_bench.backbones import Backbone, load_backbone
+from maskclip_bench.data.dataset import hashing_told
 from maskclip_bench.errors import JobError, StorageError, storage_error
 from maskclip_bench.jobs import JobCancelled, own_command, run_job
 from maskclip_bench.pretrain.methods import METHODS
@@ -316,18 +317,20 @@ class Execution:
         parts["weights"] = "not on this machine"
         backbone = loader()
         parts["weights"] = backbone.identity
-        parts |= fingerprints_of(
-            protocol,
-            task,
-            row.declaration,
-            self._workspace,
-            weights=parts["weights"],
-            limit=self._plan.limit,
-        )
 
         def progress(stage: str, done: int, total: int) -> None:
             self._check_cancelled()
             self._listener.advanced(cell.unit, stage, done, total)
+
+        with hashing_told(progress):
+            parts |= fingerprints_of(
+                protocol,
+                task,
+                row.declaration,
+                self._workspace,
+                weights=parts["weights"],
+                limit=self._plan.limit,
+            )
 
         return measure_record(
             protocol,

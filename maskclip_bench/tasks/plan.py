@@ -20,6 +20,7 @@ from maskclip_bench.backbones import (
     row_name,
     weights_folder,
 )
+from maskclip_bench.data.readers import forget
 from maskclip_bench.errors import (
     CheckpointError,
     ConfigError,
@@ -127,6 +128,7 @@ def make_plan(
         UnknownNameError: The suite names a backbone, protocol or data set that does not exist.
         DataError: A record is damaged.
     """
+    forget()  # listings of a plan made before: files may have changed since
     plan = Plan(limit=limit)
     named = named or Named()
     store = RecordStore(records_of(workspace, limit))

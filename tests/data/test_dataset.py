@@ -10,7 +10,13 @@ import pytest
 from PIL import Image
 
 from maskclip_bench.data.class_table import ClassTable
-from maskclip_bench.data.dataset import Dataset, FileImages, IndexedImages, TarImages
+from maskclip_bench.data.dataset import (
+    Dataset,
+    FileImages,
+    IndexedImages,
+    TarImages,
+    hashing_told,
+)
 from maskclip_bench.errors import ConfigError, DataError
 
 TWO = ClassTable(("a", "b"), ("a", "b"), source="list")
@@ -75,6 +81,16 @@ def test_fingerprint__tells_its_progress_in_bytes(tmp_path: Path) -> None:
     size = sum(path.stat().st_size for path in dataset.files)
     assert told[-1] == (size, size)
     assert dataset.hash_files() == dataset.fingerprint
+
+
+def test_fingerprint__hashing_is_told_to_who_listens(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    with hashing_told(lambda *state: told.append(state)):
+        make(tmp_path).hash_files()
+    assert told and told[-1][0] == "hashing val, MB"
+    before = len(told)
+    make(tmp_path).hash_files()
+    assert len(told) == before
 
 
 def test_needs(tmp_path: Path) -> None:
