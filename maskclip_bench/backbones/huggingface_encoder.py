@@ -70,12 +70,13 @@ POOLING: dict[str, Pooling] = {
     **dict.fromkeys(
         (
             "swin", "swinv2", "donut-swin", "focalnet", "hiera", "levit",
-            "convnext", "convnextv2", "dinov3_convnext", "resnet", "regnet", "bit",
+            "convnext", "convnextv2", "resnet", "regnet", "bit",
             "efficientnet", "mobilenet_v1", "mobilenet_v2", "mobilevit", "mobilevitv2",
             "siglip_vision_model", "siglip", "align_vision_model", "align",
         ),
         OWN,
     ),
+    "dinov3_convnext": Pooling("pooler", 1),
     # Image towers of CLIP: the class token after the final norm, which the tokens lack.
     **dict.fromkeys(
         (

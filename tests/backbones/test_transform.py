@@ -3,9 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
+from timm.data.transforms_factory import create_transform
 from torchvision.transforms import (
     CenterCrop,
     Compose,
@@ -19,10 +21,14 @@ from maskclip_bench.backbones import transform as transform_module
 from maskclip_bench.backbones.declaration import Preprocess
 from maskclip_bench.backbones.transform import (
     Transform,
+    choose_transform,
     from_huggingface,
     from_open_clip,
     from_timm,
     make_transform,
+    of_open_clip,
+    of_timm,
+    probe_images,
 )
 from maskclip_bench.errors import ConfigError
 
@@ -154,3 +160,133 @@ def test_long_image__is_never_resized_as_a_whole(
     assert pixels.shape == (3, 224, 224)
     assert pixels.flatten(1).float().mean(1).tolist() == [200, 30, 90]
     assert max(made) <= 17 * 256 * 256
+
+
+def chosen(found: dict[str, Any], **override: Any) -> Transform:
+    return choose_transform(
+        found["preprocess"],
+        Preprocess(**override),
+        library=found["library_transform"],
+        inexpressible=found.get("inexpressible"),
+        what="row",
+    )
+
+
+TIMM = {
+    "input_size": (3, 32, 32), "crop_pct": 0.9, "interpolation": "bicubic",
+    "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3), "crop_mode": "center",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "ours"),
+    [
+        ({}, True),
+        ({"crop_mode": "squash"}, True),
+        ({"crop_mode": "squash", "crop_pct": 1.0}, True),
+        ({"interpolation": "lanczos"}, True),
+        ({"crop_mode": "border"}, False),
+        ({"input_size": (3, 32, 48)}, False),
+    ],
+    ids=str,
+)
+def test_timm__every_mode_gives_timms_pixels(change: dict[str, Any], ours: bool) -> None:
+    config = {**TIMM, **change}
+    transform = chosen(of_timm(config))
+    assert (transform.library is None) == ours
+    oracle = create_transform(**config, is_training=False)
+    for image in probe_images(32):
+        pixels = transform.normalize(transform(image)[None])[0]
+        torch.testing.assert_close(pixels, oracle(image), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "ours"),
+    [({}, True), ({"resize_mode": "squash"}, True), ({"resize_mode": "longest"}, False)],
+    ids=str,
+)
+def test_open_clip__every_mode_gives_open_clips_pixels(change: dict[str, Any], ours: bool) -> None:
+    config = {
+        "size": 32, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3),
+        "interpolation": "bicubic", "resize_mode": "shortest", "fill_color": 0, **change,
+    }  # fmt: skip
+    transform = chosen(of_open_clip(config))
+    assert (transform.library is None) == ours
+    oracle = open_clip.image_transform(
+        (32, 32),
+        is_train=False,
+        mean=config["mean"],
+        std=config["std"],
+        interpolation="bicubic",
+        resize_mode=config["resize_mode"],
+    )
+    for image in probe_images(32):
+        pixels = transform.normalize(transform(image)[None])[0]
+        torch.testing.assert_close(pixels, oracle(image), atol=0.05, rtol=0)
+
+
+def test_library_transform__cannot_be_changed_in_part() -> None:
+    border = of_timm({**TIMM, "crop_mode": "border"})
+    with pytest.raises(ConfigError, match=r"row: .* has crop_mode 'border'.*State all of image_si"):
+        chosen(border, interpolation="bilinear")
+    whole = {
+        "image_size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3, "resize_mode": "squash",
+        "interpolation": "bilinear",
+    }  # fmt: skip
+    assert chosen(border, **whole).library is None
+    rectangle = {**TIMM, "crop_mode": "border", "mean": (0.1, 0.2, 0.3)}
+    assert chosen(of_timm(rectangle)).transform_id != chosen(border).transform_id
+
+
+def test_library_transform__that_differs_is_used() -> None:
+    def library(image: Image.Image) -> torch.Tensor:
+        return torch.full((3, 32, 32), 0.5)
+
+    own = {"image_size": 32, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    found = {"preprocess": own, "library_transform": library}
+    transform = chosen(found)
+    assert transform.library is library
+    assert transform.mean == (0.5, 0.5, 0.5)
+    with pytest.raises(ConfigError, match=r"differs from ours by .* of 255 levels"):
+        chosen(found, image_size=16)
+    with pytest.raises(ConfigError, match=r"and normalizes by itself"):
+        chosen(found, mean=(0.1, 0.1, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"do_resize": False}, "do_resize"),
+        ({"do_pad": True}, "do_pad"),
+        ({"size": {"longest_edge": 32}}, "longest_edge"),
+        ({"size": 32}, "size: 32"),
+        ({"size": {"height": 32, "width": 48}}, "no square"),
+        ({"size": {"shortest_edge": 32}}, "without do_center_crop"),
+        ({"do_center_crop": True, "crop_size": {"height": 64, "width": 64}}, "larger than size"),
+        ({"resample": 99}, "resample"),
+        ({"image_mean": None}, "do_normalize without image_mean"),
+        ({"image_mean": [0.5], "image_std": [0.5]}, "other than 3 channels"),
+    ],
+    ids=str,
+)
+def test_from_huggingface__names_the_field(change: dict[str, Any], field: str) -> None:
+    config = {
+        "size": {"height": 32, "width": 32}, "resample": 2, "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3, **change,
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match=field):
+        from_huggingface(config)
+
+
+def test_from_huggingface__convnext_and_rescaling() -> None:
+    config = {
+        "image_processor_type": "ConvNextImageProcessor", "crop_pct": 0.875, "resample": 3,
+        "size": {"shortest_edge": 224}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+        "rescale_factor": 1 / 127.5,
+    }  # fmt: skip
+    found = from_huggingface(config)
+    assert (found["image_size"], found["resize_to"]) == (224, 256)
+    assert found["mean"] == pytest.approx([0.25] * 3)
+    assert found["std"] == pytest.approx([0.25] * 3)
+    large = from_huggingface({**config, "size": {"shortest_edge": 384}})
+    assert (large["resize_mode"], large["image_size"], large["resize_to"]) == ("squash", 384, 384)

@@ -19,11 +19,11 @@ from typing import Any, Literal
 
 import open_clip
 import timm
-from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
 from pydantic import Field, model_validator
 from torch import nn
 
 import maskclip_bench.modeling  # noqa: F401  (registers the demo ViT in timm)
+from maskclip_bench.backbones.encoders import vision_trunk
 from maskclip_bench.backbones.families.open_clip import trained_with_quick_gelu
 from maskclip_bench.backbones.loading import load_model
 from maskclip_bench.backbones.timm_weights import load_timm_weights
@@ -107,22 +107,6 @@ def load_trunk(source: TrunkSource) -> nn.Module:
         return _from_open_clip(source.open_clip, source.pretrained or None)
     assert source.checkpoint is not None
     return _from_folder(Path(source.checkpoint), source.weights)
-
-
-def vision_trunk(model: nn.Module) -> nn.Module:
-    """The trunk inside an open_clip model, its image tower, or a timm model (returned as it is).
-
-    Raises:
-        ConfigError: The model has no image tower known here.
-    """
-    tower = getattr(model, "visual", model)
-    trunk = getattr(tower, "trunk", tower)
-    if isinstance(trunk, OpenClipVisionTransformer) or hasattr(trunk, "forward_intermediates"):
-        return trunk
-    raise ConfigError(
-        f"{type(trunk).__name__} gives no feature maps that OpenMMLab heads can read. Use a timm "
-        "model, an open_clip ViT, or a model whose image tower is one of these."
-    )
 
 
 def _from_row(name: str, seed: int) -> nn.Module:
