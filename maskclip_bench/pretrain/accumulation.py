@@ -4,8 +4,9 @@ A contrastive loss needs the embeddings of the whole batch, and a device may hol
 of a part only. So a step goes twice through its micro-batches (gradient caching, Gao et al.,
 arXiv 2101.06983):
 
-1. without gradient, to collect the embeddings; the loss over all of them, and its gradient with
-   respect to each embedding, are computed once;
+1. without gradient, to collect the embeddings (`Method.embed`, which leaves out the passes that do
+   not contribute to them); the loss over all of them, and its gradient with respect to each
+   embedding, are computed once;
 2. with gradient, one micro-batch at a time: the gradient of the embeddings is sent back through
    the network, together with the terms that concern each sample alone.
 
@@ -34,7 +35,7 @@ def accumulated_backward(
     """Losses of the union of `batches`, and their gradient added to the parameters'.
 
     Args:
-        method: Its `encode` and `contrast` are called, never its `forward`.
+        method: Its `embed`, `encode` and `contrast` are called, never its `forward`.
         batches: Micro-batches, in the order of the whole batch.
         reseed: Called with the micro-batch's number before it is encoded; sets every generator it
             draws from, so that both passes draw the same.
@@ -48,7 +49,7 @@ def accumulated_backward(
     with torch.no_grad(), autocast():
         for number, batch in enumerate(batches):
             reseed(number)
-            embeddings.append(method.encode(batch)[0])
+            embeddings.append(method.embed(batch))
     with torch.no_grad():  # running statistics belong to the second pass alone
         for buffer, value in zip(method.buffers(), before, strict=True):
             buffer.copy_(value)

@@ -417,7 +417,7 @@ def _prepare(
             method,
             device=device,
             bf16=recipe.precision == "bf16",
-            methods=("encode", "contrast"),
+            methods=("embed", "encode", "contrast"),
             rebuild=partial(models_of, recipe=recipe, where="this run"),
         )
     else:

@@ -5,6 +5,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import Tensor
 
 from maskclip_bench.data.batch import Batch
@@ -78,6 +79,20 @@ def test_accumulated_backward__equals_one_batch(tiny: ModuleType) -> None:
     assert gradients(method).keys() == expected.keys()
     for name, gradient in gradients(method).items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("name", ["clip", "slip", "clip_mae", "maskclip"])
+def test_embed__equals_the_embeddings_of_encode(tiny: ModuleType, name: str) -> None:
+    """Also where blocks are left out at random: both draw the same."""
+    method = make_method(tiny, name)
+    for block in method.model.visual.trunk.blocks:
+        block.drop_path1 = block.drop_path2 = DropPath(0.5)
+    found = []
+    for embeddings_of in (method.embed, lambda batch: method.encode(batch)[0]):
+        torch.manual_seed(7)
+        with torch.no_grad():
+            found.append(embeddings_of(make_batch(0, PART_SIZE, method)))
+    torch.testing.assert_close(found[0], found[1])
 
 
 @pytest.mark.parametrize("name", ["slip", "clip_mae", "maskclip"])

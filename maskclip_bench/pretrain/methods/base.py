@@ -67,6 +67,14 @@ class Method(nn.Module, ABC):
     def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
         """Run every forward pass once -> embeddings [B, ...], and weighted per-sample terms."""
 
+    def embed(self, batch: Batch) -> Embeddings:
+        """The embeddings of `encode` alone, for the first pass of gradient accumulation.
+
+        A method whose `encode` does more overrides it; what it draws from torch's global generator
+        (stochastic depth) must be drawn in the order of `encode`.
+        """
+        return self.encode(batch)[0]
+
     @abstractmethod
     def contrast(self, embeddings: Embeddings) -> Terms:
         """Weighted terms that compare samples; gathers over the ranks itself."""
@@ -155,6 +163,10 @@ class ImageOnlyMethod(Method):
         super().__init__(model_config)
         self.model.requires_grad_(False)
         self.model.visual.trunk.requires_grad_(True)
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """Nothing, unless a method compares samples."""
+        return {}
 
     def contrast(self, embeddings: Embeddings) -> Terms:
         """Nothing, unless a method compares samples."""

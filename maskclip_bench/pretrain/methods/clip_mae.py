@@ -7,6 +7,7 @@ defaults are MAE's (arXiv 2111.06377) with the one-layer decoder and the weight 
 from __future__ import annotations
 
 from pydantic import Field
+from torch import Tensor
 
 from maskclip_bench.data.batch import Batch
 from maskclip_bench.modeling.masking import random_mask
@@ -54,14 +55,23 @@ class CLIPMAE(ContrastiveMethod):
         vit = vit_of(self)
         self.decoder = vision_decoder(vit, config, output_dim=num_pixels(vit))
 
+    def embed(self, batch: Batch) -> Embeddings:
+        """Embeddings of the pair; the pass over the visible patches takes no part in them."""
+        return self._pair(batch, embed_patches(vit_of(self).trunk, batch.images))
+
+    def _pair(self, batch: Batch, patches: Tensor) -> Embeddings:
+        """Embedded patches [B, N, D] and captions -> embeddings of the pair, each [B, P]."""
+        pooled = pooled_patches(vit_of(self).trunk, patches)
+        return {
+            "image_features": project_image(self.model, pooled),
+            "text_features": encode_text(self.model, packed_text(self, batch)),
+        }
+
     def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
         """Embeddings, and the reconstruction loss on hidden patches."""
         vit, config = vit_of(self), self.config
         patches = embed_patches(vit.trunk, batch.images)  # [B, N, D], shared by both passes
-        embeddings = {
-            "image_features": project_image(self.model, pooled_patches(vit.trunk, patches)),
-            "text_features": encode_text(self.model, packed_text(self, batch)),
-        }
+        embeddings = self._pair(batch, patches)
         mask = random_mask(len(patches), vit.num_patches, config.mask_ratio, batch.generator)
         mask = mask.to(patches.device)
         visible = patches_to_tokens(vit.trunk, patches, mask)  # [B, P + V, D]

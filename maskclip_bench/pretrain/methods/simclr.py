@@ -21,7 +21,11 @@ class SimCLR(ImageOnlyMethod):
 
     def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
         """Pooled tokens [B, D] of the two views."""
-        return self.ssl_head.see(self.model.visual.trunk, batch), {}
+        return self.embed(batch), {}
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """Pooled tokens [B, D] of the two views."""
+        return self.ssl_head.see(self.model.visual.trunk, batch)
 
     def contrast(self, embeddings: Embeddings) -> Terms:
         """NT-Xent."""
