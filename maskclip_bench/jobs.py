@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from maskclip_bench.errors import JobError
+from maskclip_bench.errors import EXIT_STORAGE, JobError, StorageError
 
 PARENT_VARIABLE = "MASKCLIP_BENCH_PARENT"
 GRACE_SECONDS = 30.0
@@ -58,6 +58,7 @@ def run_job(
     Raises:
         JobError: The job ended with another exit code than 0; the message begins with the cause
             that its log names and ends with the log's tail.
+        StorageError: The same, where the disk refused the job a write.
         JobCancelled: `cancel` was set.
     """
     variables = {
@@ -87,7 +88,7 @@ def run_job(
                 _stop(process)
     if code != 0:
         tail = log_tail(log_file)
-        raise JobError(
+        raise (StorageError if code == EXIT_STORAGE else JobError)(
             f"{cause(tail)} (exit code {code}; log: {log_file})\n"
             f"The command was `{' '.join(map(str, command))}`. Its log ends with:\n"
             f"{tail or '(nothing)'}"

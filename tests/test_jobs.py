@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from maskclip_bench.errors import JobError
+from maskclip_bench.errors import JobError, StorageError
 from maskclip_bench.jobs import PARENT_VARIABLE, cause, run_job
 
 WATCHED = (
@@ -99,3 +99,15 @@ def test_run_job__failure_begins_with_the_cause(tmp_path: Path) -> None:
 )
 def test_cause(tail: str, says: str) -> None:
     assert cause(tail) == says
+
+
+def test_run_job__refused_by_the_disk(tmp_path: Path) -> None:
+    """Exit code 4 of a job stops the run that waits for it, as a write of its own would."""
+    code = "import sys; sys.stderr.write('error: No space left on the device: x.'); sys.exit(4)"
+    with pytest.raises(StorageError, match=r"^No space left on the device: x\. \(exit code 4"):
+        run_job(
+            [sys.executable, "-c", code],
+            log_file=tmp_path / "job.log",
+            num_threads=1,
+            cancel=threading.Event(),
+        )

@@ -18,6 +18,7 @@ printed them) and `outcomes_{split}.npz`. What is there is not done again.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -40,11 +41,13 @@ from maskclip_bench.backbones.openmmlab.toolbox_scripts import (
     leave_group,
 )
 from maskclip_bench.backbones.openmmlab.trunk_sources import TrunkSource
-from maskclip_bench.errors import ConfigError, MaskCLIPBenchError
+from maskclip_bench.errors import EXIT_STORAGE, ConfigError, MaskCLIPBenchError, storage_error
 from maskclip_bench.jobs import end_with_parent
 from maskclip_bench.storage import remove_leftovers, write_json, write_text
 
 logger = logging.getLogger(__name__)
+
+_DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 BACKBONES = ("MaskCLIPViT", "MaskCLIPPyramid")
 
@@ -222,6 +225,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MaskCLIPBenchError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    except OSError as error:  # of mmengine's writes: checkpoints, logs
+        if error.errno not in _DISK_REFUSES:
+            raise
+        sys.stderr.write(f"error: {storage_error(error, error.filename or given[0])}\n")
+        return EXIT_STORAGE
     return 0
 
 

@@ -13,10 +13,11 @@ from maskclip_bench import storage
 from maskclip_bench.backbones.dense_job import DenseFolder, DenseSplit
 from maskclip_bench.data.dataset import Dataset
 from maskclip_bench.data.dense import check_coco, read_coco
+from maskclip_bench.errors import DataError
 from maskclip_bench.results.measurement import Measurement, Metric, mean_ratio
 from maskclip_bench.tasks.dense_jobs import DenseProtocol
 from maskclip_bench.tasks.dense_outcomes import outcome_table, suffixed
-from maskclip_bench.tasks.protocols.base import ProtocolContext
+from maskclip_bench.tasks.protocols.base import ProtocolContext, split_name
 
 AP_NAMES = {
     "mAP": "ap",
@@ -51,8 +52,12 @@ class Detection(DenseProtocol):
         """The annotation file, or a copy of it with the categories in the order of the labels."""
         (annotations,) = dataset.annotations
         content = read_coco(annotations)
-        known = {category["name"]: category for category in content["categories"]}
-        ordered = [known[name] for name in dataset.class_names if name in known]
+        known = {str(category["name"]): category for category in content["categories"]}
+        assert dataset.classes is not None
+        ordered = [  # a file may leave out categories that it has no objects of
+            known.get(name, {"id": int(key), "name": name})
+            for key, name in zip(dataset.classes.keys, dataset.classes.names, strict=True)
+        ]
         if ordered != content["categories"]:
             annotations = folder.annotations(dataset.split)
             storage.write_json(annotations, {**content, "categories": ordered})
@@ -66,12 +71,20 @@ class Detection(DenseProtocol):
         check_coco(annotations, root / dataset.split)
 
     def run(self, context: ProtocolContext) -> Measurement:
-        """Train and test; see `DenseProtocol.run_dense` for what it raises."""
+        """Train and test; see `DenseProtocol.run_dense` for what it raises.
+
+        Raises:
+            DataError: The training or the test split has no objects.
+        """
+        self._need_objects(context)
         result = self.run_dense(context)
         metrics: dict[str, Metric] = {}
         columns = {}
+        without = [part.split for part in result.splits if not part.outcomes["num_objects"].sum()]
         for part in result.splits:
             num_objects = int(part.outcomes["num_objects"].sum())
+            if not num_objects:
+                continue
             for name, metric in average_precisions(part.scores, num_objects=num_objects).items():
                 metrics[suffixed(name, part.suffix)] = metric
             for name, key in RECALLS.items():
@@ -88,10 +101,22 @@ class Detection(DenseProtocol):
             details={
                 "config": result.config.name,
                 "toolbox_scores": {part.split: part.scores for part in result.splits},
+                **({"splits_without_objects": without} if without else {}),
                 "recalls": "share of objects met at IoU 0.5, score >= 0.05, by class",
                 **result.report,
             },
         )
+
+    def _need_objects(self, context: ProtocolContext) -> None:
+        for ours in ("train", "test"):
+            name = split_name(context.task, ours)
+            (annotations,) = self.open(context.task, name, context.workspace).annotations
+            if not read_coco(annotations)["annotations"]:
+                raise DataError(
+                    f"{context.task.name}: {annotations} has no objects, so nothing can be "
+                    f"{'learned' if ours == 'train' else 'scored'}. Name another split as {ours}; "
+                    "one without objects may be named in also_test, and gets no scores."
+                )
 
 
 def average_precisions(scores: dict[str, float], *, num_objects: int = 0) -> dict[str, Metric]:

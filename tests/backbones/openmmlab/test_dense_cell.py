@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -222,6 +223,27 @@ def test_fill__errors(tmp_path: Path, scenes: Path, instances: Path) -> None:
     foreign.write_text("model = dict(backbone=dict(type='ResNet'))\n")
     with pytest.raises(ConfigError, match=r"backbone 'ResNet'.* Use MaskCLIPViT or MaskCLIPPyr"):
         jobs.fill(job.model_copy(update={"config": str(foreign)}), split=job.tests[0])
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 4), (errno.EDQUOT, 4)])
+def test_main__disk_full(
+    tmp_path: Path,
+    scenes: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    code: int,
+) -> None:
+    def launch(*given: Any, **more: Any) -> None:
+        raise OSError(number, "full", "iter_5.pth")
+
+    monkeypatch.setattr(jobs, "launch", launch)
+    job = segmentation_job(tmp_path / "work", scenes)
+    assert jobs.main([str(job.write())]) == code
+    assert "iter_5.pth" in capsys.readouterr().err
+    monkeypatch.setattr(jobs, "launch", lambda *given, **more: Path("absent").read_text())
+    with pytest.raises(FileNotFoundError):
+        jobs.main([str(job.folder.job)])
 
 
 def start(job: DenseJob, launcher: list[str]) -> subprocess.Popen[bytes]:

@@ -125,6 +125,34 @@ def test_run__broken_annotations(world: Path, tmp_path: Path) -> None:
         Detection().run(context(tmp_path))
 
 
+@pytest.mark.parametrize(("split", "what"), [("train", "learned"), ("val", "scored")])
+def test_run__split_without_objects(world: Path, tmp_path: Path, split: str, what: str) -> None:
+    shutil.copytree(world / "data/demo/instances", tmp_path / "data/demo/instances")
+    file = tmp_path / f"data/demo/instances/annotations/instances_{split}.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
+    with pytest.raises(DataError, match=rf"instances_{split}\.json has no objects.* be {what}\. "):
+        Detection().run(context(tmp_path))
+
+
+def test_split__categories_in_another_order(world: Path, tmp_path: Path) -> None:
+    """The job gets a copy in the order of the labels, the training file's."""
+    shutil.copytree(world / "data/demo/instances", tmp_path / "data/demo/instances")
+    root = tmp_path / "data/demo/instances"
+    train, file = (root / f"annotations/instances_{split}.json" for split in ("train", "val"))
+    content = json.loads(file.read_text())
+    used = {entry["category_id"] for entry in content["annotations"]}
+    unused = next(c["id"] for c in content["categories"] if c["id"] not in used)
+    content["categories"] = [c for c in content["categories"][::-1] if c["id"] != unused]
+    file.write_text(json.dumps(content))
+    dataset = Detection().open(TASK, "val", Workspace(root=tmp_path, data=tmp_path / "data"))
+    split = Detection().split(dataset, root, DenseFolder(tmp_path))
+    assert split.annotations == str(tmp_path / "annotations_val.json")
+    written = json.loads(Path(split.annotations).read_text())
+    order = json.loads(train.read_text())["categories"]
+    assert [c["id"] for c in written["categories"]] == [c["id"] for c in order]
+    assert written["annotations"] == content["annotations"]
+
+
 def test_average_precisions__sizes_without_objects_are_left_out() -> None:
     scores = {
         "coco/bbox_mAP": 0.25,
