@@ -27,6 +27,5 @@ def test_texture__own_of_each_seed_split_and_variant() -> None:
 
 def test_soft_disc__full_in_the_middle_and_empty_at_the_corners() -> None:
     disc = np.asarray(soft_disc(0.5, 90))
-    middle = disc[28:36, 28:36]
-    assert disc.shape == (64, 64) and middle.min() == disc.max() == 90
-    assert disc[0, 0] == 0 and np.array_equal(disc, disc.T)
+    assert disc.shape == (64, 64) and disc[32, 32] == disc.max() == 90
+    assert disc[0, 0] == 0 < disc[32, 20] < 90
