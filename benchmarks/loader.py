@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from maskclip_bench.data.config import DataConfig
 from maskclip_bench.data.demo.formats import tar_bytes
 from maskclip_bench.data.images import random_crop
+from maskclip_bench.data.pair_config import DataConfig
 from maskclip_bench.data.pairs.loader import PairLoader
 from maskclip_bench.data.shapes import draw_photo, draw_shapes, jpeg_bytes
 from maskclip_bench.data.tokenizer import TokenizerConfig, load_tokenizer

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from maskclip_bench.data.batch import Batch, RawBatch
-from maskclip_bench.data.config import AugmentConfig
+from maskclip_bench.data.pair_config import AugmentConfig
 
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in a gray value (ITU-R 601), as torchvision rounds them."""

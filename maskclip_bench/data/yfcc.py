@@ -83,8 +83,8 @@ def read_metadata(path: Path) -> list[tuple[int, str, str]]:
     for position, row in enumerate(rows):
         if not _is_row(row):
             raise DataError(  # reprlib: a nested row of some bytes may print as gigabytes
-                f"Row {position} of {path} is {reprlib.repr(row)[:80]}; rows should be tuples (number, "
-                f"title, description), the number of at most {NUM_DIGITS} digits."
+                f"Row {position} of {path} is {reprlib.repr(row)[:80]}; rows should be tuples "
+                f"(number, title, description), the number of at most {NUM_DIGITS} digits."
             )
     return rows
 

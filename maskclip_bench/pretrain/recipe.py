@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from maskclip_bench.config import Declaration, World, load_declaration, validate
-from maskclip_bench.data.config import DataConfig
+from maskclip_bench.data.pair_config import DataConfig
 from maskclip_bench.data.tokenizer import TokenizerConfig
 from maskclip_bench.data_files import declarations, find_declaration
 from maskclip_bench.errors import ConfigError, unknown_name

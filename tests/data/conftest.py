@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from maskclip_bench.data.config import DataConfig
+from maskclip_bench.data.pair_config import DataConfig
 from maskclip_bench.data.pairs.loader import PairLoader
 from maskclip_bench.data.shapes import write_shape_shards
 from maskclip_bench.data.tokenizer import CaptionTokenizer, TokenizerConfig, load_tokenizer

@@ -7,7 +7,7 @@ import torchvision.transforms.v2.functional as reference
 from maskclip_bench.data import augment
 from maskclip_bench.data.augment import Blur, DeviceAugment, ViewDraws, draw_views
 from maskclip_bench.data.batch import RawBatch
-from maskclip_bench.data.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
+from maskclip_bench.data.pair_config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
 
 CPU = torch.device("cpu")
 CONFIG = AugmentConfig()

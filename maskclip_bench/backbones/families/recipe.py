@@ -13,7 +13,7 @@ from maskclip_bench.runtime import Workspace
 
 if TYPE_CHECKING:
     from maskclip_bench.backbones.declaration import BackboneDeclaration
-    from maskclip_bench.data.config import AugmentConfig
+    from maskclip_bench.data.pair_config import AugmentConfig
     from maskclip_bench.data.tokenizer import TokenizerConfig
     from maskclip_bench.modeling.model import ModelConfig
 
@@ -81,7 +81,7 @@ class Recipe(FolderFamily):
 
 def _read_recipe(name: str) -> tuple[ModelConfig, TokenizerConfig, AugmentConfig]:
     """What untrained weights follow of a recipe: model, tokenizer, normalization."""
-    from maskclip_bench.data.config import AugmentConfig
+    from maskclip_bench.data.pair_config import AugmentConfig
     from maskclip_bench.data.tokenizer import TokenizerConfig
     from maskclip_bench.modeling.model import ModelConfig
 

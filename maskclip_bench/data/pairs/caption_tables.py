@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pa_compute
 import pyarrow.parquet as pa_parquet
 
-from maskclip_bench.data.config import SourceConfig
+from maskclip_bench.data.pair_config import SourceConfig
 from maskclip_bench.data.pairs import pair_sources as sources
 from maskclip_bench.data.pairs.byte_ranges import MAX_BYTES, FileReader, inflate
 from maskclip_bench.data.pairs.pair_files import (

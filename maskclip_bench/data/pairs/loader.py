@@ -27,8 +27,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from maskclip_bench.data.batch import RawBatch
-from maskclip_bench.data.config import AugmentConfig, DataConfig, SourceConfig
 from maskclip_bench.data.images import decode_crops
+from maskclip_bench.data.pair_config import AugmentConfig, DataConfig, SourceConfig
 from maskclip_bench.data.pairs.caption_tables import TableSource
 from maskclip_bench.data.pairs.identity import data_identity
 from maskclip_bench.data.pairs.pair_sources import (

@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from maskclip_bench.data import tar_scan
-from maskclip_bench.data.config import SourceConfig
 from maskclip_bench.data.images import is_image_name
+from maskclip_bench.data.pair_config import SourceConfig
 from maskclip_bench.data.pairs import pair_sources as sources
 from maskclip_bench.data.pairs.byte_ranges import FileReader
 from maskclip_bench.data.pairs.pair_files import (

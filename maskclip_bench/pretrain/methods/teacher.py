@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskclip_bench.config import Declaration
-from maskclip_bench.data.config import IMAGENET_MEAN, IMAGENET_STD
+from maskclip_bench.data.pair_config import IMAGENET_MEAN, IMAGENET_STD
 from maskclip_bench.errors import CheckpointError, ConfigError
 
 WEIGHTS_FILE = "open_clip_model.safetensors"

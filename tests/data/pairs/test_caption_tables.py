@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pa_parquet
 import pytest
 
-from maskclip_bench.data.config import SourceConfig
 from maskclip_bench.data.images import decode_crops
+from maskclip_bench.data.pair_config import SourceConfig
 from maskclip_bench.data.pairs import byte_ranges, caption_tables
 from maskclip_bench.data.pairs.loader import PairLoader, open_source
 from maskclip_bench.data.pairs.pair_sources import BadSampleError, PairSource

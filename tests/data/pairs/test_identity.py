@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from maskclip_bench.data.config import SourceConfig
+from maskclip_bench.data.pair_config import SourceConfig
 from maskclip_bench.data.pairs.identity import data_identity, describe_difference
 from maskclip_bench.data.pairs.loader import open_source
 from maskclip_bench.data.shapes import write_shape_shards

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from maskclip_bench.data.batch import RawBatch
-from maskclip_bench.data.config import SourceConfig
+from maskclip_bench.data.pair_config import SourceConfig
 from maskclip_bench.data.pairs import loader as pairs
 from maskclip_bench.data.pairs.loader import (
     PairLoader,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import webdataset
 
-from maskclip_bench.data.config import SourceConfig
+from maskclip_bench.data.pair_config import SourceConfig
 from maskclip_bench.data.pairs import pair_index
 from maskclip_bench.data.pairs import shards as shards_module
 from maskclip_bench.data.pairs.loader import PairLoader, open_source

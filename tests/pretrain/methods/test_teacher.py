@@ -9,7 +9,7 @@ import open_clip
 import pytest
 import torch
 
-from maskclip_bench.data.config import IMAGENET_MEAN, IMAGENET_STD
+from maskclip_bench.data.pair_config import IMAGENET_MEAN, IMAGENET_STD
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.pretrain.methods.teacher import (
     FrozenCLIP,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from maskclip_bench.config import validate
-from maskclip_bench.data.config import AugmentConfig, DataConfig, SourceConfig
+from maskclip_bench.data.pair_config import AugmentConfig, DataConfig, SourceConfig
 from maskclip_bench.errors import ConfigError
 
 
