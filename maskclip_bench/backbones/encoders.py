@@ -38,6 +38,7 @@ __all__ = [
     "PythonEncoder",
     "TimmEncoder",
     "Tokenize",
+    "TrainableEncoder",
     "loaded_from_object",
     "no_patch_tokens",
     "no_text_tower",
@@ -284,6 +285,25 @@ def _parts(value: Any) -> list[Any]:
     own = list(vars(value).values()) if hasattr(value, "__dict__") else []
     bound = getattr(value, "__self__", None)
     return own if isinstance(value, type) else [*own, *([bound] if bound is not None else [])]
+
+
+class TrainableEncoder(nn.Module):
+    """Normalized images [B, 3, H, W] -> backbone features [B, D], to be trained.
+
+    Attributes:
+        model: All modules of the encoder; their parameters require gradients.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self._encoder = encoder
+        model = getattr(encoder, "model", None)
+        self.model = model if isinstance(model, nn.Module) else _modules_of(encoder)
+        self.model.requires_grad_(True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalized images [B, 3, H, W] -> [B, D]."""
+        return self._encoder.image_outputs(images)["backbone"]
 
 
 def vision_trunk(model: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ Weights are read with safetensors or `weights_only=True`; nothing unpickles.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import logging
 import uuid
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from maskclip_bench import storage
 from maskclip_bench.backbones import probe
 from maskclip_bench.backbones.declaration import BackboneDeclaration
-from maskclip_bench.backbones.encoders import Encoder
+from maskclip_bench.backbones.encoders import Encoder, TrainableEncoder
 from maskclip_bench.backbones.families.base import Loaded, one_at_a_time, short
 from maskclip_bench.backbones.feature_points import no_text_tower
 from maskclip_bench.backbones.transform import Transform, choose_transform
@@ -162,6 +163,21 @@ class Backbone:
         with self._forward():
             features = self.encoder.encode_text(texts)
         return self._gate(features, len(texts), "embeddings of texts", ndim=2)
+
+    def vision_trunk(self) -> nn.Module:
+        """The trunk that gives feature maps, for dense tasks.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        return self.declaration.family.vision_trunk(self.model)
+
+    def trainable(self) -> TrainableEncoder:
+        """A copy of the model that maps normalized images to backbone features, with gradients.
+
+        The backbone itself stays as it is.
+        """
+        return TrainableEncoder(copy.deepcopy(self.encoder))
 
     def image_tensor(self, image: Image.Image) -> Tensor:
         """One image, prepared: uint8 [3, S, S]."""

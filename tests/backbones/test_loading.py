@@ -363,3 +363,40 @@ def test_validate__reaches_the_preprocessing() -> None:
     values = {"display_name": "Row", "world": "demo", "source": {"timm": "a"}}
     with pytest.raises(ConfigError, match="Did you mean 'interpolation'"):
         validate({**values, "preprocess": {"interpolate": 1}}, BackboneDeclaration, where="row")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"recipe": "demo/clip", "random_init": True},
+        {"timm": "test_vit.r160_in1k", "random_init": True},
+        {"python": "own_encoders:make"},
+    ],
+    ids=str,
+)
+def test_trainable__is_a_copy_with_gradients(
+    source: dict[str, object], workspace: Workspace, own_module: None
+) -> None:
+    backbone = load_backbone(declare(source=source), workspace=workspace)
+    trained = backbone.trainable()
+    images = torch.randn(2, 3, backbone.image_size, backbone.image_size)
+    before = backbone.forward_features(images)
+    found = trained(images)
+    torch.testing.assert_close(found, before)
+    found.square().sum().backward()
+    touched = [p for p in trained.parameters() if p.grad is not None]
+    assert touched
+    with torch.no_grad():
+        for parameter in touched:
+            parameter.add_(1.0)
+    torch.testing.assert_close(backbone.forward_features(images), before, rtol=0, atol=0)
+    assert not torch.allclose(trained(images), before)
+
+
+def test_vision_trunk__of_a_row(workspace: Workspace, own_module: None) -> None:
+    timm_row = declare(source={"timm": "test_vit.r160_in1k", "random_init": True})
+    backbone = load_backbone(timm_row, workspace=workspace)
+    assert backbone.vision_trunk() is backbone.model
+    other = load_backbone(declare(source={"python": "own_encoders:make"}), workspace=workspace)
+    with pytest.raises(ConfigError, match=r"gives no feature maps. Use a timm or an"):
+        other.vision_trunk()
