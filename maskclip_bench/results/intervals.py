@@ -224,12 +224,18 @@ def _corrected_variance(resamples: FloatArray, num_groups: int) -> float:
     return float(resamples.var()) * num_groups / max(num_groups - 1, 1)
 
 
-def _num_informative(sums: FloatArray, sizes: FloatArray) -> int:
-    """Groups that know something of the spread: with an error, or with a hit if those are fewer."""
-    present = sizes > 0
-    with_hits = np.count_nonzero(sums[present] > 0)
-    with_errors = np.count_nonzero(sums[present] < sizes[present])
-    return int(min(with_hits, with_errors))
+def _num_informative(sums: FloatArray, sizes: FloatArray) -> float:
+    """Effective number of groups that know something of the spread.
+
+    Those with an error, or with a hit if those are fewer; a group counts as far as its errors are
+    among the many: (sum of errors)^2 / sum of squares.
+    """
+    return min(_effective_number(sums), _effective_number(sizes - sums))
+
+
+def _effective_number(parts: FloatArray) -> float:
+    squares = float((parts**2).sum())
+    return float(parts.sum()) ** 2 / squares if squares > 0 else 0.0
 
 
 def _interval_of_variance(
@@ -237,7 +243,7 @@ def _interval_of_variance(
     variance: float,
     *,
     shares: FloatArray,
-    num_informative: int,
+    num_informative: float,
     confidence: float,
 ) -> tuple[float, float]:
     """Wilson's interval for the effective number of samples that `variance` stands for.
@@ -255,7 +261,7 @@ def _interval_of_variance(
     largest = float((shares**2).sum())  # 1 / effective size if groups were one sample each
     spread = value * (1 - value)
     relative = variance / spread if spread > 0 else 0.0
-    weight = num_informative**2 if spread > 0 else 0
+    weight = num_informative**2 if spread > 0 else 0.0
     inverse_size = (weight * relative + largest) / (weight + 1)
     freedom = len(shares) - 1
     return wilson_interval(
