@@ -42,7 +42,7 @@ DOCUMENTED = {
     EXIT_INTERRUPTED,
 }
 
-SECONDS = 120.0
+SECONDS = 300.0
 """Longer than this is a hang; the machine may be busy."""
 
 HOSTILE_TEXTS = {

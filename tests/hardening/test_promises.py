@@ -84,6 +84,7 @@ def test_damage__of_a_record_never_shows_another_number(what: str, tmp_path: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_damage__table_goes_on_and_verify_repairs(workspace: Path) -> None:
     (workspace / "records" / "one" / "knn__birds.json").write_bytes(b"\xff\x00{")
     checked = command("verify", str(workspace))
@@ -98,6 +99,7 @@ def test_damage__table_goes_on_and_verify_repairs(workspace: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
 def test_names__of_a_workspace(name: str, tmp_path: Path) -> None:
     root = tmp_path / HOSTILE_NAMES[name]
@@ -107,6 +109,7 @@ def test_names__of_a_workspace(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", HOSTILE_TEXTS)
 def test_texts__in_a_table_and_in_a_list_never_act(name: str, workspace: Path) -> None:
     text = HOSTILE_TEXTS[name]
@@ -133,6 +136,7 @@ def test_texts__in_a_table_and_in_a_list_never_act(name: str, workspace: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_output__full_closed_and_where_no_folder_can_be(workspace: Path, tmp_path: Path) -> None:
     base = [sys.executable, "-m", "maskclip_bench"]
     table = ["table", str(workspace.parent / "t.yaml"), "--workspace", str(workspace)]
@@ -158,6 +162,7 @@ def test_output__full_closed_and_where_no_folder_can_be(workspace: Path, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_disk__a_limit_on_file_sizes_leaves_what_was_written(workspace: Path) -> None:
     """As a full disk: the files of the table cannot be written, the records stay whole."""
 

@@ -202,7 +202,8 @@ TOO_WIDE = 0.995
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_coverage__of_every_interval(kind: str, level: float, size: int) -> None:
-    assert 0.925 <= coverage(kind, level, size, draws=1000) <= TOO_WIDE
+    lowest = 0.91 if kind == "mean IoU" else 0.925  # see docs/trust.md
+    assert lowest <= coverage(kind, level, size, draws=1000) <= TOO_WIDE
 
 
 @pytest.mark.slow
