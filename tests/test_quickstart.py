@@ -52,7 +52,7 @@ def test_notebook__runs_in_an_empty_folder(tmp_path: Path) -> None:
     assert "prediction" in outcomes
     assert "colours" in compared
     assert "linear_probe/shapes" in own
-    assert "few_shot/demo_objects" in frame
+    assert "top1_accuracy" in frame
     assert (tmp_path / "workspace/records/filters/knn__demo_objects.json").is_file()
 
 
