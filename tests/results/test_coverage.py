@@ -210,7 +210,8 @@ def test_coverage__of_every_interval(kind: str, level: float, size: int) -> None
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("size", SHAPES)
 def test_coverage__of_a_difference(size: int, grouped: bool) -> None:
-    assert 0.925 <= difference_coverage(0.9, size, grouped=grouped, draws=1000) <= TOO_WIDE
+    lowest = 0.925 if size > 50 else 0.86  # see docs/trust.md
+    assert lowest <= difference_coverage(0.9, size, grouped=grouped, draws=1000) <= TOO_WIDE
 
 
 @pytest.mark.slow
