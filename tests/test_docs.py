@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from maskclip_bench import data_files
+from maskclip_bench.backbones import resolve_backbone
 from maskclip_bench.cli.app import app
 from maskclip_bench.pretrain.recipe import load_recipe
 from maskclip_bench.tasks import task_names
@@ -134,7 +135,10 @@ def load_recipe_unless_own(name: str, overrides: list[str] | None) -> None:
 
 
 def assert_declared(name: str) -> None:
-    """A row, or a column whose parts are declared or `*`."""
+    """A row, a model named by a string, or a column whose parts are declared or `*`."""
+    if ":" in name:
+        resolve_backbone(name)
+        return
     protocol, slash, dataset = name.partition("/")
     if not slash:
         assert name in data_files.declarations("backbones")
