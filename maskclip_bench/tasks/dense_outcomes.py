@@ -1,10 +1,22 @@
 """What dense protocols find on each image: read from the job's folder, kept with the record.
 
 S images, C classes.
+
+Columns of the outcome table (one row an image; None on the images of other splits):
+
+- A mean ratio (mIoU, recalls): `{metric}.numerator` and `{metric}.denominator`, lists [C]; the
+  value is the ratio of the sums, averaged over classes.
+- `box_ap`, `mask_ap`: `{metric}.scores`, `.classes`, `.hits`, `.ignored`, lists with one entry a
+  detection of the image, and `.objects`, a list [C]; the value is `average_precision` of the
+  entries of all images (of the images drawn, in a bootstrap).
+
+Bit t of an entry of `.hits` is set where the detection is right at the t-th of the IoU thresholds
+0.5, 0.55, ... 0.95; of `.ignored`, where it counts neither as right nor as wrong.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -102,3 +114,73 @@ def outcome_table(
                 splits, {split: lists[position] for split, lists in by_split.items()}
             )
     return pd.DataFrame(table)
+
+
+NUM_THRESHOLDS = 10
+"""IoU 0.5 to 0.95, COCO's."""
+
+RECALL_POINTS = np.linspace(0.0, 1.0, 101)
+"""Where COCO reads precision."""
+
+MATCHES = ("scores", "classes", "hits", "ignored")
+"""Parts of a column of AP with one entry a detection."""
+
+
+def average_precision(
+    scores: NDArray[np.float64],
+    classes: NDArray[np.integer[Any]],
+    hits: NDArray[np.integer[Any]],
+    ignored: NDArray[np.integer[Any]],
+    objects: NDArray[np.integer[Any]],
+) -> float:
+    """COCO's AP (mean over IoU thresholds and classes) of detections that are already matched.
+
+    Args:
+        scores: [D].
+        classes: [D].
+        hits: [D], bits; see above.
+        ignored: [D], bits.
+        objects: [C], how many there are; classes without any are left out.
+
+    Returns:
+        A fraction, NaN without any object.
+    """
+    values = []
+    for label in np.flatnonzero(objects):
+        own = classes == label
+        order = np.argsort(-scores[own], kind="stable")
+        own_hits, own_ignored = hits[own][order], ignored[own][order]
+        for threshold in range(NUM_THRESHOLDS):
+            counted = (own_ignored >> threshold) & 1 == 0
+            right = ((own_hits >> threshold) & 1)[counted].astype(np.float64)
+            found = np.cumsum(right)
+            precision = found / np.arange(1, len(right) + 1)
+            precision = np.maximum.accumulate(precision[::-1])[::-1]
+            at = np.searchsorted(found / objects[label], RECALL_POINTS, side="left")
+            reached = at < len(precision)
+            values.append(np.where(reached, np.append(precision, 0.0)[at], 0.0).mean())
+    return float(np.mean(values)) if values else float("nan")
+
+
+def match_columns(splits: Sequence[SplitResult], metric: str, kind: str) -> dict[str, list[Any]]:
+    """Columns of an AP metric on all images of `splits`; empty where a job stored none.
+
+    Args:
+        splits: In the order of the table.
+        metric: "box_ap" or "mask_ap".
+        kind: "bbox" or "segm", as the job stored it.
+    """
+    columns: dict[str, list[Any]] = {f"{metric}.{part}": [] for part in (*MATCHES, "objects")}
+    for part in splits:
+        if f"{kind}_images" not in part.outcomes:
+            return {}
+        image_of = part.outcomes[f"{kind}_images"]
+        order = np.argsort(image_of, kind="stable")
+        ends = np.searchsorted(image_of[order], np.arange(len(part.outcomes["sample_id"]) + 1))
+        for name in MATCHES:
+            values = part.outcomes[f"{kind}_{name}"][order]
+            columns[f"{metric}.{name}"] += [
+                values[start:stop].tolist() for start, stop in itertools.pairwise(ends)
+            ]
+        columns[f"{metric}.objects"] += part.outcomes[f"{kind}_objects"].tolist()
+    return columns

@@ -9,6 +9,7 @@ Shapes: S images, C classes.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from torchvision.ops import box_iou
 from maskclip_bench.data.dense import count_pixels
 from maskclip_bench.storage import atomic_file
 
+MAX_DETECTIONS = 100
+"""Of an image and class, that COCO's AP looks at."""
+
 
 class _Outcomes(BaseMetric):
     """Collects one dict of arrays per image, from all ranks, and writes them to a file."""
@@ -34,8 +38,13 @@ class _Outcomes(BaseMetric):
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
         """Write the file (on the main process alone, which mmengine calls); no metric."""
         arrays = {key: np.stack([result[key] for result in results]) for key in results[0]}
+        arrays |= self.more_arrays(results)
         with atomic_file(self.file) as temporary, temporary.open("wb") as stream:
             np.savez_compressed(stream, **arrays)
+        return {}
+
+    def more_arrays(self, results: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+        """What else goes into the file."""
         return {}
 
 
@@ -91,8 +100,10 @@ class DetectionOutcomes(_Outcomes):
 
     An object is found when one of the detections of its class with at least `min_score`, taken
     best first and each once, overlaps it by an IoU of at least 0.5; it is located when one of any
-    class does. Average precision does not
-    follow from these counts; they show where a detector fails.
+    class does. These counts show where a detector fails.
+
+    Average precision follows from the detections as COCO's evaluation matched them, which
+    `CocoMetric`, listed before, has just done: see `coco_matches`.
 
     Args:
         file: The `.npz` written; also holds `sample_id` [S], the images' ids in the COCO file.
@@ -103,6 +114,17 @@ class DetectionOutcomes(_Outcomes):
     def __init__(self, file: str, min_score: float = 0.05, collect_device: str = "cpu") -> None:
         super().__init__(file, collect_device)
         self.min_score = min_score
+        _keep_evaluations()
+
+    def more_arrays(self, results: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+        """`coco_matches` of boxes and of masks."""
+        names = [str(result["sample_id"]) for result in results]
+        arrays = {}
+        for kind, evaluation in _evaluations.items():
+            for name, array in coco_matches(evaluation, names).items():
+                arrays[f"{kind}_{name}"] = array
+        _evaluations.clear()
+        return arrays
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Count the objects of a batch."""
@@ -163,3 +185,66 @@ def match_objects(
 
 def _counts(classes: Tensor, num_classes: int) -> np.ndarray:
     return torch.bincount(classes.long(), minlength=num_classes).numpy()
+
+
+_evaluations: dict[str, Any] = {}
+"""What was compared ("bbox", "segm") -> the evaluation that `CocoMetric` ran last."""
+
+
+def _keep_evaluations() -> None:
+    """Let `CocoMetric`, which is listed before and so imported, leave its evaluation behind."""
+    coco_metric = sys.modules.get("mmdet.evaluation.metrics.coco_metric")
+    if coco_metric is None:
+        return
+    original = coco_metric.COCOeval
+    if hasattr(original, "is_kept"):
+        return
+
+    class KeptEvaluation(original):
+        is_kept = True
+
+        def evaluate(self) -> None:
+            super().evaluate()
+            _evaluations[self.params.iouType] = self
+
+    coco_metric.COCOeval = KeptEvaluation
+
+
+def coco_matches(evaluation: Any, sample_ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Detections and objects of an evaluated `COCOeval`, over all sizes of objects.
+
+    D detections, at most 100 an image and class, class by class, in the order of the images' ids
+    within a class, best first within an image; S images, C classes.
+
+    Returns:
+        `images` int32 [D] (index in `sample_ids`), `classes` int16 [D], `scores` float64 [D];
+        `hits` uint16 [D], bit t set where the detection is right at the t-th IoU threshold, and
+        `ignored`, likewise, where it counts neither way; `objects` int32 [S, C], those to be found.
+    """
+    settings = evaluation.params
+    image_of = {name: index for index, name in enumerate(sample_ids)}
+    class_of = {category: index for index, category in enumerate(settings.catIds)}
+    objects = np.zeros((len(sample_ids), len(class_of)), np.int32)
+    parts: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("images", "classes", "scores", "hits", "ignored")
+    }
+    bits = 1 << np.arange(len(settings.iouThrs))[:, None]  # [T, 1]
+    for found in evaluation.evalImgs:
+        if found is None or list(found["aRng"]) != list(settings.areaRng[0]):
+            continue
+        image, label = image_of[str(found["image_id"])], class_of[found["category_id"]]
+        objects[image, label] += int((np.asarray(found["gtIgnore"]) == 0).sum())
+        scores = np.asarray(found["dtScores"], np.float64)[:MAX_DETECTIONS]
+        ignored = np.asarray(found["dtIgnore"], bool)[:, :MAX_DETECTIONS]  # [T, D]
+        hits = (np.asarray(found["dtMatches"])[:, :MAX_DETECTIONS] != 0) & ~ignored
+        parts["images"].append(np.full(len(scores), image, np.int32))
+        parts["classes"].append(np.full(len(scores), label, np.int16))
+        parts["scores"].append(scores)
+        parts["hits"].append((hits * bits).sum(0).astype(np.uint16))
+        parts["ignored"].append((ignored * bits).sum(0).astype(np.uint16))
+    types = {"images": np.int32, "classes": np.int16, "scores": np.float64}
+    joined = {
+        name: np.concatenate(arrays or [np.zeros(0)]).astype(types.get(name, np.uint16))
+        for name, arrays in parts.items()
+    }
+    return {**joined, "objects": objects}

@@ -16,7 +16,7 @@ from maskclip_bench.data.dense import check_coco, read_coco
 from maskclip_bench.errors import DataError
 from maskclip_bench.results.measurement import Measurement, Metric, mean_ratio
 from maskclip_bench.tasks.dense_jobs import DenseProtocol
-from maskclip_bench.tasks.dense_outcomes import outcome_table, suffixed
+from maskclip_bench.tasks.dense_outcomes import match_columns, outcome_table, suffixed
 from maskclip_bench.tasks.protocols.base import ProtocolContext, split_name
 
 AP_NAMES = {
@@ -95,7 +95,10 @@ class Detection(DenseProtocol):
         return Measurement(
             metrics=metrics,
             primary_metric="box_ap",
-            outcomes=outcome_table(result.splits, columns),
+            outcomes=outcome_table(result.splits, columns).assign(
+                **match_columns(result.splits, "box_ap", "bbox"),
+                **match_columns(result.splits, "mask_ap", "segm"),
+            ),
             preset=result.preset,
             preset_version=context.settings.preset_version,
             details={

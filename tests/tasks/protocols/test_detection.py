@@ -19,6 +19,7 @@ from maskclip_bench.errors import DataError
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks import dense_jobs
 from maskclip_bench.tasks.declaration import TaskDeclaration
+from maskclip_bench.tasks.dense_outcomes import MATCHES, average_precision
 from maskclip_bench.tasks.features import FeatureStore
 from maskclip_bench.tasks.protocols.base import ProtocolContext
 from maskclip_bench.tasks.protocols.detection import Detection, average_precisions
@@ -97,6 +98,18 @@ def test_run__record_holds_the_toolboxes_numbers(world: Path) -> None:
     located = measurement.metrics["localization_recall"].value
     assert located >= measurement.metrics["object_recall"].value
     assert len(measurement.outcomes) == 6
+    for metric, score in (("box_ap", "coco/bbox_mAP"), ("mask_ap", "coco/segm_mAP")):
+        lists = [
+            np.concatenate([np.asarray(row) for row in measurement.outcomes[f"{metric}.{name}"]])
+            for name in MATCHES
+        ]
+        assert len(lists[0]) > 0
+        found = average_precision(
+            lists[0],
+            *(values.astype(np.int64) for values in lists[1:]),
+            np.sum(list(measurement.outcomes[f"{metric}.objects"]), axis=0),
+        )
+        assert found == pytest.approx(scores[score], abs=6e-4)
     annotations = json.loads(
         (world / "data/demo/instances/annotations/instances_val.json").read_text()
     )
