@@ -163,23 +163,19 @@ def simclr_loss(
     )
 
 
-def per_caption_cross_entropy(
-    logits: Tensor, words: Tensor, text_of: Tensor, *, num_captions: int
-) -> Tensor:
+def mean_over_captions(losses: Tensor, captions: Tensor, *, num_captions: int) -> Tensor:
     """Mean over captions of the mean over each one's masked words (MLM).
 
-    BERT averages over all masked words of a batch. Averaging by caption first makes the loss a mean
-    over samples, so that it is the same on one device, on many, and accumulated over micro-batches.
+    A mean over samples, unlike BERT's over all masked words of a batch: it needs no other
+    micro-batch to be exact.
 
     Args:
-        logits: [C, vocabulary], of C masked words.
-        words: Int64 [C], what they were.
-        text_of: Int64 [C], which caption each is in.
+        losses: [C], of C masked words.
+        captions: Int64 [C], which caption each is in.
         num_captions: Captions in the batch; one without masked words counts as 0.
     """
-    losses = F.cross_entropy(logits.float(), words, reduction="none")  # [C]
-    counts = torch.bincount(text_of, minlength=num_captions).to(losses.dtype)
-    return (losses / counts.index_select(0, text_of)).sum() / num_captions
+    counts = torch.bincount(captions, minlength=num_captions).to(losses.dtype)
+    return (losses / counts.index_select(0, captions)).sum() / num_captions
 
 
 MAX_TOKEN_PAIRS = 2**26

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,9 +50,9 @@ class PatchMask:
         )
 
 
-def num_hidden(num_patches: int, ratio: float) -> int:
+def num_hidden(num_patches: int, ratio: float, *, rounding: Callable[[float], int] = round) -> int:
     """Patches that a mask ratio hides: rounded, at least one hidden and one visible."""
-    return min(max(round(num_patches * ratio), 1), num_patches - 1)
+    return min(max(rounding(num_patches * ratio), 1), num_patches - 1)
 
 
 def draw_mask(
@@ -69,12 +69,17 @@ def draw_mask(
 
 
 def random_mask(
-    num_images: int, num_patches: int, ratio: float, generator: torch.Generator
+    num_images: int,
+    num_patches: int,
+    ratio: float,
+    generator: torch.Generator,
+    *,
+    rounding: Callable[[float], int] = round,
 ) -> PatchMask:
     """Hide each patch with the same chance (MAE; the paper's choice, ratio 0.75)."""
     noise = torch.rand(num_images, num_patches, generator=generator)
     hidden = torch.zeros(num_images, num_patches, dtype=torch.bool)
-    chosen = noise.argsort(dim=1)[:, : num_hidden(num_patches, ratio)]
+    chosen = noise.argsort(dim=1)[:, : num_hidden(num_patches, ratio, rounding=rounding)]
     return PatchMask.from_hidden(hidden.scatter_(1, chosen, True))
 
 
@@ -87,10 +92,12 @@ def coarse_mask(
 ) -> PatchMask:
     """Hide square cells of `cell` x `cell` patches, each with the same chance (SimMIM).
 
-    The grid is divided into whole cells, which `cell` must allow.
+    The grid is divided into whole cells, which `cell` must allow. Their number is rounded up, as in
+    SimMIM's code.
     """
     height, width = grid_size[0] // cell, grid_size[1] // cell
-    coarse = random_mask(num_images, height * width, ratio, generator).hidden
+    mask = random_mask(num_images, height * width, ratio, generator, rounding=math.ceil)
+    coarse = mask.hidden
     fine = coarse.view(num_images, height, 1, width, 1).expand(-1, -1, cell, -1, cell)
     return PatchMask.from_hidden(fine.reshape(num_images, -1))
 

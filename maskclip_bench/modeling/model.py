@@ -14,6 +14,7 @@ import timm.models.vision_transformer as timm_vit
 from open_clip.model import CustomTextCLIP
 from pydantic import Field
 from timm.models import generate_default_cfgs, register_model
+from torch import nn
 
 from maskclip_bench.config import Declaration
 from maskclip_bench.errors import ConfigError, did_you_mean
@@ -31,6 +32,9 @@ class VisionConfig(Declaration):
     """Pooling of the trunk; empty = as the trunk does it by itself (ViT: class token)."""
     drop_path_rate: float | None = Field(default=None, ge=0, lt=1)
     """Stochastic depth of the last block; None = 0."""
+    projection_init: Literal["slip", "open_clip"] = "slip"
+    """Start of the projection into the joint space: a normal of std D ** -0.5 (SLIP, OpenAI's
+    CLIP), or what open_clip gives one after a timm trunk, 1.7 times smaller."""
 
 
 class TextConfig(Declaration):
@@ -114,6 +118,9 @@ def build_model(config: ModelConfig) -> CustomTextCLIP:
             f"{name} takes images of {native} px, not {config.image_size}. Set "
             f"model.image_size={native}, or choose a trunk of that size."
         )
+    if config.vision.projection_init == "slip":
+        projection = model.visual.head.proj.weight  # [joint space, D]
+        nn.init.normal_(projection, std=projection.shape[1] ** -0.5)
     for block in getattr(model.visual.trunk, "blocks", ()):
         allow_partial(block)
     for block in model.text.transformer.resblocks:

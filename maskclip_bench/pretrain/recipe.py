@@ -266,6 +266,9 @@ class Recipe(Declaration):
         values = self.model_dump(mode="json", exclude=executed | told)
         for key in ("num_workers", "prefetch_batches"):
             values["data"].pop(key, None)
+        # Defaults too: one that a later version changes makes another recipe.
+        config = METHODS[self.method.name].Config(**self.method.fields)
+        values["method"] = {"name": self.method.name, **config.model_dump(mode="json")}
         return fingerprint(values)
 
 

@@ -66,6 +66,15 @@ def test_build_model__drop_path_reaches_the_trunk(config: ModelConfig) -> None:
     assert model.visual.trunk.blocks[-1].drop_path1.drop_prob == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize(("init", "scale"), [("slip", 1.0), ("open_clip", 3**-0.5)])
+def test_build_model__projection_init(config: ModelConfig, init: str, scale: float) -> None:
+    torch.manual_seed(0)
+    values = config.model_copy(update={"proj_dim": 400})
+    model = build_model(changed(values, timm_model=DEMO_VIT, projection_init=init))
+    found = float(model.visual.head.proj.weight.detach().std())
+    assert found == pytest.approx(scale * 96**-0.5, rel=0.02)
+
+
 def test_build_model__unknown_trunk(config: ModelConfig) -> None:
     with pytest.raises(ConfigError, match=r"timm has no model 'vit_bas_patch16_224'. Did you mean"):
         build_model(changed(config, timm_model="vit_bas_patch16_224"))

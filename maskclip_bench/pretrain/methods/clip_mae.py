@@ -39,6 +39,9 @@ from maskclip_bench.pretrain.methods.parts.reconstruction import (
 class CLIPMAEConfig(ContrastiveConfig, ReconstructionConfig):
     """Fields of CLIP+MAE."""
 
+    contrastive_weight: float = Field(default=2.0, gt=0)
+    """Of the mean of L_I and L_T; 2 is their sum, as in MaskCLIP's Eq. 8, so that the weights of
+    the two methods' other terms are on one scale. 1 is CLIP's and SLIP's code."""
     reconstruction_weight: float = Field(default=0.05, ge=0)
     """Weight of the pixel loss; unknown for the paper's baseline, MaskCLIP's lambda."""
 
@@ -79,3 +82,8 @@ class CLIPMAE(ContrastiveMethod):
         target = pixel_targets(batch.images, mask, vit)
         loss = pixel_loss(predicted, target, normalize=config.normalize_pixels)
         return embeddings, {"reconstruction_loss": config.reconstruction_weight * loss}
+
+    def contrast(self, embeddings: Embeddings) -> Terms:
+        """CLIP's loss, weighted."""
+        loss = super().contrast(embeddings)["contrastive_loss"]
+        return {"contrastive_loss": self.config.contrastive_weight * loss}

@@ -33,7 +33,6 @@ What the paper leaves unknown is a field with the source of its default.
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -66,6 +65,7 @@ from maskclip_bench.pretrain.methods.base import (
 from maskclip_bench.pretrain.methods.parts.masked_language import (
     MaskedLanguage,
     MaskedLanguageConfig,
+    mean_over_words,
 )
 from maskclip_bench.pretrain.methods.parts.online_quantizer import OnlineQuantizer, QuantizerConfig
 from maskclip_bench.pretrain.methods.parts.reconstruction import (
@@ -75,17 +75,28 @@ from maskclip_bench.pretrain.methods.parts.reconstruction import (
     vision_decoder,
 )
 from maskclip_bench.pretrain.methods.teacher import (
+    EMAConfig,
+    EMASchedule,
     FrozenCLIP,
     ImagesConfig,
-    cosine_momentum,
+    StartConfig,
     ema_update,
     frozen_copy,
     load_weights,
 )
 
+Loss = Tensor | None
+"""A term of Eq. 8, or None if it is computed elsewhere or left out."""
+
 
 class MaskCLIPConfig(
-    ContrastiveConfig, VisionDecoderConfig, QuantizerConfig, MaskedLanguageConfig, ImagesConfig
+    ContrastiveConfig,
+    VisionDecoderConfig,
+    EMAConfig,
+    QuantizerConfig,
+    MaskedLanguageConfig,
+    ImagesConfig,
+    StartConfig,
 ):
     """Fields of MaskCLIP; with the defaults it is the paper's, as far as that is known."""
 
@@ -96,19 +107,13 @@ class MaskCLIPConfig(
     mlm_weight: float = Field(default=0.05, ge=0)
     """beta (paper: 0.05; T6f); 0 leaves the text branch out (T6a)."""
 
-    stages: Literal["joint", "two_stage"] = "joint"
-    """joint: all losses from the start. two_stage: the student starts from a finished CLIP model,
-    `start_from`."""
-    start_from: Path | None = None
-    """The `model` folder of a finished run, for `stages: two_stage`; a relative path is below the
-    workspace."""
-
     target: Literal["pixels", "features", "ema_features"] = "ema_features"
-    """What the decoder predicts (T9): pixels; the student's own features of the whole image,
-    detached; or the teacher's (paper)."""
-    teacher: Literal["momentum", "open_clip"] = "momentum"
-    """Whose features `ema_features` are: a momentum copy of the student (paper), or a frozen model
-    of open_clip, `teacher_model`."""
+    """What the decoder predicts (T9): pixels; the student's own features of the whole image, by the
+    student's own quantizer, detached; or the teacher's (paper)."""
+    teacher: Literal["momentum", "momentum_head", "open_clip"] = "momentum"
+    """Whose features `ema_features` are: a momentum copy of the student (paper); the student's own,
+    with a momentum copy of the quantizer's head alone and no teacher pass (TIPSv2, arXiv
+    2604.12012); or a frozen model of open_clip, `teacher_model`."""
     teacher_model: str | None = None
     """Name of the frozen teacher in open_clip (`ViT-B-16`, `hf-hub:...`, `local-dir:...`)."""
     teacher_pretrained: str | None = None
@@ -116,12 +121,6 @@ class MaskCLIPConfig(
     target_norm: bool = True
     """Whether target features are those after the final norm of the trunk that gives them; unknown,
     after it as in iBOT (BootMAE: before it)."""
-    ema_momentum: float = Field(default=0.996, ge=0, le=1)
-    """Start of the cosine schedule by which the teacher and its copy of the quantizer follow the
-    student, per step; unknown, A-CLIP's and DetailCLIP's."""
-    ema_momentum_end: float = Field(default=1.0, ge=0, le=1)
-    """Its end; unknown, A-CLIP's and DetailCLIP's."""
-
     mask_kind: MaskKind = "random"
     """Which patches are masked (paper: random); block is BEiT's."""
     decoder_positions: Literal["sine", "learned"] = "sine"
@@ -134,12 +133,12 @@ class MaskCLIPConfig(
 
     @model_validator(mode="after")
     def _parts_fit(self) -> MaskCLIPConfig:
-        if (self.stages == "two_stage") != (self.start_from is not None):
-            raise ValueError("stages: two_stage and start_from (a model folder) need each other")
         if (self.teacher == "open_clip") != (self.teacher_model is not None):
             raise ValueError("teacher: open_clip and teacher_model (a name) need each other")
-        if self.teacher == "open_clip" and self.target != "ema_features":
+        if self.teacher != "momentum" and self.target != "ema_features":
             raise ValueError(f"target {self.target} uses no teacher; set target: ema_features")
+        if self.teacher == "momentum_head" and self.loss == "mse":
+            raise ValueError("teacher: momentum_head is of the quantizer; set loss: cross_entropy")
         return self
 
 
@@ -152,6 +151,8 @@ class MaskCLIP(ContrastiveMethod):
     def __init__(self, config: MaskCLIPConfig, model_config: ModelConfig) -> None:
         super().__init__(config, model_config)
         self.config = config
+        self.ema = EMASchedule(config)
+        self.own_features = config.target == "features" or config.teacher == "momentum_head"
         if config.start_from is not None:
             load_weights(self.model, config.start_from)
         self.teacher_trunk: nn.Module | None = None
@@ -169,23 +170,19 @@ class MaskCLIP(ContrastiveMethod):
         if config.target == "pixels":
             target_dim = num_pixels(vit)
         elif config.teacher == "open_clip":
-            self.frozen_teacher = FrozenCLIP(
+            teacher = self.frozen_teacher = FrozenCLIP(
                 str(config.teacher_model),
                 config.teacher_pretrained,
                 mean=config.image_mean,
                 std=config.image_std,
                 norm=config.target_norm,
             )
-            target_dim = self.frozen_teacher.width(
-                model_config.image_size, num_patches=vit.num_patches
-            )
-        elif config.target == "ema_features":
+            target_dim = teacher.width(model_config.image_size, num_patches=vit.num_patches)
+        elif not self.own_features:
             self.teacher_trunk = frozen_copy(vit.trunk)
+        sine = config.decoder_positions == "sine"
         self.vision_decoder = vision_decoder(
-            vit,
-            config,
-            output_dim=target_dim,
-            fixed_positions=config.decoder_positions == "sine",
+            vit, config, output_dim=target_dim, fixed_positions=sine
         )
         if config.loss == "cross_entropy" and config.target != "pixels":
             self.quantizer = OnlineQuantizer(target_dim, config)
@@ -193,17 +190,12 @@ class MaskCLIP(ContrastiveMethod):
     # --- Eq. 8 --------------------------------------------------------------------------------
 
     def equation_8(
-        self,
-        *,
-        l_i: Tensor | None = None,
-        l_t: Tensor | None = None,
-        l_dist: Tensor | None = None,
-        l_mlm: Tensor | None = None,
+        self, *, l_i: Loss = None, l_t: Loss = None, l_dist: Loss = None, l_mlm: Loss = None
     ) -> Terms:
         """L = L_I + L_T + lambda * L_Dist + beta * L_MLM: the terms that are given, weighted.
 
-        They come from two places, because L_I and L_T compare the samples of the global batch, and
-        the other two are means over samples: `contrast` and `encode`.
+        They come from two places: `contrast` has the samples of the global batch before it, which
+        L_I and L_T compare, and `encode` those of a micro-batch, over which L_Dist is a mean.
         """
         config, terms = self.config, {}
         if l_i is not None and l_t is not None:
@@ -215,13 +207,15 @@ class MaskCLIP(ContrastiveMethod):
         return terms
 
     def contrast(self, embeddings: Embeddings) -> Terms:
-        """L_I + L_T."""
+        """L_I + L_T; and L_MLM where it is a mean over all masked words."""
         l_i, l_t = self.image_text_losses(embeddings)
-        return self.equation_8(l_i=l_i, l_t=l_t)
+        l_mlm = mean_over_words(embeddings) if "word_counts" in embeddings else None
+        return self.equation_8(l_i=l_i, l_t=l_t, l_mlm=l_mlm)
 
     def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
-        """Embeddings of the pair; L_Dist and L_MLM."""
+        """Embeddings of the pair; L_Dist and, as a mean over captions, L_MLM."""
         l_dist = l_mlm = None
+        parts_of_mlm: Embeddings = {}
         vit = vit_of(self)
         patches = embed_patches(vit.trunk, batch.images)  # [B, N, D], shared by both passes
         if self.config.distillation_weight > 0:
@@ -235,10 +229,11 @@ class MaskCLIP(ContrastiveMethod):
             chosen = self.language.choose(text, batch)
             masked = text.masked(chosen, self.language.mask_token)  # [K, W]
             eot_states, hidden = text.at_end_and_everywhere(masked)
-            l_mlm = self.language.loss(hidden, chosen, text)
+            l_mlm, parts_of_mlm = self.language.loss(hidden, chosen, text)
         embeddings = {
             "image_features": project_image(self.model, pooled),
             "text_features": project_text(self.model, eot_states),
+            **parts_of_mlm,
         }
         return embeddings, self.equation_8(l_dist=l_dist, l_mlm=l_mlm)
 
@@ -261,7 +256,7 @@ class MaskCLIP(ContrastiveMethod):
     def see_whole_image(self, images: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
         """The pooled student [B, D], and the target of every patch [B, N, target width]."""
         vit = vit_of(self)
-        if self.config.target == "features":
+        if self.own_features:
             tokens = patches_to_tokens(vit.trunk, patches, norm=False)  # [B, P + N, D]
             normed = vit.norm(tokens)
             target = normed if self.config.target_norm else tokens
@@ -298,15 +293,23 @@ class MaskCLIP(ContrastiveMethod):
     def update(self, *, step: int, total_steps: int) -> Values:
         """Move the centre and the teacher."""
         values = super().update(step=step, total_steps=total_steps)
-        momentum = cosine_momentum(
-            self.config.ema_momentum, self.config.ema_momentum_end, step / total_steps
-        )
+        momentum = self.ema.momentum(step, total_steps)
+        if self.config.target == "features":
+            momentum = 0.0  # no teacher: targets come from the student's own head
         if self.quantizer is not None:
-            self.quantizer.update(momentum)
-            values["ema_momentum"] = momentum
+            values |= self.quantizer.update(momentum, progress=step / total_steps)
         if self.teacher_trunk is not None:
             ema_update(self.teacher_trunk, self.model.visual.trunk, momentum)
+        if momentum and (self.quantizer is not None or self.teacher_trunk is not None):
             values["ema_momentum"] = momentum
+            values["teacher_age_steps"] = self.ema.mean_age(step, total_steps)
+        return values
+
+    def after_step(self, *, step: int, total_steps: int) -> dict[str, float]:
+        """`update`; and a warning if the quantizer gives no signal."""
+        values = super().after_step(step=step, total_steps=total_steps)
+        if self.quantizer is not None:
+            self.quantizer.warn(values, progress=step / total_steps)
         return values
 
     def train(self, mode: bool = True) -> MaskCLIP:

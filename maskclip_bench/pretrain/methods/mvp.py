@@ -98,6 +98,14 @@ class MVP(ImageOnlyMethod):
 
     def update(self, *, step: int, total_steps: int) -> Values:
         """Move the quantizer's centre and the teacher's head in it."""
+        if self.quantizer is None:
+            return {}
+        momentum = self.config.quantizer_momentum
+        return self.quantizer.update(momentum, progress=step / total_steps)
+
+    def after_step(self, *, step: int, total_steps: int) -> dict[str, float]:
+        """`update`; and a warning if the quantizer gives no signal."""
+        values = super().after_step(step=step, total_steps=total_steps)
         if self.quantizer is not None:
-            self.quantizer.update(self.config.quantizer_momentum)
-        return {}
+            self.quantizer.warn(values, progress=step / total_steps)
+        return values

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from maskclip_bench.config import Declaration
@@ -32,6 +33,23 @@ class ImagesConfig(Declaration):
     """Filled in by a recipe with its `data.augment.std`."""
 
 
+class StartConfig(Declaration):
+    """Fields of every method that may start from a finished model."""
+
+    stages: Literal["joint", "two_stage"] = "joint"
+    """joint: all losses from the start. two_stage: the student starts from a finished CLIP model,
+    `start_from`."""
+    start_from: Path | None = None
+    """The `model` folder of a finished run, for `stages: two_stage`; a relative path is below the
+    workspace."""
+
+    @model_validator(mode="after")
+    def _start_fits(self) -> StartConfig:
+        if (self.stages == "two_stage") != (self.start_from is not None):
+            raise ValueError("stages: two_stage and start_from (a model folder) need each other")
+        return self
+
+
 def frozen_copy(module: Any) -> Any:
     """A copy that no gradient reaches."""
     return copy.deepcopy(module).requires_grad_(False).eval()
@@ -41,6 +59,67 @@ def frozen_copy(module: Any) -> Any:
 def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """Teacher = momentum * teacher + (1 - momentum) * student, in one call for all weights."""
     torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+
+
+class EMAConfig(Declaration):
+    """Fields of every method with a momentum teacher (EMA)."""
+
+    ema_memory: float | None = Field(default=0.01, gt=0, lt=1)
+    """Memory of the teacher and its copy of the quantizer: the mean age of the student's weights in
+    them, as a share of the run; the momentum is fixed. Unknown in MaskCLIP. Short, because a
+    momentum that goes to 1 ends with a teacher of the middle of the run (COSMOS, fixed too: 0.99 at
+    batch 4096, which is 0.1 % of YFCC15M's 25 epochs; 0.999 at batch 1024)."""
+    ema_momentum: float | None = Field(default=None, ge=0, le=1)
+    """Instead of `ema_memory`: the momentum per step, at the start (A-CLIP, DetailCLIP: 0.996)."""
+    ema_momentum_end: float | None = Field(default=None, ge=0, le=1)
+    """Its end after half a cosine (A-CLIP, DetailCLIP: 1); None = it stays."""
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> EMAConfig:
+        memory_is_set = self.ema_memory is not None and "ema_memory" in self.model_fields_set
+        if memory_is_set and self.ema_momentum is not None:
+            raise ValueError("ema_memory and ema_momentum are both given; give one")
+        if self.ema_memory is None and self.ema_momentum is None:
+            raise ValueError("give ema_memory (a share of the run) or ema_momentum (per step)")
+        if self.ema_momentum is None and self.ema_momentum_end is not None:
+            raise ValueError("ema_momentum_end goes with ema_momentum, its start")
+        return self
+
+
+class EMASchedule:
+    """How fast a teacher follows its student, and how old it is.
+
+    Args:
+        config: A fixed momentum, given by the teacher's memory or itself, or half a cosine.
+    """
+
+    def __init__(self, config: EMAConfig) -> None:
+        self._memory = config.ema_memory
+        self._start, self._end = config.ema_momentum, config.ema_momentum_end
+        self._known = (0, 0, 0.0)  # total steps, step, mean age after it
+
+    def momentum(self, step: int, total_steps: int) -> float:
+        """Momentum of the update after `step` of `total_steps` steps."""
+        if self._start is None:
+            assert self._memory is not None
+            age = self._memory * total_steps
+            return age / (1 + age)
+        end = self._start if self._end is None else self._end
+        return cosine_momentum(self._start, end, step / total_steps)
+
+    def mean_age(self, step: int, total_steps: int) -> float:
+        """Mean age in steps of the student's weights in the teacher after that update.
+
+        Each update makes all that is in the teacher one step older, and puts in a share of
+        1 - momentum of age 0.
+        """
+        total, known, age = self._known
+        if total != total_steps or known > step:
+            known, age = 0, 0.0
+        for number in range(known + 1, step + 1):
+            age = self.momentum(number, total_steps) * (age + 1)
+        self._known = (total_steps, step, age)
+        return age
 
 
 def cosine_momentum(start: float, end: float, progress: float) -> float:

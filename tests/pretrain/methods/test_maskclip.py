@@ -25,8 +25,9 @@ def maskclip(folder: Path = Path(), **changes: Any) -> MaskCLIP:
     return method
 
 
-def test_maskclip__losses_equal_a_plain_transcription() -> None:
-    method = maskclip(text_replacement="mask", num_codewords=12)
+@pytest.mark.parametrize("average", ["words", "captions"])
+def test_maskclip__losses_equal_a_plain_transcription(average: str) -> None:
+    method = maskclip(text_replacement="mask", num_codewords=12, mlm_average=average)
     method.quantizer.center.normal_()
     whole = batch()
     terms = method(whole)
@@ -61,6 +62,8 @@ def test_maskclip__losses_equal_a_plain_transcription() -> None:
     places = layout.pack(chosen)
     losses = F.cross_entropy(words[places], layout.pack(whole.tokens)[places], reduction="none")
     mlm = torch.stack([part.mean() for part in losses.split(chosen.sum(1).tolist())]).mean()
+    if average == "words":
+        mlm = losses.mean()
     torch.testing.assert_close(terms["mlm_loss"], 0.05 * mlm)
 
 
@@ -71,6 +74,10 @@ def test_maskclip__losses_equal_a_plain_transcription() -> None:
         {"target": "features"},
         {"target": "features", "loss": "mse"},
         {"target": "ema_features", "loss": "mse"},
+        {"teacher": "momentum_head"},
+        {"teacher": "momentum_head", "loss_on": "all"},
+        {"mlm_average": "captions"},
+        {"codeword_init": "normal"},
         {"loss_on": "all"},
         {"loss_on": "all", "target": "pixels"},
         {"loss_on": "all", "target": "features"},
@@ -95,9 +102,11 @@ def test_maskclip__ablations_train(changes: dict[str, Any]) -> None:
     assert gradients.keys() == trained
     assert not any("teacher" in name for name in trained)
     logged = method.after_step(step=1, total_steps=10)
-    has_teacher = changes.get("target", "ema_features") == "ema_features"
+    has_ema = changes.get("target", "ema_features") == "ema_features"
     quantizes = changes.get("loss") != "mse" and changes.get("target") != "pixels"
-    assert ("ema_momentum" in logged) == (has_teacher or quantizes)
+    assert ("ema_momentum" in logged) == ("teacher_age_steps" in logged) == has_ema
+    assert ("codeword_perplexity" in logged) == quantizes
+    has_teacher = has_ema and changes.get("teacher") != "momentum_head"
     assert (method.teacher_model() is not None) == has_teacher
 
 
@@ -261,6 +270,14 @@ def test_maskclip__start_is_missing_or_other(tmp_path: Path) -> None:
             {"teacher": "open_clip", "teacher_model": "ViT-B-16", "target": "pixels"},
             "target pixels uses no teacher",
         ),
+        ({"teacher": "momentum_head", "target": "features"}, "target features uses no teacher"),
+        (
+            {"teacher": "momentum_head", "loss": "mse"},
+            "momentum_head is of the quantizer; set loss",
+        ),
+        ({"ema_memory": 0.1, "ema_momentum": 0.9}, "ema_memory and ema_momentum are both given"),
+        ({"ema_memory": None}, "give ema_memory .a share of the run. or ema_momentum"),
+        ({"ema_momentum_end": 1.0}, "ema_momentum_end goes with ema_momentum, its start"),
     ],
     ids=str,
 )
@@ -275,3 +292,39 @@ def test_maskclip_config__defaults_are_the_papers() -> None:
     assert (config.mask_ratio, config.text_mask_ratio) == (0.75, 0.2)
     assert (config.decoder_depth, config.text_decoder_depth) == (1, 4)
     assert (config.target, config.loss) == ("ema_features", "cross_entropy")
+
+
+def test_maskclip__head_only_ema_is_the_students_own_features() -> None:
+    """No teacher pass: one trunk; only the quantizer's head follows by momentum."""
+    method = maskclip(teacher="momentum_head", ema_momentum=0.5)
+    assert method.teacher_trunk is None
+    assert not any("teacher_trunk" in name for name in method.state_dict())
+    trunk, images = method.model.visual.trunk, batch().images
+    pooled, target = method.see_whole_image(images, embed_patches(trunk, images))
+    torch.testing.assert_close(target, trunk.forward_features(images)[:, 1:])
+    assert not target.requires_grad
+    assert pooled.requires_grad
+    before = method.quantizer.teacher.codewords.clone()
+    with torch.no_grad():
+        method.quantizer.student.codewords.add_(1.0)
+    method(batch())
+    assert method.after_step(step=1, total_steps=10)["ema_momentum"] == 0.5
+    torch.testing.assert_close(method.quantizer.teacher.codewords, before + 0.5)
+
+
+def test_maskclip__own_features_have_no_momentum_anywhere() -> None:
+    method = maskclip(target="features")
+    with torch.no_grad():
+        method.quantizer.student.codewords.add_(1.0)
+    method(batch())
+    method.after_step(step=1, total_steps=10)
+    assert torch.equal(method.quantizer.teacher.codewords, method.quantizer.student.codewords)
+
+
+def test_maskclip__logs_the_age_of_its_teacher() -> None:
+    method = maskclip(ema_momentum=0.5)
+    ages = []
+    for number in (1, 2, 3):
+        method(batch())
+        ages.append(method.after_step(step=number, total_steps=10)["teacher_age_steps"])
+    assert ages == [0.5, 0.75, 0.875]

@@ -78,10 +78,13 @@ def test_method__every_trained_parameter_gets_a_gradient(name: str, clip_folder:
 FALLING: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in METHODS if name not in ("maskclip", "mvp")},
     # A teacher, a quantizer of the targets and a centre that stand still: targets stay the same.
-    "maskclip": ("maskclip", {"ema_momentum": 1, "center_momentum": 1}),
+    "maskclip": (
+        "maskclip",
+        {"ema_momentum": 1, "center_momentum": 1, "teacher_temp_warmup": 0},
+    ),
     "maskclip_mse": ("maskclip", {"ema_momentum": 1, "loss": "mse"}),
     "maskclip_pixels": ("maskclip", {"target": "pixels"}),
-    "mvp": ("mvp", {"quantizer_momentum": 1, "center_momentum": 1}),
+    "mvp": ("mvp", {"quantizer_momentum": 1, "center_momentum": 1, "teacher_temp_warmup": 0}),
     "mvp_cosine": ("mvp", {"loss": "cosine"}),
 }
 
@@ -108,11 +111,11 @@ def test_method__every_term_falls_on_drawn_shapes(case: str, clip_folder: Path) 
 
 
 def assert_same_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Each parameter's gradient differs by less than 1e-5 of its length."""
+    """Each parameter's gradient differs by less than 2e-5 of its length."""
     assert found.keys() == expected.keys()
     for key, gradient in expected.items():
         difference = float((found[key] - gradient).norm())
-        assert difference < 1e-5 * max(1.0, float(gradient.norm())), key
+        assert difference < 2e-5 * max(1.0, float(gradient.norm())), key
 
 
 @pytest.fixture(scope="module")

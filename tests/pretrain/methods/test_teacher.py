@@ -12,6 +12,8 @@ import torch
 from maskclip_bench.data.pair_config import IMAGENET_MEAN, IMAGENET_STD
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.pretrain.methods.teacher import (
+    EMAConfig,
+    EMASchedule,
     FrozenCLIP,
     cosine_momentum,
     ema_update,
@@ -29,6 +31,33 @@ def test_ema_update() -> None:
     torch.testing.assert_close(teacher.weight, before["weight"] + 0.25)
     torch.testing.assert_close(teacher.bias, before["bias"])
     assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_ema_schedule__memory_is_the_mean_age() -> None:
+    schedule = EMASchedule(EMAConfig(ema_memory=0.05))
+    assert schedule.momentum(1, 1000) == schedule.momentum(1000, 1000) == 50 / 51
+    assert schedule.mean_age(1000, 1000) == pytest.approx(50, rel=1e-6)
+
+
+def test_ema_schedule__fixed_and_cosine() -> None:
+    fixed = EMASchedule(EMAConfig(ema_momentum=0.9))
+    assert fixed.momentum(1, 10) == fixed.momentum(10, 10) == 0.9
+    cosine = EMASchedule(EMAConfig(ema_momentum=0.9, ema_momentum_end=1.0))
+    assert cosine.momentum(5, 10) == cosine_momentum(0.9, 1.0, 0.5)
+
+
+def test_ema_schedule__mean_age_is_that_of_the_weights() -> None:
+    """Follow the share of each step's student in the teacher; a resumed run knows it as well."""
+    schedule = EMASchedule(EMAConfig(ema_momentum=0.8, ema_momentum_end=1.0))
+    shares = {0: 1.0}
+    for step in range(1, 21):
+        momentum = schedule.momentum(step, 20)
+        shares = {made: momentum * share for made, share in shares.items()}
+        shares[step] = 1 - momentum
+        age = sum(share * (step - made) for made, share in shares.items())
+        assert schedule.mean_age(step, 20) == pytest.approx(age)
+        resumed = EMASchedule(EMAConfig(ema_momentum=0.8, ema_momentum_end=1.0))
+        assert resumed.mean_age(step, 20) == schedule.mean_age(step, 20)
 
 
 def test_cosine_momentum() -> None:

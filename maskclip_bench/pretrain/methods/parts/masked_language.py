@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from maskclip_bench import distributed
 from maskclip_bench.config import Declaration
 from maskclip_bench.data.batch import Batch
 from maskclip_bench.modeling.decoders import TextDecoder
-from maskclip_bench.modeling.losses import per_caption_cross_entropy
+from maskclip_bench.modeling.losses import mean_over_captions
 from maskclip_bench.modeling.masking import choose_words
 from maskclip_bench.modeling.model import TextConfig
 from maskclip_bench.modeling.packing import ChosenWords, PackedText
@@ -34,6 +35,9 @@ class MaskedLanguageConfig(Declaration):
     """Blocks of the text decoder (paper: 4; T6d also 0)."""
     vocabulary_head: Literal["tied", "own"] = "tied"
     """Whether words are named by the token embedding (BERT) or by a matrix of its own; unknown."""
+    mlm_average: Literal["words", "captions"] = "words"
+    """What the loss is the mean of: all masked words of the global batch (BERT), or captions, each
+    the mean over its own masked words, so that a word of a short caption counts more. Unknown."""
 
 
 class MaskedLanguage(nn.Module):
@@ -73,8 +77,8 @@ class MaskedLanguage(nn.Module):
         num_others = self.vocabulary_bias.shape[0] - 2
         return ChosenWords(places, fate, (other * num_others).long())
 
-    def loss(self, hidden: Tensor, chosen: ChosenWords, text: PackedText) -> Tensor:
-        """Cross-entropy of the masked words.
+    def word_losses(self, hidden: Tensor, chosen: ChosenWords, text: PackedText) -> Tensor:
+        """Cross-entropy of each masked word, [C], in float32.
 
         Args:
             hidden: States of the text tower on the masked captions, [K, W].
@@ -85,9 +89,32 @@ class MaskedLanguage(nn.Module):
         own = self.vocabulary
         vocabulary = text.tower.token_embedding.weight if own is None else own
         logits = F.linear(decoded, vocabulary, self.vocabulary_bias)  # [C, vocabulary]
-        return per_caption_cross_entropy(
-            logits,
-            text.words.index_select(0, chosen.places),
-            text.caption_of(chosen.places),
-            num_captions=text.layout.num_texts,
-        )
+        words = text.words.index_select(0, chosen.places)
+        return F.cross_entropy(logits.float(), words, reduction="none")
+
+    def loss(
+        self, hidden: Tensor, chosen: ChosenWords, text: PackedText
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """The loss, or what it is made of when all samples of the global batch are known.
+
+        Args:
+            hidden: States of the text tower on the masked captions, [K, W].
+            chosen: What was masked.
+            text: The captions as they are.
+
+        Returns:
+            The mean over captions and nothing; or None and, of each caption, the sum of its words'
+            losses and their number, each [T], for `mean_over_words`.
+        """
+        losses, captions = self.word_losses(hidden, chosen, text), text.caption_of(chosen.places)
+        if self.config.mlm_average == "captions":
+            return mean_over_captions(losses, captions, num_captions=text.layout.num_texts), {}
+        sums = losses.new_zeros(text.layout.num_texts).index_add(0, captions, losses)
+        counts = torch.zeros_like(sums).index_add_(0, captions, torch.ones_like(losses))
+        return None, {"word_loss_sums": sums, "word_counts": counts.detach()}
+
+
+def mean_over_words(embeddings: dict[str, Tensor]) -> Tensor:
+    """Mean over the masked words of the global batch, from what `MaskedLanguage.loss` gave."""
+    count = distributed.all_reduce_mean(embeddings["word_counts"].detach().sum())
+    return embeddings["word_loss_sums"].sum() / count.clamp(min=1)

@@ -14,6 +14,7 @@ from maskclip_bench.modeling.packing import PackedText
 from maskclip_bench.pretrain.methods.parts.masked_language import (
     MaskedLanguage,
     MaskedLanguageConfig,
+    mean_over_words,
 )
 
 
@@ -62,15 +63,25 @@ def test_masked_language__share_of_the_words() -> None:
     assert counts.tolist() == (words * 0.5).round().clamp(min=1).tolist()
 
 
+@pytest.mark.parametrize("average", ["words", "captions"])
 @pytest.mark.parametrize("head", ["tied", "own"])
-def test_masked_language__loss_is_the_mean_over_captions(head: str) -> None:
-    language, text, whole = make(vocabulary_head=head)
+def test_masked_language__loss(head: str, average: str) -> None:
+    language, text, whole = make(vocabulary_head=head, mlm_average=average)
     chosen = language.choose(text, whole)
     hidden = torch.randn(len(text.words), 32, generator=torch.Generator().manual_seed(1))
     decoded = language.decoder(hidden, text.layout)[chosen.places]
     vocabulary = text.tower.token_embedding.weight if head == "tied" else language.vocabulary
     logits = decoded @ vocabulary.T + language.vocabulary_bias
     losses = F.cross_entropy(logits, text.words[chosen.places], reduction="none")
-    counts = torch.bincount(text.caption_of(chosen.places)).tolist()
-    expected = torch.stack([part.mean() for part in losses.split(counts)]).mean()
-    torch.testing.assert_close(language.loss(hidden, chosen, text), expected)
+    torch.testing.assert_close(language.word_losses(hidden, chosen, text), losses)
+    loss, parts = language.loss(hidden, chosen, text)
+    counts = torch.bincount(text.caption_of(chosen.places))
+    if average == "words":
+        assert loss is None
+        assert torch.equal(parts["word_counts"], counts.float())
+        assert not parts["word_counts"].requires_grad
+        torch.testing.assert_close(mean_over_words(parts), losses.mean())
+    else:
+        assert parts == {}
+        means = [part.mean() for part in losses.split(counts.tolist())]
+        torch.testing.assert_close(loss, torch.stack(means).mean())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -47,7 +49,9 @@ def test_codeword_cross_entropy__equals_plain(
     student = torch.randn(2, 3, 7, generator=generator).requires_grad_()
     teacher = torch.randn(2, 3, 7, generator=generator).requires_grad_()
     center = torch.randn(7, generator=generator)
-    ours = codeword_cross_entropy(student, teacher, center, student_temp=0.1, teacher_temp=0.04)
+    ours, assignment, row_perplexity = codeword_cross_entropy(
+        student, teacher, center, student_temp=0.1, teacher_temp=0.04
+    )
     target = ((teacher - center) / 0.04).softmax(-1).detach()
     plain = -(target * (student / 0.1).log_softmax(-1)).sum(-1).mean()
     torch.testing.assert_close(ours, plain)
@@ -55,6 +59,11 @@ def test_codeword_cross_entropy__equals_plain(
     (expected,) = torch.autograd.grad(3 * plain, student)
     torch.testing.assert_close(found, expected)
     assert teacher.grad is None
+    codes = target.flatten(0, 1)
+    torch.testing.assert_close(assignment, codes.mean(0))
+    entropy = -(codes * (codes + 1e-30).log()).sum(-1)
+    torch.testing.assert_close(row_perplexity, entropy.exp().mean())
+    assert not assignment.requires_grad
 
 
 def test_online_quantizer__loss_is_that_of_its_parts() -> None:
@@ -83,17 +92,17 @@ def test_online_quantizer__centre_follows_the_teacher() -> None:
     assert both.center.abs().sum() == 0
     means = [both.teacher(part).flatten(0, -2).mean(0) for part in (first, second)]
     expected = 0.25 * (means[0] + means[1]) / 2
-    both.update(1.0)
+    both.update(1.0, progress=0.5)
     torch.testing.assert_close(both.center, expected.detach())
     assert both.center_sum.abs().sum() == 0
     both.eval().loss(first, first)
-    assert both.center_count == 0
+    assert both.num_summed == 0
 
 
 def test_online_quantizer__no_centre() -> None:
     both = quantizer(center_momentum=1.0)
     both.loss(features(), features())
-    both.update(0.5)
+    both.update(0.5, progress=0.5)
     assert both.center.abs().sum() == 0
 
 
@@ -103,8 +112,88 @@ def test_online_quantizer__teacher_is_the_moving_average() -> None:
         both.student.codewords.add_(1.0)
     expected = 0.9 * both.teacher.codewords + 0.1 * both.student.codewords
     both.loss(features(), features())
-    both.update(0.9)
+    both.update(0.9, progress=0.5)
     torch.testing.assert_close(both.teacher.codewords, expected)
+
+
+def test_online_quantizer__temperature_warms_up() -> None:
+    changes = {"teacher_temp": 0.08, "teacher_temp_start": 0.04, "teacher_temp_warmup": 0.5}
+    both = quantizer(**changes)
+    found = [float(both.teacher_temp)]
+    for progress in (0.25, 0.5, 1.0):
+        both.loss(features(), features())
+        both.update(1.0, progress=progress)
+        found.append(float(both.teacher_temp))
+    assert found == pytest.approx([0.04, 0.06, 0.08, 0.08])
+    resumed = quantizer(**changes)
+    resumed.load_state_dict(both.state_dict())
+    assert resumed.teacher_temp == both.teacher_temp
+    assert quantizer(teacher_temp=0.08, teacher_temp_warmup=0.0).teacher_temp == torch.tensor(0.08)
+
+
+@pytest.mark.parametrize(("init", "length"), [("linear", 3**-0.5), ("normal", 16.0)])
+def test_quantizer_head__length_of_codewords(init: str, length: float) -> None:
+    torch.manual_seed(0)
+    config = QuantizerConfig(
+        num_codewords=200, codeword_hidden_dim=4, codeword_dim=256, codeword_init=init
+    )
+    lengths = QuantizerHead(6, config).codewords.norm(dim=1)
+    assert float(lengths.mean()) == pytest.approx(length, rel=0.02)
+
+
+def test_online_quantizer__health() -> None:
+    both = quantizer(teacher_temp_warmup=0.0)
+    first, second = features(1), features(2)
+    both.loss(first, first)
+    both.loss(second, second)
+    logits = torch.cat([both.teacher(first), both.teacher(second)]).flatten(0, 1)
+    codes = (logits / 0.07).softmax(-1)
+    with torch.no_grad():  # turn every codeword by 10 degrees, towards a direction at right angles
+        codewords = both.student.codewords
+        other = torch.randn(codewords.shape)
+        other -= (
+            (other * codewords).sum(1, keepdim=True)
+            / codewords.square().sum(1, keepdim=True)
+            * codewords
+        )
+        other *= codewords.norm(dim=1, keepdim=True) / other.norm(dim=1, keepdim=True)
+        codewords += math.tan(math.radians(10)) * other
+    found = both.update(1.0, progress=0.5)
+    mean = codes.mean(0)
+    used = (-(mean * mean.log()).sum()).exp()
+    torch.testing.assert_close(found["codeword_perplexity"], used.detach())
+    rows = (-(codes * codes.log()).sum(-1)).exp().mean()
+    torch.testing.assert_close(found["codeword_row_perplexity"], rows.detach())
+    assert float(found["codeword_turn_degrees"]) == pytest.approx(10, rel=1e-4)
+    both.loss(first, first)
+    assert float(both.update(1.0, progress=0.5)["codeword_turn_degrees"]) == 0
+
+
+def test_online_quantizer__turn_after_a_checkpoint_is_loaded() -> None:
+    trained, resumed = quantizer(), quantizer()
+    with torch.no_grad():
+        trained.student.codewords.normal_()
+    resumed.load_state_dict(trained.state_dict())
+    resumed.loss(features(), features())
+    assert float(resumed.update(1.0, progress=0.5)["codeword_turn_degrees"]) == 0
+
+
+def test_online_quantizer__warns_once_when_it_gives_no_signal(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    good = {"codeword_perplexity": 8.0, "codeword_row_perplexity": 3.0}
+    collapsed = {"codeword_perplexity": 1.0, "codeword_row_perplexity": 1.0}
+    indifferent = {"codeword_perplexity": 10.0, "codeword_row_perplexity": 9.9}
+    both = quantizer()
+    both.warn(good, progress=0.5)
+    both.warn(collapsed, progress=0.01)
+    assert not caplog.records
+    both.warn(collapsed, progress=0.5)
+    both.warn(collapsed, progress=0.6)
+    assert len(caplog.records) == 1
+    assert "of 10 codewords, 1.0 are used" in caplog.text
+    quantizer().warn(indifferent, progress=0.5)
+    assert "a patch is spread over 9.9" in caplog.text
 
 
 def test_online_quantizer__centre_of_heads_in_bf16() -> None:
