@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from maskclip_bench import storage
-from maskclip_bench.config import validate
+from maskclip_bench.config import read_yaml
 from maskclip_bench.data.tokenizer import merges_file
 from maskclip_bench.errors import (
     CheckpointError,
@@ -29,7 +29,7 @@ from maskclip_bench.errors import (
 from maskclip_bench.modeling.model import build_model, open_clip_config
 from maskclip_bench.pretrain.methods import METHODS
 from maskclip_bench.pretrain.methods.base import STUDENT, TEACHER_TRUNK
-from maskclip_bench.pretrain.recipe import Recipe, load_recipe
+from maskclip_bench.pretrain.recipe import Recipe, recorded_recipe
 from maskclip_bench.runtime import CHECKPOINT_FOLDER, RECIPE_FILE
 from maskclip_bench.training.checkpoint import (
     Checkpoint,
@@ -148,7 +148,7 @@ def export_checkpoint(
     if weights not in WEIGHTS:
         raise ConfigError(f"No weights {weights!r}. Choose one of: {', '.join(WEIGHTS)}.")
     checkpoint = _find_checkpoint(source)
-    recipe = validate(checkpoint.recipe, Recipe, where=f"the recipe in {source}")
+    recipe = recorded_recipe(checkpoint.recipe, where=f"the recipe in {source}")
     model = model_of(checkpoint.method, recipe, weights=weights, where=str(source))
     origin: dict[str, Any] = {"step": checkpoint.step, "exported_from": source.name}
     return write_model_folder(
@@ -212,7 +212,8 @@ def finished_fingerprint(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     try:
-        return load_recipe(str(folder / RECIPE_FILE)).computation_fingerprint()
+        path = folder / RECIPE_FILE
+        return recorded_recipe(read_yaml(path), where=str(path)).computation_fingerprint()
     except (MaskCLIPBenchError, OSError):
         return recorded
 

@@ -289,6 +289,47 @@ def load_recipe(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) 
     return recipe.model_copy(update={"name": _name_of(path) or recipe.name or path.stem})
 
 
+EARLIER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "maskclip": {
+        "ema_momentum": 0.996,
+        "ema_momentum_end": 1.0,
+        "codeword_init": "normal",
+        "teacher_temp": 0.04,
+        "teacher_temp_warmup": 0.0,
+        "mlm_average": "captions",
+    },
+    "mvp": {"codeword_init": "normal", "teacher_temp": 0.04, "teacher_temp_warmup": 0.0},
+    "clip_mae": {"contrastive_weight": 1.0},
+}
+"""What methods computed where a recipe said nothing, before `projection_init` was a field."""
+
+
+def recorded_recipe(values: dict[str, Any], *, where: str) -> Recipe:
+    """The recipe that a run recorded, as it was computed.
+
+    Fields whose defaults have changed since get the values of then.
+
+    Args:
+        values: Content of the run's recipe.yaml, or of its checkpoint.
+        where: Of messages.
+
+    Raises:
+        ConfigError: It is not valid.
+    """
+    model, method = values.get("model"), values.get("method")
+    if isinstance(model, dict) and isinstance(method, dict):
+        vision = model.get("vision") or {}
+        if isinstance(vision, dict) and "projection_init" not in vision:
+            vision = {**vision, "projection_init": "open_clip"}
+            earlier = EARLIER_DEFAULTS.get(str(method.get("name")), {})
+            values = {
+                **values,
+                "model": {**model, "vision": vision},
+                "method": {**earlier, **method},
+            }
+    return validate(values, Recipe, where=where)
+
+
 def _name_of(path: Path) -> str:
     """Name of a catalogue file; empty for any other file."""
     resolved = path.resolve()

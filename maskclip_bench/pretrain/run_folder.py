@@ -15,9 +15,10 @@ from pathlib import Path
 import yaml
 
 from maskclip_bench import distributed, storage
+from maskclip_bench.config import read_yaml
 from maskclip_bench.errors import ConfigError, DamagedFileError, MaskCLIPBenchError, StorageError
 from maskclip_bench.pretrain.export import finished_fingerprint
-from maskclip_bench.pretrain.recipe import Recipe, load_recipe
+from maskclip_bench.pretrain.recipe import Recipe, recorded_recipe
 from maskclip_bench.runtime import CHECKPOINT_FOLDER, MODEL_FOLDER, RECIPE_FILE, TEACHER_FOLDER
 from maskclip_bench.training.checkpoint import CheckpointStore
 
@@ -127,7 +128,7 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            return load_recipe(str(path))
+            return recorded_recipe(read_yaml(path), where=str(path))
         except (MaskCLIPBenchError, OSError) as error:
             reason = " ".join(str(error).split())[:300]
             logger.warning("%s cannot be read and is written again. (%s)", path, reason)

@@ -24,7 +24,6 @@ import torch
 from open_clip.model import CustomTextCLIP
 
 from maskclip_bench import distributed
-from maskclip_bench.config import validate
 from maskclip_bench.data.batch import RawBatch
 from maskclip_bench.data.pairs.identity import describe_difference
 from maskclip_bench.data.pairs.loader import PairLoader
@@ -33,7 +32,7 @@ from maskclip_bench.errors import ConfigError, DataError, TrainingError
 from maskclip_bench.pretrain.export import Weights, models_of, write_model_folder
 from maskclip_bench.pretrain.methods import build_method
 from maskclip_bench.pretrain.methods.base import Method
-from maskclip_bench.pretrain.recipe import Recipe
+from maskclip_bench.pretrain.recipe import Recipe, recorded_recipe
 from maskclip_bench.pretrain.run_folder import RunFolder
 from maskclip_bench.pretrain.run_length import RunLength, batch_size_per_gpu
 from maskclip_bench.pretrain.step import Stepper, StepResult
@@ -195,7 +194,7 @@ class _Run:
     def _check_origin(self, checkpoint: Checkpoint) -> None:
         """Make sure that a checkpoint is of this recipe and these data."""
         where = f"the recipe in the checkpoint of step {checkpoint.step}"
-        made_by = validate(checkpoint.recipe, Recipe, where=where)
+        made_by = recorded_recipe(checkpoint.recipe, where=where)
         self._folder.check_same(made_by, self._recipe)
         if not checkpoint.data:  # written before checkpoints knew their data
             return

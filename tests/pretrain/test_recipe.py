@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from maskclip_bench.config import merge, validate
 from maskclip_bench.errors import ConfigError, UnknownNameError
 from maskclip_bench.pretrain.methods import METHODS
-from maskclip_bench.pretrain.recipe import Recipe, load_recipe, recipe_names
+from maskclip_bench.pretrain.recipe import Recipe, load_recipe, recipe_names, recorded_recipe
 
 
 @pytest.fixture
@@ -190,3 +190,22 @@ def test_load_recipe__a_file_elsewhere(tiny: ModuleType, tmp_path: Path) -> None
 def test_load_recipe__unknown() -> None:
     with pytest.raises(UnknownNameError, match=r"No recipe 'demo/clp'. Did you mean 'demo/clip'"):
         load_recipe("demo/clp")
+
+
+def test_recorded_recipe__is_what_was_computed() -> None:
+    """A recipe recorded before defaults changed is the one that now states the values of then."""
+    for name in ("demo/clip", "demo/clip_mae", "demo/maskclip"):
+        now = load_recipe(name)
+        recorded = now.model_dump(mode="json")
+        del recorded["model"]["vision"]["projection_init"]
+        for field in ("codeword_init", "teacher_temp", "teacher_temp_warmup", "mlm_average"):
+            recorded["method"].pop(field, None)
+        recorded["method"].pop("contrastive_weight", None)
+        then = recorded_recipe(recorded, where="recipe.yaml")
+        assert then.computation_fingerprint() == now.computation_fingerprint()
+        assert recorded_recipe(now.model_dump(mode="json"), where="recipe.yaml") == now
+    other = load_recipe("maskclip_vit-b-16_yfcc15m")
+    recorded = other.model_dump(mode="json")
+    del recorded["model"]["vision"]["projection_init"]
+    then = recorded_recipe(recorded, where="recipe.yaml")
+    assert then.computation_fingerprint() != other.computation_fingerprint()
