@@ -2,7 +2,8 @@
 
 `data/tar_scan.py` says which files make a sample. A split is taken whole or not at all: a shard
 that is cut off, missing or empty, a file that does not fit, or a sample without what the others
-have is an error that names it, since a number on a part of a split is no number.
+have is an error that names it, since a number on a part of a split is no number. A text without an
+image (or with one that cannot be decoded here) is no sample; it is counted and named.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from maskclip_bench.data.pairs.pair_files import COUNT_FILES, PairFile, expected
 from maskclip_bench.data.readers.base import ReaderDeclaration
 from maskclip_bench.data.tar_scan import (
     HARMLESS,
+    NO_IMAGE,
     Member,
     TarSample,
     group_samples,
@@ -39,6 +41,9 @@ NUM_SHARDS = "nshards.txt"
 
 NO_SHARD = "no .tar file"
 FIELD = "images that are fields of a sample"
+
+COUNTED = HARMLESS | {NO_IMAGE}
+"""What is counted, warned of and recorded; all other irregularities are errors."""
 
 MAX_TEXT_BYTES = 1 << 20
 """Of a `.cls` or `.txt` file in a shard."""
@@ -194,7 +199,7 @@ def _read_shard(shard: FoundFile, what: str, left_over: LeftOver) -> list[Sample
         )
     found = group_samples(listing, is_image=is_image_name, text_suffixes=("cls", "txt"))
     for reason, names in found.irregular.items():
-        if reason not in HARMLESS:
+        if reason not in COUNTED:
             raise DataError(
                 f"{what}: {shard.path} is irregular: {len(names)} times {reason}, e.g. "
                 f"{examples(names)}. Each sample is one image with a .cls or .txt of the same "

@@ -14,7 +14,7 @@ import pytest
 from maskclip_bench.data.readers import Dataset, forget
 from maskclip_bench.data.readers import webdataset as module
 from maskclip_bench.data.readers.webdataset import FIELD
-from maskclip_bench.data.tar_scan import HIDDEN, OTHER, scan_tar
+from maskclip_bench.data.tar_scan import HIDDEN, NO_IMAGE, OTHER, scan_tar
 from maskclip_bench.errors import DataError
 
 Open = Callable[..., Dataset]
@@ -133,13 +133,29 @@ def test_what_is_left_over_is_counted(
     assert left["no .tar file"]["first"] == ["notes.txt"]
 
 
+def test_texts_without_an_image_are_counted_and_warned_of(
+    split: Path,
+    put_shard: Put,
+    png: Png,
+    opened: Callable[[], Dataset],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    members = {**labelled(png, {"a": 0}), "b.cls": b"1", "c.heif2": b"x", "c.cls": b"2"}
+    put_shard(split / "0.tar", members)
+    dataset = opened()
+    assert len(dataset) == 1
+    assert dataset.left_over.to_json()[NO_IMAGE] == {
+        "count": 2,
+        "first": ["0.tar/b (files: cls)", "0.tar/c (files: heif2, cls)"],
+    }
+    assert "2 text without an image (0.tar/b (files: cls)" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("members", "words"),
     [
         ({"b.png": b"x"}, "1 times image without a text, e.g. b (files: png)"),
         ({"b.png": b"x", "b.json": b"{}"}, "image without a text, e.g. b (files: png, json)"),
-        ({"b.cls": b"0"}, "text without an image, e.g. b (files: cls)"),
-        ({"b.heif2": b"x", "b.cls": b"0"}, "text without an image, e.g. b (files: heif2, cls)"),
         ({"b.png": b"x", "b.jpg": b"x", "b.cls": b"0"}, "two images of one name"),
         ({"a.2.png": b"x"}, "image without a text, e.g. a.2.png"),
         ({"b.png": b"", "b.cls": b"-1"}, "'-1' is no class index"),
