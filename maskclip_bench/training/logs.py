@@ -126,7 +126,16 @@ def _drop_lines_after(path: Path, step: int) -> None:
 
 
 def _start_tensorboard(folder: Path, start_step: int) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
+    """A writer of TensorBoard's events; None, with a word, where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        logger.info(
+            "Without TensorBoard, the run is logged to %s only. "
+            "To have both: pip install 'maskclip-bench[tensorboard]'",
+            folder / LOG_FILE,
+        )
+        return None
 
     return SummaryWriter(
         str(folder / "tensorboard"), purge_step=start_step + 1 if start_step else None

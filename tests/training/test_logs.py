@@ -135,3 +135,14 @@ def test_log__no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(StorageError, match="No permission to write"):
         RunLog(tmp_path, start_step=0, tensorboard=False)
+
+
+def test_log__without_tensorboard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # its import fails
+    with caplog.at_level("INFO"), RunLog(tmp_path, start_step=0) as log:
+        log.write(1, {"loss": 0.5})
+    assert "maskclip-bench[tensorboard]" in caplog.text
+    assert [line["loss"] for line in read_log(tmp_path)] == [0.5]
+    assert not (tmp_path / "tensorboard").exists()
