@@ -20,7 +20,7 @@ from maskclip_bench.modeling import (
     build_model,
     open_clip_config,
 )
-from maskclip_bench.modeling.blocks import PackedCausalBlock, PartialBlock, allow_partial
+from maskclip_bench.modeling.blocks import PackedCausalBlock, PartialBlock
 
 
 def changed(config: ModelConfig, **vision: object) -> ModelConfig:
@@ -88,13 +88,6 @@ def test_build_model__image_of_another_size(config: ModelConfig) -> None:
 def test_build_model__convolutions_take_any_size(config: ModelConfig) -> None:
     model = build_model(changed(config, timm_model="resnet10t"))
     assert model.eval().encode_image(torch.randn(1, 3, 48, 48)).shape == (1, 24)
-
-
-def test_allow_partial__leaves_other_blocks_alone() -> None:
-    block = timm.create_model("vit_tiny_patch16_224", depth=1, qk_norm=False).blocks[0]
-    assert allow_partial(block)
-    assert allow_partial(block)
-    assert not allow_partial(torch.nn.Linear(2, 2))
 
 
 def test_open_clip_config__round_trip(
