@@ -25,7 +25,7 @@ a four-layer decoder names the words.
 | vision decoder                         | `vision_decoder`, `modeling.decoders`         |
 | online quantizer, soft codewords       | `quantizer`, `parts.online_quantizer`         |
 | L_MLM: masked language modelling, 3.4  | `language`, `parts.masked_language`           |
-| random masking of patches              | `modeling.masking.draw_mask`                  |
+| random masking of patches              | `MaskCLIP.mask`, `modeling.masking`           |
 
 What the paper leaves unknown is a field with the source of its default.
 """
@@ -36,19 +36,19 @@ import copy
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from open_clip.model import CustomTextCLIP
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from maskclip_bench.data.batch import Batch
 from maskclip_bench.modeling.decoders import decoder_targets, pixel_patches
-from maskclip_bench.modeling.masking import MaskKind, draw_mask
+from maskclip_bench.modeling.masking import MaskKind, PatchMask, draw_mask
 from maskclip_bench.modeling.model import ModelConfig
 from maskclip_bench.modeling.towers import (
     embed_patches,
     patch_tokens,
     patches_to_tokens,
+    pooled_image,
     pooled_patches,
     project_image,
     project_text,
@@ -70,6 +70,7 @@ from maskclip_bench.pretrain.methods.parts.masked_language import (
 from maskclip_bench.pretrain.methods.parts.online_quantizer import OnlineQuantizer, QuantizerConfig
 from maskclip_bench.pretrain.methods.parts.reconstruction import (
     VisionDecoderConfig,
+    feature_loss,
     num_pixels,
     pixel_loss,
     vision_decoder,
@@ -78,7 +79,7 @@ from maskclip_bench.pretrain.methods.teacher import (
     EMAConfig,
     EMASchedule,
     FrozenCLIP,
-    ImagesConfig,
+    FrozenTeacherConfig,
     StartConfig,
     ema_update,
     frozen_copy,
@@ -95,7 +96,7 @@ class MaskCLIPConfig(
     EMAConfig,
     QuantizerConfig,
     MaskedLanguageConfig,
-    ImagesConfig,
+    FrozenTeacherConfig,
     StartConfig,
 ):
     """Fields of MaskCLIP; with the defaults it is the paper's, as far as that is known."""
@@ -114,10 +115,6 @@ class MaskCLIPConfig(
     """Whose features `ema_features` are: a momentum copy of the student (paper); the student's own,
     with a momentum copy of the quantizer's head alone and no teacher pass (TIPSv2, arXiv
     2604.12012); or a frozen model of open_clip, `teacher_model`."""
-    teacher_model: str | None = None
-    """Name of the frozen teacher in open_clip (`ViT-B-16`, `hf-hub:...`, `local-dir:...`)."""
-    teacher_pretrained: str | None = None
-    """Tag of the frozen teacher's weights (`openai`, `laion2b_s34b_b88k`)."""
     target_norm: bool = True
     """Whether target features are those after the final norm of the trunk that gives them; unknown,
     after it as in iBOT (BootMAE: before it)."""
@@ -166,9 +163,9 @@ class MaskCLIP(ContrastiveMethod):
 
     def _build_image_branch(self, config: MaskCLIPConfig, model_config: ModelConfig) -> None:
         vit = vit_of(self)
-        target_dim = vit.embed_dim
+        width = vit.embed_dim
         if config.target == "pixels":
-            target_dim = num_pixels(vit)
+            width = num_pixels(vit)
         elif config.teacher == "open_clip":
             teacher = self.frozen_teacher = FrozenCLIP(
                 str(config.teacher_model),
@@ -177,15 +174,13 @@ class MaskCLIP(ContrastiveMethod):
                 std=config.image_std,
                 norm=config.target_norm,
             )
-            target_dim = teacher.width(model_config.image_size, num_patches=vit.num_patches)
+            width = teacher.width(model_config.image_size, num_patches=vit.num_patches)
         elif not self.own_features:
             self.teacher_trunk = frozen_copy(vit.trunk)
         sine = config.decoder_positions == "sine"
-        self.vision_decoder = vision_decoder(
-            vit, config, output_dim=target_dim, fixed_positions=sine
-        )
+        self.vision_decoder = vision_decoder(vit, config, output_dim=width, fixed_positions=sine)
         if config.loss == "cross_entropy" and config.target != "pixels":
-            self.quantizer = OnlineQuantizer(target_dim, config)
+            self.quantizer = OnlineQuantizer(width, config)
 
     # --- Eq. 8 --------------------------------------------------------------------------------
 
@@ -214,28 +209,35 @@ class MaskCLIP(ContrastiveMethod):
 
     def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
         """Embeddings of the pair; L_Dist and, as a mean over captions, L_MLM."""
-        l_dist = l_mlm = None
-        parts_of_mlm: Embeddings = {}
-        vit = vit_of(self)
-        patches = embed_patches(vit.trunk, batch.images)  # [B, N, D], shared by both passes
+        l_dist, trunk = None, vit_of(self).trunk
+        patches = embed_patches(trunk, batch.images)  # [B, N, D], shared by both passes
         if self.config.distillation_weight > 0:
             pooled, l_dist = self.distill(batch, patches)
         else:
-            pooled = pooled_patches(vit.trunk, patches)
+            pooled = pooled_patches(trunk, patches)
+        texts, l_mlm = self.read(batch)
+        embeddings = {"image_features": project_image(self.model, pooled), **texts}
+        return embeddings, self.equation_8(l_dist=l_dist, l_mlm=l_mlm)
+
+    def embed(self, batch: Batch) -> Embeddings:
+        """The embeddings of `encode`: no teacher, no second pass over the image."""
+        pooled = pooled_image(vit_of(self).trunk, batch.images)
+        if self.config.distillation_weight > 0:
+            self.mask(batch)  # words are drawn after it
+        return {"image_features": project_image(self.model, pooled), **self.read(batch)[0]}
+
+    # --- masked language modelling (paper, Sec. 3.4) --------------------------------------------
+
+    def read(self, batch: Batch) -> tuple[Embeddings, Tensor | None]:
+        """Embeddings of the captions [B, J], and L_MLM or what it is made of."""
         text = packed_text(self, batch)
         if self.language is None:
-            eot_states = text.at_end()
-        else:
-            chosen = self.language.choose(text, batch)
-            masked = text.masked(chosen, self.language.mask_token)  # [K, W]
-            eot_states, hidden = text.at_end_and_everywhere(masked)
-            l_mlm, parts_of_mlm = self.language.loss(hidden, chosen, text)
-        embeddings = {
-            "image_features": project_image(self.model, pooled),
-            "text_features": project_text(self.model, eot_states),
-            **parts_of_mlm,
-        }
-        return embeddings, self.equation_8(l_dist=l_dist, l_mlm=l_mlm)
+            return {"text_features": project_text(self.model, text.at_end())}, None
+        chosen = self.language.choose(text, batch)
+        masked = text.masked(chosen, self.language.mask_token)  # [K, W]
+        eot_states, hidden = text.at_end_and_everywhere(masked)
+        l_mlm, parts = self.language.loss(hidden, chosen, text)
+        return {"text_features": project_text(self.model, eot_states), **parts}, l_mlm
 
     # --- masked self-distillation (paper, Sec. 3.3) --------------------------------------------
 
@@ -243,15 +245,19 @@ class MaskCLIP(ContrastiveMethod):
         """Embedded patches [B, N, D] -> the pooled whole image [B, D], and L_Dist."""
         vit, config = vit_of(self), self.config
         pooled, target = self.see_whole_image(batch.images, patches)
-        mask = draw_mask(
-            config.mask_kind, len(patches), vit.grid_size, config.mask_ratio, batch.generator
-        ).to(patches.device)
+        mask = self.mask(batch)
         visible = patches_to_tokens(vit.trunk, patches, mask)  # [B, P + V, D]
         on_all = config.loss_on == "all"
         predicted = self.vision_decoder(
             visible, mask, num_prefix=vit.num_prefix_tokens, predict_all=on_all
         )  # [B, M, target width]
         return pooled, self.compare(predicted, decoder_targets(target, mask, predict_all=on_all))
+
+    def mask(self, batch: Batch) -> PatchMask:
+        """Draw the patches to mask, on the device of the images."""
+        config, num_images, grid = self.config, len(batch.images), vit_of(self).grid_size
+        mask = draw_mask(config.mask_kind, num_images, grid, config.mask_ratio, batch.generator)
+        return mask.to(batch.images.device)
 
     def see_whole_image(self, images: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
         """The pooled student [B, D], and the target of every patch [B, N, target width]."""
@@ -260,8 +266,7 @@ class MaskCLIP(ContrastiveMethod):
             tokens = patches_to_tokens(vit.trunk, patches, norm=False)  # [B, P + N, D]
             normed = vit.norm(tokens)
             target = normed if self.config.target_norm else tokens
-            pooled = vit.trunk.forward_head(normed)
-            return pooled, patch_tokens(vit.trunk, target).detach()
+            return vit.trunk.forward_head(normed), patch_tokens(vit.trunk, target).detach()
         pooled = pooled_patches(vit.trunk, patches)
         if self.config.target == "pixels":
             return pooled, pixel_patches(images, vit.patch_size[0])
@@ -282,10 +287,7 @@ class MaskCLIP(ContrastiveMethod):
         if self.config.target == "pixels":
             return pixel_loss(predicted, target)
         if self.quantizer is None:
-            width = target.shape[-1:]
-            return F.mse_loss(
-                F.layer_norm(predicted.float(), width), F.layer_norm(target.float(), width)
-            )
+            return feature_loss(predicted, target)
         return self.quantizer.loss(predicted, target)
 
     # --- the teacher ---------------------------------------------------------------------------

@@ -61,6 +61,15 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
 
 
+class FrozenTeacherConfig(ImagesConfig):
+    """Fields of every method whose teacher may be a frozen model of open_clip."""
+
+    teacher_model: str | None = None
+    """Name of the frozen teacher in open_clip (`ViT-B-16`, `hf-hub:...`, `local-dir:...`)."""
+    teacher_pretrained: str | None = None
+    """Tag of the frozen teacher's weights (`openai`, `laion2b_s34b_b88k`)."""
+
+
 class EMAConfig(Declaration):
     """Fields of every method with a momentum teacher (EMA)."""
 

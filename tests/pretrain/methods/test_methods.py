@@ -184,6 +184,22 @@ def test_method__accumulated_equals_whole_batch(
         torch.testing.assert_close(buffer, expected, msg=key)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_method__embed_is_what_encode_embeds(name: str, clip_folder: Path) -> None:
+    """For the first pass of accumulation; it draws as `encode` does, stochastic depth included."""
+    vision = MODEL.vision.model_copy(update={"drop_path_rate": 0.5})
+    method = build_method(
+        name, fields(name, clip_folder), MODEL.model_copy(update={"vision": vision})
+    ).train()
+    torch.manual_seed(3)
+    expected, _ = method.encode(batch())
+    torch.manual_seed(3)
+    found = method.embed(batch())
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-5, msg=key)
+
+
 VIT_B = 85_798_656 + 768 * 512
 TEXT = 49408 * 512 + 77 * 512 + 12 * (12 * 512**2 + 13 * 512) + 2 * 512 + 512 * 512
 CLIP = VIT_B + TEXT + 1

@@ -81,3 +81,9 @@ def pixel_loss(predicted: Tensor, target: Tensor, *, normalize: bool = True) -> 
         normalize: Whether each patch of the target gets mean 0 and variance 1.
     """
     return F.mse_loss(predicted.float(), normalized_patches(target) if normalize else target)
+
+
+def feature_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of features [B, M, D], both layer-normed without parameters (BootMAE)."""
+    width = target.shape[-1:]
+    return F.mse_loss(F.layer_norm(predicted.float(), width), F.layer_norm(target.float(), width))

@@ -10,6 +10,7 @@ from maskclip_bench.modeling.masking import random_mask
 from maskclip_bench.modeling.vit import vit_parts
 from maskclip_bench.pretrain.methods.parts.reconstruction import (
     VisionDecoderConfig,
+    feature_loss,
     num_pixels,
     pixel_loss,
     pixel_targets,
@@ -48,3 +49,9 @@ def test_pixel_loss() -> None:
     assert pixel_loss(target, target, normalize=False) == 0
     mean, std = target.mean(-1, keepdim=True), target.std(-1, keepdim=True)
     assert pixel_loss((target - mean) / std, target) < 1e-6
+
+
+def test_feature_loss__ignores_scale_and_shift() -> None:
+    target = torch.randn(2, 4, 12)
+    assert feature_loss(3 * target + 5, target) < 1e-6
+    assert feature_loss(-target, target) > 1
