@@ -10,11 +10,11 @@ from pathlib import Path
 NOTEBOOK = Path(__file__).resolve().parent.parent / "docs" / "quickstart.ipynb"
 
 RUN = """
-import ast, functools, json, sys
+import ast, functools, json, pathlib, sys
 from maskclip_bench.data import demo
 
 sizes = demo.DemoSizes(
-    pretrain=32, objects_train=3, objects_val=1, objects_val_ood=1, objects_tune=1,
+    pretrain=32, objects_train=5, objects_val=1, objects_val_ood=1, objects_tune=1,
     captions_test=6, captions_val=2, scenes_training=2, scenes_validation=1,
     scenes_validation_ood=1, instances_train=2, instances_val=1, instances_val_ood=1,
 )
@@ -22,7 +22,7 @@ demo.prepare_demo = functools.partial(demo.prepare_demo, sizes=sizes)
 
 shown = []
 scope = {"__name__": "__main__"}
-for cell in json.load(open(sys.argv[1]))["cells"]:
+for cell in json.loads(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))["cells"]:
     if cell["cell_type"] != "code":
         continue
     source = "".join(cell["source"])
@@ -52,6 +52,7 @@ def test_notebook__runs_in_an_empty_folder(tmp_path: Path) -> None:
     assert "prediction" in outcomes
     assert "colours" in compared
     assert "linear_probe/shapes" in own
+    assert "few_shot/demo_objects" in measured
     assert "top1_accuracy" in frame
     assert (tmp_path / "workspace/records/filters/knn__demo_objects.json").is_file()
 

@@ -54,6 +54,9 @@ class KoLeo(ContrastiveMethod):
 
 def test_check_method__every_field() -> None:
     check_method(KoLeo, changes={"koleo_weight": 1.0}, exempt={"gather", "unused"})
+    together = {"unused": {"unused": 2.0, "koleo_weight": 1.0}}
+    with pytest.raises(AssertionError, match=r"changing \['unused'\] changes neither"):
+        check_method(KoLeo, changes={"koleo_weight": 1.0, **together}, exempt={"gather"})
     with pytest.raises(AssertionError, match=r"changing \['unused'\] changes neither"):
         check_method(
             KoLeo, changes={"koleo_weight": 1.0, "unused": 2.0}, exempt={"gather"}, num_steps=2
