@@ -120,7 +120,7 @@ print(tables.to_markdown(table))
             [p for p in (ROOT / kind).rglob("*.yaml") if not p.name.startswith(("_", "."))]
         )
         assert int(count) > 0, kind
-    assert "| MaskCLIP (its paper) † | **44.5**† |" in result.stdout
+    assert "| MaskCLIP (its paper) † | **44.5†** |" in result.stdout
 
 
 def test_wheel__command_line_outside_the_checkout(installed: Path, tmp_path: Path) -> None:
