@@ -332,11 +332,16 @@ def _check_declaration(model: type[Declaration]) -> None:
     """Its fields are documented, and an unknown key is refused."""
     for field, info in model.model_fields.items():
         assert info.description, f"{model.__name__}.{field} has no docstring"
+    _check_refuses({"no_such_key": 1}, model, model.__name__)
+
+
+def _check_refuses(values: Mapping[str, Any], model: type[Declaration], what: str) -> None:
+    """`values` hold a key that `model` does not know."""
     try:
-        validate({"no_such_key": 1}, model, where="conformance")
+        validate(values, model, where="conformance")
     except ConfigError:
         return
-    raise AssertionError(f"{model.__name__} accepts a key that it does not know")
+    raise AssertionError(f"{what} accepts a key that it does not know")
 
 
 # --- families ------------------------------------------------------------------------------------
@@ -363,7 +368,8 @@ def check_family(
     values = {"name": "conformance", "display_name": "Conformance", "world": "real"}
     row = validate({**values, "source": dict(source)}, BackboneDeclaration, where="conformance")
     family = row.family
-    _check_declaration_refuses(source, values)
+    wrong = {**values, "source": {**source, "no_such_key": 1}}
+    _check_refuses(wrong, BackboneDeclaration, f"The source {dict(source)}")
     place = Workspace.open(workspace)
     missing = missing_weights(row, place, seed)
     assert missing is None, f"{family.name}: {missing}"
@@ -399,17 +405,6 @@ def check_family(
         assert texts.shape == (2, joint.shape[1]), (
             f"{family.name}: texts are {tuple(texts.shape)}, images {tuple(joint.shape)}"
         )
-
-
-def _check_declaration_refuses(source: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    from maskclip_bench.backbones import BackboneDeclaration
-
-    wrong = {**values, "source": {**source, "no_such_key": 1}}
-    try:
-        validate(wrong, BackboneDeclaration, where="conformance")
-    except ConfigError:
-        return
-    raise AssertionError(f"The source {dict(source)} accepts a key that it does not know")
 
 
 # --- readers -------------------------------------------------------------------------------------
@@ -493,8 +488,4 @@ def _check_declaration_of_reader(reader: ReaderDeclaration) -> None:
         documented = info.description or field in ReaderDeclaration.model_fields
         assert documented, f"{type(reader).__name__}.{field} has no docstring"
     values = {**reader.model_dump(mode="json"), "no_such_key": 1}
-    try:
-        validate(values, type(reader), where="conformance")
-    except ConfigError:
-        return
-    raise AssertionError(f"{reader.kind} accepts a key that it does not know")
+    _check_refuses(values, type(reader), reader.kind)
