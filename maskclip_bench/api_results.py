@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from functools import cached_property
-from html import escape
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskclip_bench.errors import ConfigError, DataError, MaskCLIPBenchError, unknown_name
+from maskclip_bench.escaping import html, one_line
 from maskclip_bench.runtime import Workspace
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ class Comparisons:
 
     def _repr_html_(self) -> str:
         columns = ("task", self.first, self.second, "difference", "95 % interval")
-        return f"{_html_table('', columns, self._rows())}<p>{escape(self.sentence)}</p>"
+        return f"{_html_table('', columns, self._rows())}<p>{html(self.sentence)}</p>"
 
 
 class TableView:
@@ -305,7 +305,7 @@ class TableView:
         return output.getvalue().rstrip()
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(repr(self))}</pre>"
+        return f"<pre>{html(repr(self))}</pre>"
 
 
 def _compared(first: Results, second: Results, task: str) -> dict[str, Any]:
@@ -364,20 +364,20 @@ def _text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    view = RichTable(title=Text(title) if title else None, title_justify="left", box=None)
+    view = RichTable(title=Text(one_line(title)) if title else None, title_justify="left", box=None)
     for index, column in enumerate(columns):
-        view.add_column(Text(column), justify="left" if index < 1 else "right")
+        view.add_column(Text(one_line(column)), justify="left" if index < 1 else "right")
     for row in rows:
-        view.add_row(*(Text(cell) for cell in row))
+        view.add_row(*(Text(one_line(cell)) for cell in row))
     output = StringIO()
     Console(file=output, width=TEXT_WIDTH).print(view)
     return "\n".join(line.rstrip() for line in output.getvalue().rstrip().splitlines())
 
 
 def _html_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    head = "".join(f"<th>{html(column)}</th>" for column in columns)
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+        "<tr>" + "".join(f"<td>{html(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
-    caption = f"<caption>{escape(title)}</caption>" if title else ""
+    caption = f"<caption>{html(title)}</caption>" if title else ""
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -189,6 +189,14 @@ def test_html__names_are_text(birds: Path, workspace: Path) -> None:
     assert HOSTILE in repr(found)
 
 
+def test_text__names_never_act_on_the_terminal(birds: Path, workspace: Path) -> None:
+    name = "red\x1b[31m"
+    data = mb.image_folder(birds, name="birds").model_copy(update={"name": name})
+    found = mb.evaluate(row(), f"knn/{name}", data={name: data}, progress=False)
+    assert "\x1b" not in repr(found)
+    assert "\x1b" not in found._repr_html_()
+
+
 def test_image_folder__splits_and_classes(birds: Path, tmp_path: Path) -> None:
     task = mb.image_folder(birds, classes=["red robin", "wren"])
     assert task.splits == {"train": "train", "test": "test"}
