@@ -18,10 +18,18 @@ from maskclip_bench.backbones.families import read_source
 from maskclip_bench.backbones.loading import Backbone
 from maskclip_bench.backbones.transform import Transform
 from maskclip_bench.config import validate
+from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks import PROTOCOLS, TaskDeclaration
 from maskclip_bench.tasks.features import FeatureStore
+from maskclip_bench.tasks.measure import measure
 from maskclip_bench.tasks.protocols.base import ProtocolContext
+
+MakeContext = Callable[..., ProtocolContext]
+"""The fixture `make_context`: (protocol, task, encoder) -> context."""
+
+CLASSIFICATION = ("zero_shot_classification", "linear_probe", "knn", "few_shot")
+"""Protocols of frozen features that end in class scores."""
 
 SIZE = 8
 COLOURS = {
@@ -182,6 +190,18 @@ def make_context(workspace: Workspace) -> Callable[..., ProtocolContext]:
         )
 
     return make
+
+
+def run(context: ProtocolContext, protocol: str) -> Measurement:
+    """Measure the cell of a context the way that everything does."""
+    return measure(
+        PROTOCOLS[protocol],
+        context.task,
+        context.backbone,
+        workspace=context.workspace,
+        features=context.features,
+        device=context.device,
+    )
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +11,17 @@ import torch
 
 from maskclip_bench.data.readers import open_dataset
 from maskclip_bench.errors import ConfigError, DataError
-from maskclip_bench.results.measurement import Measurement
-from maskclip_bench.tasks import PROTOCOLS
-from maskclip_bench.tasks.measure import measure
-from maskclip_bench.tasks.protocols.base import ProtocolContext
 from maskclip_bench.tasks.protocols.classification import classification_result, columns_of
 from tests.tasks.conftest import (
+    CLASSIFICATION,
     BlindEncoder,
     CollapsedEncoder,
     ColourEncoder,
+    MakeContext,
     captions_task,
+    run,
     squares_task,
 )
-
-MakeContext = Callable[..., ProtocolContext]
-CLASSIFICATION = ("zero_shot_classification", "linear_probe", "knn", "few_shot")
-
-
-def run(context: ProtocolContext, protocol: str) -> Measurement:
-    return measure(
-        PROTOCOLS[protocol],
-        context.task,
-        context.backbone,
-        workspace=context.workspace,
-        features=context.features,
-    )
 
 
 @pytest.mark.parametrize("protocol", CLASSIFICATION)

@@ -9,45 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from maskclip_bench.backbones.declaration import BackboneDeclaration
 from maskclip_bench.backbones.dense_job import DenseFolder
-from maskclip_bench.backbones.loading import load_backbone
-from maskclip_bench.data.demo import DemoSizes, prepare_demo
 from maskclip_bench.errors import DataError
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks import dense_jobs
 from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.dense_outcomes import MATCHES, average_precision
-from maskclip_bench.tasks.features import FeatureStore
 from maskclip_bench.tasks.protocols.base import ProtocolContext
 from maskclip_bench.tasks.protocols.detection import Detection, average_precisions
+from tests.tasks.protocols.dense_world import dense_context
 
 CONFIG = "configs/mmdet/demo/vit-demo_frozen-mask-rcnn_1xb4-600_demo-instances-144x144.py"
-SMALL = DemoSizes(
-    pretrain=2,
-    shard=2,
-    objects_train=1,
-    objects_val=1,
-    objects_val_ood=1,
-    objects_tune=1,
-    captions_test=1,
-    captions_val=1,
-    scenes_training=1,
-    scenes_validation=1,
-    scenes_validation_ood=1,
-    instances_train=16,
-    instances_val=6,
-    instances_val_ood=2,
-)
-ROW = BackboneDeclaration(
-    name="random",
-    display_name="Random",
-    world="demo",
-    source={"timm": "vit_demo_patch8_48", "random_init": True},
-    arch="ViT-demo",
-)
 TASK = TaskDeclaration(
     name="small_instances",
     display_name="Small instances",
@@ -65,23 +38,8 @@ TASK = TaskDeclaration(
 )
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("world")
-    prepare_demo(root / "data", sizes=SMALL, num_processes=1)
-    return root
-
-
 def context(root: Path) -> ProtocolContext:
-    workspace = Workspace(root=root, data=root / "data")
-    return ProtocolContext(
-        task=TASK,
-        settings=Detection().settings_of(TASK),
-        backbone=load_backbone(ROW, workspace=workspace),
-        features=FeatureStore(workspace.features),
-        workspace=workspace,
-        device=torch.device("cpu"),
-    )
+    return dense_context(root, "detection", TASK)
 
 
 def test_run__record_holds_the_toolboxes_numbers(world: Path) -> None:

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from maskclip_bench.errors import DataError, NonFiniteError
-from maskclip_bench.results.measurement import Measurement
-from maskclip_bench.tasks import PROTOCOLS
-from maskclip_bench.tasks.measure import measure
-from maskclip_bench.tasks.protocols.base import ProtocolContext
 from maskclip_bench.tasks.protocols.few_shot import draw_shots, fit_ridge
 from tests.tasks.conftest import (
     ColourEncoder,
+    MakeContext,
+    run,
     squares_task,
 )
-
-MakeContext = Callable[..., ProtocolContext]
-CLASSIFICATION = ("zero_shot_classification", "linear_probe", "knn", "few_shot")
-
-
-def run(context: ProtocolContext, protocol: str) -> Measurement:
-    return measure(
-        PROTOCOLS[protocol],
-        context.task,
-        context.backbone,
-        workspace=context.workspace,
-        features=context.features,
-    )
 
 
 def test_few_shot__draws_are_of_every_class_and_deterministic() -> None:

@@ -17,48 +17,23 @@ from PIL import Image
 
 from maskclip_bench.backbones.declaration import BackboneDeclaration
 from maskclip_bench.backbones.dense_job import DenseFolder
-from maskclip_bench.backbones.loading import load_backbone
 from maskclip_bench.data import readers
 from maskclip_bench.data.dataset import Dataset
-from maskclip_bench.data.demo import DemoSizes, prepare_demo
 from maskclip_bench.errors import ConfigError, DataError, JobError, MissingDependencyError
 from maskclip_bench.results.records import Cell, measured_record
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks import dense_jobs
 from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.dense_outcomes import check_agreement
-from maskclip_bench.tasks.features import FeatureStore
 from maskclip_bench.tasks.protocols.base import ProtocolContext
 from maskclip_bench.tasks.protocols.segmentation import (
     MMSEG_ROUNDING,
     Segmentation,
     segmentation_metrics,
 )
+from tests.tasks.protocols.dense_world import ROW, dense_context
 
 CONFIG = "configs/mmseg/demo/vit-demo_frozen-upernet_1xb4-500_demo-scenes-144x144.py"
-SMALL = DemoSizes(
-    pretrain=2,
-    shard=2,
-    objects_train=1,
-    objects_val=1,
-    objects_val_ood=1,
-    objects_tune=1,
-    captions_test=1,
-    captions_val=1,
-    scenes_training=16,
-    scenes_validation=6,
-    scenes_validation_ood=6,
-    instances_train=1,
-    instances_val=1,
-    instances_val_ood=1,
-)
-ROW = BackboneDeclaration(
-    name="random",
-    display_name="Random",
-    world="demo",
-    source={"timm": "vit_demo_patch8_48", "random_init": True},
-    arch="ViT-demo",
-)
 
 
 def task(**settings: object) -> TaskDeclaration:
@@ -81,25 +56,8 @@ def task(**settings: object) -> TaskDeclaration:
     )
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("world")
-    prepare_demo(root / "data", sizes=SMALL, num_processes=1)
-    return root
-
-
 def context(root: Path, declared: TaskDeclaration, **changes: object) -> ProtocolContext:
-    workspace = Workspace(root=root, data=root / "data")
-    protocol = Segmentation()
-    return ProtocolContext(
-        task=declared,
-        settings=protocol.settings_of(declared),
-        backbone=load_backbone(ROW, workspace=workspace),
-        features=FeatureStore(workspace.features),
-        workspace=workspace,
-        device=torch.device("cpu"),
-        **changes,
-    )
+    return dense_context(root, "segmentation", declared, **changes)
 
 
 def test_run__trains_tests_both_splits_and_goes_on(world: Path) -> None:

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from maskclip_bench.backbones.declaration import BackboneDeclaration
 from maskclip_bench.errors import ConfigError
-from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.tasks import PROTOCOLS
-from maskclip_bench.tasks.measure import measure
-from maskclip_bench.tasks.protocols.base import ProtocolContext
 from tests.tasks.conftest import (
     BlindEncoder,
     ColourEncoder,
+    MakeContext,
+    run,
     squares_task,
 )
-
-MakeContext = Callable[..., ProtocolContext]
-CLASSIFICATION = ("zero_shot_classification", "linear_probe", "knn", "few_shot")
-
-
-def run(context: ProtocolContext, protocol: str) -> Measurement:
-    return measure(
-        PROTOCOLS[protocol],
-        context.task,
-        context.backbone,
-        workspace=context.workspace,
-        features=context.features,
-    )
 
 
 def test_zero_shot__details_and_metrics(make_context: MakeContext) -> None:
