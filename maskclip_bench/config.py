@@ -44,6 +44,23 @@ class Declaration(BaseModel):
     )
 
 
+def decisive(declaration: BaseModel) -> dict[str, Any]:
+    """The JSON values of a declaration that its hash is made of: without fields that do nothing.
+
+    A field that is added later, and whose default leaves everything as it was, is declared as
+    `Field(default, json_schema_extra={"neutral": default})`. While it has that value it is left
+    out, so that what was computed before the field existed is still known as the same.
+    """
+    values = declaration.model_dump(mode="json")
+    for name, field in type(declaration).model_fields.items():
+        told = field.json_schema_extra
+        if isinstance(told, dict) and "neutral" in told and values[name] == told["neutral"]:
+            del values[name]
+        elif isinstance(inner := getattr(declaration, name), BaseModel):
+            values[name] = decisive(inner)
+    return values
+
+
 World = Annotated[
     Literal["demo", "real"], BeforeValidator(lambda value: "real" if value == "paper" else value)
 ]

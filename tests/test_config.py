@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 from maskclip_bench.config import (
     Declaration,
     World,
+    decisive,
     load_declaration,
     merge,
     parse_overrides,
@@ -233,3 +234,19 @@ def test_world__older_files_say_paper_for_real() -> None:
     assert validate({"world": "demo"}, Row, where="row").world == "demo"
     with pytest.raises(ConfigError, match="'demo' or 'real'"):
         validate({"world": "mars"}, Row, where="row")
+
+
+class _Inner(Declaration):
+    depth: int = 1
+    later: int = Field(default=0, json_schema_extra={"neutral": 0})
+
+
+class _Outer(Declaration):
+    inner: _Inner = _Inner()
+    choice: str | None = Field(default=None, json_schema_extra={"neutral": None})
+
+
+def test_decisive__leaves_out_fields_that_do_nothing() -> None:
+    assert decisive(_Outer()) == {"inner": {"depth": 1}}
+    changed = _Outer(inner=_Inner(later=2), choice="a")
+    assert decisive(changed) == {"inner": {"depth": 1, "later": 2}, "choice": "a"}

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from maskclip_bench.config import Declaration, World, load_declaration, validate
+from maskclip_bench.config import Declaration, World, decisive, load_declaration, validate
 from maskclip_bench.data.pair_config import DataConfig
 from maskclip_bench.data.tokenizer import TokenizerConfig
 from maskclip_bench.data_files import declarations, find_declaration
@@ -263,12 +263,14 @@ class Recipe(Declaration):
         """Hash of what decides the numbers: without logs, checkpoints, and how it is executed."""
         executed = {"parallel", "compile", "grad_checkpointing"}
         told = {"name", "description", "checkpoint", "log", "evaluation"}
-        values = self.model_dump(mode="json", exclude=executed | told)
+        values = decisive(self)
+        for name in executed | told:
+            values.pop(name, None)
         for key in ("num_workers", "prefetch_batches"):
             values["data"].pop(key, None)
         # Defaults too: one that a later version changes makes another recipe.
         config = METHODS[self.method.name].Config(**self.method.fields)
-        values["method"] = {"name": self.method.name, **config.model_dump(mode="json")}
+        values["method"] = {"name": self.method.name, **decisive(config)}
         return fingerprint(values)
 
 
