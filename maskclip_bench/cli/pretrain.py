@@ -288,6 +288,18 @@ class _Display:
             self._messages.print(f"step {state.step}/{state.total_steps}  {note}")
 
 
+VALUES = (
+    ("logit_scale", "scale {:.1f}"),
+    ("ema_momentum", "ema {:.4f}"),
+    ("teacher_age_steps", "teacher age {:.0f}"),
+    ("codeword_perplexity", "codewords used {:.0f}"),
+    ("codeword_row_perplexity", "a patch {:.0f}"),
+    ("codeword_turn_degrees", "turn {:.2f} deg"),
+    ("held_out_contrastive_loss", "held-out {:.3f}"),
+)
+"""Which of a state's values are in its line, and how."""
+
+
 def describe(state: Snapshot) -> str:
     """A state in one line."""
     parts = [
@@ -296,9 +308,7 @@ def describe(state: Snapshot) -> str:
         f"data wait {100 * state.data_wait_fraction:.0f} %",
         *(f"{name.removesuffix('_loss')} {value:.3f}" for name, value in state.terms.items()),
     ]
-    for name, form in (("logit_scale", "scale {:.1f}"), ("ema_momentum", "ema {:.4f}")):
-        if name in state.values:
-            parts.append(form.format(state.values[name]))
+    parts += [form.format(state.values[name]) for name, form in VALUES if name in state.values]
     parts.append(f"{state.memory_bytes / 2**30:.1f} GiB")
     if state.num_nonfinite_steps:
         parts.append(f"{state.num_nonfinite_steps} steps skipped")

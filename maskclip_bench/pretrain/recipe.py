@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, SerializeAsAny, model_validator
 
 from maskclip_bench.config import Declaration, World, decisive, load_declaration, validate
-from maskclip_bench.data.pair_config import DataConfig
+from maskclip_bench.data.pair_config import DataConfig, SourceConfig
+from maskclip_bench.data.readers.base import ReaderDeclaration
 from maskclip_bench.data.tokenizer import TokenizerConfig
 from maskclip_bench.data_files import declarations, find_declaration
 from maskclip_bench.errors import ConfigError, unknown_name
@@ -118,15 +119,51 @@ class LogSection(Declaration):
     """Also log to Weights & Biases under this project (needs `pip install wandb`)."""
 
 
+class HeldOutSection(Declaration):
+    """Pairs that the run is not trained on, whose contrastive loss is logged while it goes."""
+
+    source: SourceConfig | None = None
+    """Where they are, as in `data.source`. Give this or `reader`."""
+
+    reader: SerializeAsAny[ReaderDeclaration] | None = None
+    """A data set with captions, as in `tasks/*.yaml`: `{kind: karpathy, root: coco, ...}`."""
+
+    split: str | None = None
+    """Split of that data set, by its own name."""
+
+    num_pairs: Annotated[int, Field(ge=2)] = 1024
+    """Pairs used, at most; the same ones for every seed and method."""
+
+    batch_size: Annotated[int, Field(ge=2)] | None = None
+    """Pairs that are compared with each other; the loss is the mean over such groups, and grows
+    with their size. By default `global_batch_size`, or all pairs if they are fewer."""
+
+    every_steps: Positive | None = None
+    """Steps between two measurements; by default once an epoch. One is also made at the end."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> HeldOutSection:
+        if (self.source is None) == (self.reader is None):
+            raise ValueError("give one of source and reader, and not both")
+        if (self.reader is None) != (self.split is None):
+            raise ValueError("reader and split need each other")
+        if self.batch_size is not None and self.batch_size > self.num_pairs:
+            raise ValueError(f"batch_size {self.batch_size} is larger than num_pairs")
+        return self
+
+
 class EvaluationSection(Declaration):
-    """Evaluations while a run goes; which ones is the caller's choice."""
+    """Evaluations while a run goes, for the log only: checkpoints are never chosen by them."""
+
+    held_out: HeldOutSection | None = None
+    """Pairs for `held_out_contrastive_loss`, of methods that train embeddings of pairs; by default
+    there are none."""
 
     every_epochs: Annotated[float, Field(gt=0.0)] | None = None
     """Epochs between two evaluations; by default there is none."""
 
     tasks: tuple[str, ...] = ()
-    """What to evaluate then, as protocol/data set (`zero_shot_classification/imagenet`). For the
-    log only: checkpoints are never chosen by it."""
+    """What to evaluate then, as protocol/data set (`zero_shot_classification/imagenet`)."""
 
     @model_validator(mode="after")
     def _when_and_what(self) -> EvaluationSection:

@@ -18,6 +18,7 @@ class RunLength:
         warmup_steps: Of the learning rate's warm-up.
         checkpoint_every: Between two checkpoints.
         evaluate_every: Between two evaluations; None if there are none.
+        held_out_every: Between two measurements of held-out pairs; None if there are none.
     """
 
     steps_per_epoch: int
@@ -25,6 +26,7 @@ class RunLength:
     warmup_steps: int
     checkpoint_every: int
     evaluate_every: int | None
+    held_out_every: int | None = None
 
     @classmethod
     def of(cls, recipe: Recipe, *, batches_per_epoch: int) -> RunLength:
@@ -37,6 +39,7 @@ class RunLength:
         Raises:
             ConfigError: An epoch has less than one step.
         """
+        held_out = recipe.evaluation.held_out
         steps_per_epoch = batches_per_epoch // recipe.accumulation_steps
         if steps_per_epoch == 0:
             raise ConfigError(
@@ -49,6 +52,7 @@ class RunLength:
             warmup_steps=_warmup_steps(recipe, steps_per_epoch),
             checkpoint_every=recipe.checkpoint.every_steps or steps_per_epoch,
             evaluate_every=_evaluate_every(recipe, steps_per_epoch),
+            held_out_every=(held_out.every_steps or steps_per_epoch) if held_out else None,
         )
 
 

@@ -16,6 +16,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,11 @@ from maskclip_bench import distributed
 from maskclip_bench.data.batch import RawBatch
 from maskclip_bench.data.pairs.identity import describe_difference
 from maskclip_bench.data.pairs.loader import PairLoader
-from maskclip_bench.data.tokenizer import CaptionTokenizer, load_tokenizer
-from maskclip_bench.errors import ConfigError, DataError, TrainingError
-from maskclip_bench.pretrain.export import Weights, models_of, write_model_folder
+from maskclip_bench.data.tokenizer import CaptionTokenizer
+from maskclip_bench.errors import DataError, TrainingError
+from maskclip_bench.pretrain.assembly import prepare, tokenizer_of
+from maskclip_bench.pretrain.export import Weights, write_model_folder
+from maskclip_bench.pretrain.held_out import ACCURACY, LOSS, HeldOutPairs, check_held_out
 from maskclip_bench.pretrain.methods import build_method
 from maskclip_bench.pretrain.methods.base import Method
 from maskclip_bench.pretrain.recipe import Recipe, recorded_recipe
@@ -43,13 +46,6 @@ from maskclip_bench.training.checkpoint import Checkpoint
 from maskclip_bench.training.interruption import STOP_SIGNALS, Interruption, RunStopped
 from maskclip_bench.training.logs import NoLog, RunLog
 from maskclip_bench.training.meter import Meter
-from maskclip_bench.training.optim import build_optimizer
-from maskclip_bench.training.parallel import (
-    DDPStrategy,
-    FSDPStrategy,
-    ParallelStrategy,
-    transformer_blocks,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +118,7 @@ class _Run:
         distributed.on_main(partial(folder.claim, recipe))
         batch_size = batch_size_per_gpu(recipe, distributed.world_size())
         torch.manual_seed(derive_seed(recipe.seed, "weights"))
-        tokenizer = _tokenizer(recipe)
+        tokenizer = tokenizer_of(recipe)
         fields = recipe.method_fields(workspace=workspace)
         self._method: Method = build_method(recipe.method.name, fields, recipe.model, tokenizer)
         self._loader = PairLoader(
@@ -137,8 +133,10 @@ class _Run:
             world_size=distributed.world_size(),
         )
         self._data = self._loader.identity(device=device)
+        self._held_out = self._open_held_out(data_root, tokenizer)
+        self._held_out_numbers: dict[str, float] = {}  # the newest, shown with every step
         self._length = RunLength.of(recipe, batches_per_epoch=self._loader.steps_per_epoch)
-        self._strategy, self._optimizer = _prepare(recipe, self._method, device)
+        self._strategy, self._optimizer = prepare(recipe, self._method, device)
         self._stepper = Stepper(
             recipe,
             self._method,
@@ -151,6 +149,30 @@ class _Run:
         self._step = 0
         self._bad_before = 0  # bad samples of this epoch before the run was interrupted
         self._resume()
+
+    def _open_held_out(self, data_root: Path, tokenizer: CaptionTokenizer) -> list[Evaluator]:
+        """The measurement of held-out pairs, on the main process, if the recipe asks for it."""
+        recipe = self._recipe
+        opened: list[Evaluator] = []
+        check_held_out(recipe, self._method, data_root=data_root)
+
+        def read() -> None:
+            assert recipe.evaluation.held_out is not None
+            pairs = HeldOutPairs(
+                recipe.evaluation.held_out,
+                augment=recipe.data.augment,
+                tokenizer=tokenizer,
+                image_size=recipe.model.image_size,
+                global_batch_size=recipe.global_batch_size,
+                data_root=data_root,
+                device=self._device,
+                bf16=recipe.precision == "bf16",
+            )
+            opened.append(pairs)
+
+        if recipe.evaluation.held_out is not None:
+            distributed.on_main(read)
+        return opened
 
     def _resume(self) -> None:
         """Restore the newest readable checkpoint, if there is one.
@@ -233,9 +255,7 @@ class _Run:
                 meter.step()
                 self._tell(result, meter, log, report)
                 self._check_finite(result, raws)
-                if self._is_time(length.evaluate_every if evaluators else None):
-                    log.write(self._step, self._evaluate(evaluators))
-                    meter.restart()
+                self._measure(evaluators, log, meter)
                 if result.stop or self._is_time(length.checkpoint_every):
                     self._save()
                 if result.stop and not self._is_last:
@@ -277,7 +297,8 @@ class _Run:
             meter.restart()
         if epoch_ends:
             self._bad_before = 0
-        report(snapshot, force=self._is_last)
+        shown = {**snapshot.values, **self._held_out_numbers}
+        report(replace(snapshot, values=shown), force=self._is_last)
 
     def _snapshot(self, result: StepResult, meter: Meter) -> Snapshot:
         return Snapshot(
@@ -327,6 +348,20 @@ class _Run:
                 data=self._data,
             )
             self._store.save(checkpoint)
+
+    def _measure(self, evaluators: Sequence[Evaluator], log: RunLog | NoLog, meter: Meter) -> None:
+        """Log what is measured now and then: held-out pairs, the caller's evaluators."""
+        pairs_are_due = self._is_time(self._length.held_out_every)
+        others_are_due = self._is_time(self._length.evaluate_every if evaluators else None)
+        if not pairs_are_due and not others_are_due:
+            return
+        due = [*(self._held_out if pairs_are_due else []), *(evaluators if others_are_due else [])]
+        numbers = self._evaluate(due)
+        self._held_out_numbers |= {
+            name: value for name, value in numbers.items() if name in (LOSS, ACCURACY)
+        }
+        log.write(self._step, numbers)
+        meter.restart()
 
     def _evaluate(self, evaluators: Sequence[Evaluator]) -> dict[str, float]:
         """Run the evaluators on the main process, on the student in evaluation mode."""
@@ -382,56 +417,6 @@ class _Run:
             f"{gradients} Ranges at that step: {found} {kept} "
             "Lower optimizer.lr, set optimizer.clip_grad_norm=1, or precision=fp32."
         )
-
-
-def _tokenizer(recipe: Recipe) -> CaptionTokenizer:
-    """The recipe's tokenizer.
-
-    Raises:
-        ConfigError: Its vocabulary is not the model's.
-    """
-    tokenizer = load_tokenizer(recipe.tokenizer)
-    if tokenizer.vocab_size != recipe.model.text.vocab_size:
-        raise ConfigError(
-            f"The {recipe.tokenizer.kind} tokenizer has {tokenizer.vocab_size} tokens, and "
-            f"model.text.vocab_size is {recipe.model.text.vocab_size}. Make them equal."
-        )
-    return tokenizer
-
-
-def _prepare(
-    recipe: Recipe, method: Method, device: torch.device
-) -> tuple[ParallelStrategy, torch.optim.Optimizer]:
-    """Put the method on the device, copy or shard it over several, and make its optimizer."""
-    method.to(device).train()
-    if recipe.grad_checkpointing:
-        method.model.set_grad_checkpointing(True)
-    no_weight_decay = method.parameters_without_weight_decay()
-    if recipe.compile:
-        for block in transformer_blocks(method):
-            block.compile()
-    strategy: ParallelStrategy
-    if recipe.parallel == "fsdp":
-        strategy = FSDPStrategy(
-            method,
-            device=device,
-            bf16=recipe.precision == "bf16",
-            methods=("embed", "encode", "contrast"),
-            rebuild=partial(models_of, recipe=recipe, where="this run"),
-        )
-    else:
-        accumulates = recipe.accumulation_steps > 1
-        strategy = DDPStrategy(method, device=device, accumulates=accumulates)
-    section = recipe.optimizer
-    optimizer = build_optimizer(
-        method,
-        lr=section.lr,
-        weight_decay=section.weight_decay,
-        betas=section.betas,
-        eps=section.eps,
-        no_weight_decay=no_weight_decay,
-    )
-    return strategy, optimizer
 
 
 @contextlib.contextmanager

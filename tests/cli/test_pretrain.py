@@ -173,3 +173,17 @@ def test_describe() -> None:
         "1:02:05 left  1,234 images/s  data wait 12 %  loss 2.500  mlm 0.250  "
         "scale 14.3  ema 0.9960  3.0 GiB  1 steps skipped"
     )
+
+
+def test_describe__quantizer_and_held_out_pairs() -> None:
+    values = {
+        "teacher_age_steps": 6.2,
+        "codeword_perplexity": 100.4,
+        "codeword_row_perplexity": 12.0,
+        "codeword_turn_degrees": 0.456,
+        "held_out_contrastive_loss": 2.3456,
+    }
+    assert (
+        "teacher age 6  codewords used 100  a patch 12  turn 0.46 deg  held-out 2.346"
+        in cli.describe(Snapshot(step=3, total_steps=10, values=values))
+    )

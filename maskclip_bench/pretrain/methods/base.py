@@ -85,6 +85,11 @@ class Method(nn.Module, ABC):
         terms = {**terms, **self.contrast(embeddings)}
         return {**terms, "loss": torch.stack(list(terms.values())).sum()}
 
+    @property
+    def trains_pairs(self) -> bool:
+        """Whether it trains one embedding an image and a caption, which can be compared."""
+        return self.uses_text
+
     @torch.no_grad()
     def after_step(self, *, step: int, total_steps: int) -> dict[str, float]:
         """`update`, and its values read from the device in one transfer.

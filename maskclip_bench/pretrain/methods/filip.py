@@ -44,6 +44,11 @@ class FILIP(ContrastiveMethod):
         self.config = config
         vit_of(self)
 
+    @property
+    def trains_pairs(self) -> bool:
+        """Without CLIP's loss only tokens are compared."""
+        return self.config.global_weight > 0
+
     def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
         """Tokens in the joint space: images' [B, P + N, J], captions' [B, L, J] and which are."""
         trunk = vit_of(self).trunk

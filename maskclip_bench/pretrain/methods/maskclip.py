@@ -311,7 +311,7 @@ class MaskCLIP(ContrastiveMethod):
         """`update`; and a warning if the quantizer gives no signal."""
         values = super().after_step(step=step, total_steps=total_steps)
         if self.quantizer is not None:
-            self.quantizer.warn(values, progress=step / total_steps)
+            self.quantizer.warn(values, step=step, total_steps=total_steps)
         return values
 
     def train(self, mode: bool = True) -> MaskCLIP:

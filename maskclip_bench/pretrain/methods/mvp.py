@@ -107,5 +107,5 @@ class MVP(ImageOnlyMethod):
         """`update`; and a warning if the quantizer gives no signal."""
         values = super().after_step(step=step, total_steps=total_steps)
         if self.quantizer is not None:
-            self.quantizer.warn(values, progress=step / total_steps)
+            self.quantizer.warn(values, step=step, total_steps=total_steps)
         return values

@@ -204,21 +204,36 @@ class OnlineQuantizer(nn.Module):
         self.codewords_before = self.student.codewords.detach().clone()
         return values
 
-    def warn(self, values: Mapping[str, float], *, progress: float) -> None:
-        """Log one warning if the quantizer says nothing: collapsed, or the same for all patches."""
-        used = values["codeword_perplexity"]
-        row = values["codeword_row_perplexity"]
-        if self._has_warned or progress < WARN_FROM or not distributed.is_main():
+    def warn(self, values: Mapping[str, float], *, step: int, total_steps: int) -> None:
+        """Log one warning if the quantizer says nothing: collapsed, indifferent, or dead.
+
+        Args:
+            values: What `update` gave after that step.
+            step: Steps done.
+            total_steps: Steps of the run.
+        """
+        if self._has_warned or step < WARN_FROM * total_steps or not distributed.is_main():
             return
-        if used < COLLAPSED or row > INDIFFERENT * self.config.num_codewords:
+        num_codewords = self.config.num_codewords
+        used, row = values["codeword_perplexity"], values["codeword_row_perplexity"]
+        turn = values.get("codeword_turn_degrees", math.inf) * total_steps
+        if used < COLLAPSED or row > INDIFFERENT * num_codewords:
             self._has_warned = True
             logger.warning(
                 "The online quantizer gives hardly any signal: of %d codewords, %.1f are used, and "
                 "a patch is spread over %.1f. Lower teacher_temp if patches are spread over all; "
                 "lower center_momentum or the learning rate if few codewords are used.",
-                self.config.num_codewords,
+                num_codewords,
                 used,
                 row,
+            )
+        elif turn < DEAD_DEGREES:
+            self._has_warned = True
+            logger.warning(
+                "The online quantizer hardly moves: at this pace its codewords turn by at most "
+                "%.2g degrees in the whole run, so that it stays as it was drawn. Set "
+                "codeword_init: linear, or raise the learning rate.",
+                turn,
             )
 
     def _temperature(self, progress: float) -> float:
@@ -234,6 +249,8 @@ WARN_FROM = 0.1
 """Share of the run before which a quantizer may be anything."""
 COLLAPSED = 1.5
 """Perplexity of the mean assignment below which one codeword takes nearly all patches."""
+DEAD_DEGREES = 5.0
+"""Angle that a codeword goes in a whole run, below which the quantizer is as good as fixed."""
 INDIFFERENT = 0.95
 """Row perplexity, as a share of the codewords, above which an assignment says nothing."""
 

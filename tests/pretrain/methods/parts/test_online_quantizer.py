@@ -185,15 +185,21 @@ def test_online_quantizer__warns_once_when_it_gives_no_signal(
     collapsed = {"codeword_perplexity": 1.0, "codeword_row_perplexity": 1.0}
     indifferent = {"codeword_perplexity": 10.0, "codeword_row_perplexity": 9.9}
     both = quantizer()
-    both.warn(good, progress=0.5)
-    both.warn(collapsed, progress=0.01)
+    both.warn(good, step=50, total_steps=100)
+    both.warn(collapsed, step=1, total_steps=100)
     assert not caplog.records
-    both.warn(collapsed, progress=0.5)
-    both.warn(collapsed, progress=0.6)
+    both.warn(collapsed, step=50, total_steps=100)
+    both.warn(collapsed, step=60, total_steps=100)
     assert len(caplog.records) == 1
     assert "of 10 codewords, 1.0 are used" in caplog.text
-    quantizer().warn(indifferent, progress=0.5)
+    quantizer().warn(indifferent, step=50, total_steps=100)
     assert "a patch is spread over 9.9" in caplog.text
+    caplog.clear()
+    moving, dead = ({**good, "codeword_turn_degrees": turn} for turn in (0.06, 0.04))
+    quantizer().warn(moving, step=50, total_steps=100)
+    assert not caplog.records
+    quantizer().warn(dead, step=50, total_steps=100)
+    assert "its codewords turn by at most 4 degrees in the whole run" in caplog.text
 
 
 def test_online_quantizer__centre_of_heads_in_bf16() -> None:
