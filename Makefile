@@ -9,7 +9,7 @@
 # Another interpreter: make install PYTHON=python3.12. Fewer extras: make install EXTRAS=dev
 
 PYTHON ?= python3
-EXTRAS ?= dev,openmmlab
+EXTRAS ?= dev,openmmlab,pictures
 WORKERS ?= 2
 
 VENV := .venv

@@ -22,6 +22,7 @@ LAYERS: dict[str, int] = {
     "distributed": 0,
     "errors": 0,
     "escaping": 0,
+    "extras": 0,
     "jobs": 0,
     "progress": 0,
     "registry": 0,

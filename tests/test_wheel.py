@@ -85,7 +85,7 @@ def test_wheel__metadata_and_console_script(wheel: Path) -> None:
         scripts = archive.read(f"{folder}/entry_points.txt").decode()
     assert metadata["Name"] == "maskclip-bench"
     assert metadata["Requires-Python"] == ">=3.10"
-    assert {"dev", "openmmlab", "slurm", "huggingface", "tensorboard"} <= set(
+    assert {"dev", "openmmlab", "slurm", "huggingface", "tensorboard", "pictures"} <= set(
         metadata.get_all("Provides-Extra", [])
     )
     assert "maskclip-bench = maskclip_bench.cli:main" in scripts

@@ -11,6 +11,11 @@ from maskclip_bench.backbones.declaration import (
     backbone_names,
     load_backbone_declaration,
 )
+from maskclip_bench.backbones.presence import (
+    missing_weights,
+    weights_available,
+    weights_folder,
+)
 from maskclip_bench.backbones.resolve import resolve_backbone, row_name
 
 if TYPE_CHECKING:
@@ -18,20 +23,10 @@ if TYPE_CHECKING:
     from maskclip_bench.backbones.loading import (
         Backbone,
         load_backbone,
-        missing_weights,
-        weights_available,
-        weights_folder,
         weights_identity,
     )
 
-_LOADING = (
-    "Backbone",
-    "load_backbone",
-    "missing_weights",
-    "weights_available",
-    "weights_folder",
-    "weights_identity",
-)
+_LOADING = ("Backbone", "load_backbone", "weights_identity")
 
 __all__ = [
     "Backbone",

@@ -12,7 +12,6 @@ import logging
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -451,30 +450,3 @@ def refuse_nonfinite_weights(model: nn.Module, row: str) -> None:
             f"{', '.join(bad[:5])}{more}. Take the weights from before the training diverged, or "
             "get the file again."
         )
-
-
-# --- where weights are ----------------------------------------------------------------------------
-
-
-def weights_folder(
-    declaration: BackboneDeclaration, workspace: Workspace, seed: int = 0
-) -> Path | None:
-    """The open_clip folder of a row that has one, else None."""
-    return declaration.family.weights_folder(declaration.source, workspace, seed)
-
-
-def missing_weights(
-    declaration: BackboneDeclaration, workspace: Workspace, seed: int = 0
-) -> str | None:
-    """What is missing of a row's weights and how to get it; None if they are on this machine.
-
-    Nothing is loaded and nothing is downloaded.
-    """
-    return declaration.family.missing(declaration, workspace, seed)
-
-
-def weights_available(
-    declaration: BackboneDeclaration, workspace: Workspace, seed: int = 0
-) -> bool:
-    """Whether a row's weights are on this machine."""
-    return missing_weights(declaration, workspace, seed) is None

@@ -20,7 +20,8 @@ from rich.logging import RichHandler
 
 from maskclip_bench import __version__
 from maskclip_bench.cli.data import data_app
-from maskclip_bench.cli.inspect import list_app, path, table
+from maskclip_bench.cli.inspect import path, table
+from maskclip_bench.cli.listing import list_app
 from maskclip_bench.cli.mm import mm
 from maskclip_bench.cli.options import SafeConsole, console
 from maskclip_bench.cli.pretrain import export, pretrain

@@ -149,7 +149,7 @@ def _execute(
     made_plan: Plan, workspace: Workspace, device: torch.device, jobs: int | None
 ) -> RunResult:
     """Make the open cells of a plan, with a display of the progress."""
-    from maskclip_bench.cli.progress import RunDisplay
+    from maskclip_bench.cli.run_display import RunDisplay
     from maskclip_bench.tasks.execution import Execution, RunResult
 
     messages = console(stderr=True)

@@ -20,6 +20,7 @@ import torch
 
 from maskclip_bench import distributed
 from maskclip_bench.errors import ConfigError, MissingDependencyError
+from maskclip_bench.extras import install_command
 from maskclip_bench.pretrain.recipe import Recipe
 from maskclip_bench.pretrain.trainer import Evaluator, train
 from maskclip_bench.progress import SnapshotCallback
@@ -183,7 +184,7 @@ def submit_to_slurm(
         import submitit
     except ImportError:
         raise MissingDependencyError(
-            "--launcher slurm needs submitit: pip install 'maskclip-bench[slurm]'"
+            f"--launcher slurm needs submitit: {install_command('slurm')}"
         ) from None
     parameters = {**SLURM_DEFAULTS, **_parse_options(options)}
     parameters.setdefault("tasks_per_node", parameters["gpus_per_node"] or 1)

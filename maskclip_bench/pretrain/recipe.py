@@ -19,10 +19,15 @@ from maskclip_bench.data_files import declarations, find_declaration
 from maskclip_bench.errors import ConfigError, unknown_name
 from maskclip_bench.modeling.model import ModelConfig
 from maskclip_bench.pretrain.methods import METHODS
+from maskclip_bench.pretrain.recipe_summary import (
+    KIND,
+    LISTING,
+    length_in_words,
+    recipe_names,
+)
 from maskclip_bench.storage import fingerprint
 
-KIND = "configs/pretrain"
-LISTING = "maskclip-bench list recipes"
+__all__ = ["Recipe", "load_recipe", "recipe_names", "recorded_recipe"]
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -294,7 +299,7 @@ class Recipe(Declaration):
     @property
     def length(self) -> str:
         """How long it trains, for listings: "64,000" pairs or "25 epochs"."""
-        return f"{self.num_pairs:,}" if self.num_pairs else f"{self.epochs:g} epochs"
+        return length_in_words(self.num_pairs, self.epochs)
 
     def computation_fingerprint(self) -> str:
         """Hash of what decides the numbers: without logs, checkpoints, and how it is executed."""
@@ -309,11 +314,6 @@ class Recipe(Declaration):
         config = METHODS[self.method.name].Config(**self.method.fields)
         values["method"] = {"name": self.method.name, **decisive(config)}
         return fingerprint(values)
-
-
-def recipe_names() -> list[str]:
-    """Names of all recipes in the catalogue."""
-    return list(declarations(KIND))
 
 
 def load_recipe(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:

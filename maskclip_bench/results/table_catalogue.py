@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from maskclip_bench import data_files
 from maskclip_bench.config import World, load_declaration
 from maskclip_bench.errors import ConfigError
-from maskclip_bench.results.record_model import Record
-from maskclip_bench.results.table_measured import limits
 from maskclip_bench.results.table_model import ColumnDeclaration, RowDeclaration, TableDeclaration
+
+if TYPE_CHECKING:  # the names of tables are listed without pandas
+    from maskclip_bench.results.record_model import Record
 
 KIND = "configs/tables"
 
@@ -54,6 +56,8 @@ def table_of_records(
     Raises:
         ConfigError: There is no ok record of this world.
     """
+    from maskclip_bench.results.table_measured import limits
+
     shown = [r for r in records if r.status == "ok" and r.cell.world == world]
     if not shown:
         raise ConfigError(

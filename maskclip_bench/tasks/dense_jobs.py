@@ -28,6 +28,7 @@ from maskclip_bench.config import Declaration, validate
 from maskclip_bench.data.readers import open_dataset, root_of
 from maskclip_bench.data_files import config_file
 from maskclip_bench.errors import ConfigError, MissingDependencyError
+from maskclip_bench.extras import install_command
 from maskclip_bench.jobs import run_job
 from maskclip_bench.runtime import DATA_VARIABLE, WORKSPACE_VARIABLE, Workspace
 from maskclip_bench.tasks.dense_outcomes import SplitResult, read_split
@@ -101,7 +102,7 @@ class DenseProtocol(Protocol):
     def left_out(self, task: TaskDeclaration, backbone: BackboneDeclaration) -> str | None:
         """No OpenMMLab, a model it cannot run, or no config for the architecture."""
         if missing_packages(self.toolbox):
-            return f"{self.toolbox} is not installed: pip install 'maskclip-bench[openmmlab]'"
+            return f"{self.toolbox} is not installed: {install_command('openmmlab')}"
         if not backbone.has_vision_trunk:
             return f"{backbone.display_name} is no timm or open_clip model, which {self.name} needs"
         settings = self.settings_of(task)
@@ -183,7 +184,7 @@ class DenseProtocol(Protocol):
         missing = missing_packages(self.toolbox)
         if missing:
             raise MissingDependencyError(
-                f"{self.title} needs {', '.join(missing)}: pip install 'maskclip-bench[openmmlab]'"
+                f"{self.title} needs {', '.join(missing)}: {install_command('openmmlab')}"
             )
         settings: DenseSettings = context.settings
         backbone = context.backbone

@@ -12,6 +12,7 @@ from typing import Any
 
 from maskclip_bench import storage
 from maskclip_bench.errors import MissingDependencyError, storage_error
+from maskclip_bench.extras import install_command
 from maskclip_bench.progress import finite
 
 logger = logging.getLogger(__name__)
@@ -131,9 +132,9 @@ def _start_tensorboard(folder: Path, start_step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         logger.info(
-            "Without TensorBoard, the run is logged to %s only. "
-            "To have both: pip install 'maskclip-bench[tensorboard]'",
+            "Without TensorBoard, the run is logged to %s only. To have both: %s",
             folder / LOG_FILE,
+            install_command("tensorboard"),
         )
         return None
 

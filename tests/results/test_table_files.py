@@ -49,3 +49,14 @@ def test_write_table__what_stands_there_cannot_be_read(
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(StorageError, match=r"No permission to read: .*demo\.md"):
         write_table(example(), tmp_path, "demo")
+
+
+def test_write_table__without_matplotlib_no_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with caplog.at_level("INFO"):
+        files = write_table(example(), tmp_path, "demo")
+    assert [file.name for file in files] == ["demo.md", "demo.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.csv", "demo.md"]
+    assert "maskclip-bench[pictures]" in caplog.text

@@ -22,6 +22,7 @@ from maskclip_bench.backbones.families.base import (
     short,
 )
 from maskclip_bench.errors import CheckpointError, ConfigError, MissingDependencyError
+from maskclip_bench.extras import install_command
 from maskclip_bench.runtime import Workspace
 
 if TYPE_CHECKING:
@@ -97,8 +98,7 @@ class HuggingFace(Family):
             import transformers  # noqa: F401
         except ImportError:
             raise MissingDependencyError(
-                f"{declaration.name} is a Hugging Face model: "
-                "pip install 'maskclip-bench[huggingface]'"
+                f"{declaration.name} is a Hugging Face model: {install_command('huggingface')}"
             ) from None
         from maskclip_bench.backbones import transform as transforms
         from maskclip_bench.backbones.huggingface_encoder import HuggingFaceEncoder

@@ -23,13 +23,14 @@ loaders of mmengine that unpickle (`safe_loading`), lets mmcv read images by our
 from __future__ import annotations
 
 from maskclip_bench.errors import MissingDependencyError
+from maskclip_bench.extras import install_command
 
 try:
     import mmengine  # noqa: F401
 except ImportError as error:
     raise MissingDependencyError(
         "Segmentation and detection need OpenMMLab, which is not installed: "
-        "pip install 'maskclip-bench[openmmlab]'"
+        f"{install_command('openmmlab')}"
     ) from error
 
 from maskclip_bench.backbones.openmmlab import image_reading, mmcv_kernels, safe_loading

@@ -34,6 +34,7 @@ from maskclip_bench.errors import (
     MissingDependencyError,
     unknown_name,
 )
+from maskclip_bench.extras import install_command
 
 TOOLBOXES = ("mmseg", "mmdet")
 ACTIONS = ("train", "test")
@@ -56,9 +57,7 @@ def script(toolbox: str, action: str) -> Path:
         raise unknown_name("action", action, ACTIONS, remedy="Use train or test.")
     spec = importlib.util.find_spec(toolbox)
     if spec is None or not spec.submodule_search_locations:
-        raise MissingDependencyError(
-            f"{toolbox} is not installed: pip install 'maskclip-bench[openmmlab]'"
-        )
+        raise MissingDependencyError(f"{toolbox} is not installed: {install_command('openmmlab')}")
     path = Path(spec.submodule_search_locations[0]) / ".mim" / "tools" / f"{action}.py"
     if not path.is_file():
         raise MissingDependencyError(

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from maskclip_bench.cli.progress import RunDisplay
+from maskclip_bench.cli.run_display import RunDisplay
 from maskclip_bench.progress import Unit
 
 
