@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from maskclip_bench import storage
-from maskclip_bench.config import Declaration, validate
+from maskclip_bench.config import Declaration, decisive, validate
 from maskclip_bench.data.class_table import same_classes
 from maskclip_bench.data.readers import open_dataset
 from maskclip_bench.errors import ConfigError, DataError
@@ -187,14 +187,19 @@ class Protocol(ABC):
             ConfigError: The settings do not fit.
             DataError: The data is missing or broken.
         """
-        settings = self.settings_of(task).model_dump(mode="json")
-        prompts = {name: value.model_dump() for name, value in task.prompt_sets.items()}
+        from maskclip_bench.tasks.protocols.prompts import class_names_content, prompts_content
+
+        settings = self.settings_of(task)
         versions = {"preset": self.preset_version(task), "task": task.task_version}
         return {
             "data": self.data_fingerprint(task, workspace),
-            "settings": storage.fingerprint({"protocol": self.name, "settings": settings}),
-            "class_names": storage.fingerprint(task.class_names.model_dump(mode="json")),
-            "prompts": storage.fingerprint(prompts),
+            "settings": storage.fingerprint(
+                {"protocol": self.name, "settings": decisive(settings)}
+            ),
+            "class_names": storage.fingerprint(class_names_content(task)),
+            "prompts": storage.fingerprint(
+                prompts_content(task, getattr(settings, "prompts", None))
+            ),
             "versions": storage.fingerprint(versions),
         }
 

@@ -32,6 +32,7 @@ from maskclip_bench.data.masks import class_shares, count_pixels, read_mask
 from maskclip_bench.data.readers import Dataset
 from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.results.measurement import Measurement
+from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.dense_outcomes import SplitResult, outcome_table
 from maskclip_bench.tasks.features import MEMORY_BYTES, identity_of, name_not_finite
 from maskclip_bench.tasks.metrics import check_finite
@@ -42,7 +43,6 @@ from maskclip_bench.tasks.protocols.segmentation import (
     segmentation_metrics,
 )
 
-PRESET_VERSION = 1
 IMAGES_AT_ONCE = 16
 CLASSES_AT_ONCE = 16
 """Score maps of the mask's size that are held at a time."""
@@ -80,6 +80,12 @@ class PatchProtocol(Protocol):
     settings_model: ClassVar[type[Declaration]] = PatchSettings
     metric_labels: ClassVar[Mapping[str, str]] = {"mean_iou": "mIoU"}
     expected_seconds = 4.0
+    version: ClassVar[int] = 1
+    """Raised when a number changes its meaning or its value."""
+
+    def preset_version(self, task: TaskDeclaration) -> int:
+        """The protocol's version; its settings are part of a cell's identity by themselves."""
+        return self.version
 
     def scorer(
         self, context: ProtocolContext, num_classes: int
@@ -120,7 +126,7 @@ class PatchProtocol(Protocol):
                 [split], {name: {dataset.split: pair} for name, pair in lists.items()}
             ),
             preset=self.name,
-            preset_version=PRESET_VERSION,
+            preset_version=self.version,
             details={
                 "class_iou": class_iou(stacked, names),
                 "tiles": settings.tiles,

@@ -7,6 +7,7 @@ the class, normalised again: the order of OpenAI's notebooks, open_clip and SLIP
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,34 @@ def templates_of(prompts: PromptSet) -> list[str]:
     if isinstance(prompts.templates, list):
         return prompts.templates
     return [template("{}") for template in _open_clip_list(prompts.templates)]
+
+
+def prompts_content(task: TaskDeclaration, used: object = None) -> dict[str, Any]:
+    """What the prompts of a data set are, word by word, for its identity.
+
+    A list that open_clip ships counts by its words, not by its name: another version of open_clip
+    may have others under the same name.
+
+    Args:
+        task: The data set.
+        used: Name of the set that a protocol uses; a shared one counts too.
+    """
+    shared = {name: value for name, value in SHARED_PROMPT_SETS.items() if name == used}
+    return {
+        name: {**prompts.model_dump(mode="json"), "templates": templates_of(prompts)}
+        for name, prompts in {**shared, **task.prompt_sets}.items()
+    }
+
+
+def class_names_content(task: TaskDeclaration) -> dict[str, Any]:
+    """What the class names of a data set are, for its identity; the reader's are part of the data.
+
+    Lists that open_clip ships count by their words.
+    """
+    content = task.class_names.model_dump(mode="json")
+    if isinstance(content["names"], str) and content["names"] != "reader":
+        content["names"] = _open_clip_list(content["names"])
+    return content
 
 
 def class_names_of(task: TaskDeclaration, dataset: Dataset) -> list[list[str]]:

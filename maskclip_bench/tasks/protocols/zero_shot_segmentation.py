@@ -31,6 +31,7 @@ class ZeroShotSegmentation(PatchProtocol):
     title = "Segmentation, zero-shot"
     needs_text = True
     expected_seconds = 2.0
+    version = 2  # 2: patches that are not finite are refused, and texts are encoded by length
 
     def scorer(
         self, context: ProtocolContext, num_classes: int

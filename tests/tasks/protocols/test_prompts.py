@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from open_clip import zero_shot_metadata
 from torch import Tensor
 
 from maskclip_bench.data.readers import open_dataset
@@ -15,8 +16,10 @@ from maskclip_bench.errors import ConfigError, UnknownNameError
 from maskclip_bench.tasks.declaration import PromptSet
 from maskclip_bench.tasks.protocols.prompts import (
     build_zero_shot_classifier,
+    class_names_content,
     class_names_of,
     prompt_set,
+    prompts_content,
     templates_of,
 )
 from tests.tasks.conftest import COLOURS, squares_task
@@ -70,3 +73,23 @@ def test_build_zero_shot_classifier__mean_of_templates_and_aliases_normalized() 
     mean = torch.tensor([0.6 + 0 + 1 + 1, 0.8 + 1 + 0 + 0]) / 4
     assert torch.allclose(found[0], F.normalize(mean, dim=0))
     assert found[1].tolist() == [0.0, -1.0]
+
+
+def test_content__words_of_a_shipped_list_not_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version of open_clip with other words under the same name is another identity."""
+    task = squares_task(
+        prompt_sets={"own": {"templates": "open_clip:SIMPLE_IMAGENET_TEMPLATES"}},
+        class_names={"names": "open_clip:IMAGENET_CLASSNAMES"},
+    )
+    before = prompts_content(task, "slip_7_prompts"), class_names_content(task)
+    assert set(before[0]) == {"own", "slip_7_prompts"}
+    assert set(prompts_content(task)) == {"own"}
+    assert len(before[0]["own"]["templates"]) == 7
+    assert len(before[1]["names"]) == 1000
+    shorter = list(zero_shot_metadata.SIMPLE_IMAGENET_TEMPLATES)[:6]
+    monkeypatch.setattr(zero_shot_metadata, "SIMPLE_IMAGENET_TEMPLATES", shorter)
+    monkeypatch.setattr(zero_shot_metadata, "IMAGENET_CLASSNAMES", ["tench"])
+    after = prompts_content(task, "slip_7_prompts"), class_names_content(task)
+    assert after[0] != before[0]
+    assert after[1] != before[1]
+    assert class_names_content(squares_task())["names"] == "reader"
