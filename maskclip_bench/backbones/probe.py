@@ -7,11 +7,12 @@ what was stored for the old one is not used again, and a warning says so once.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -89,7 +90,7 @@ def check_against_stored(
     path = folder / f"{_variant(backbone)}.safetensors"
     number = generation(identity, workspace)
     machine = machine_class(backbone)
-    stored = _read(path)
+    stored = read_probe(path)
     if stored is not None:
         notes, before = stored
         exact = notes.get("machine") == machine and backbone.device.type == "cpu"
@@ -106,7 +107,8 @@ def check_against_stored(
             storage.write_text(folder / GENERATION_FILE, f"{number}\n")
     with storage.exclusive(path), storage.atomic_file(path) as temporary:
         tensors = {name: value.contiguous() for name, value in outputs.items()}
-        save_file(tensors, str(temporary), {"machine": machine, "generation": str(number)})
+        notes = {"machine": machine, "generation": str(number), "sha256": _digest(tensors)}
+        save_file(tensors, str(temporary), notes)
     return number
 
 
@@ -129,16 +131,28 @@ def _variant(backbone: Backbone) -> str:
     return storage.fingerprint([backbone.transform_id, backbone.precision, kind])
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+def read_probe(path: Path) -> tuple[dict[str, str], dict[str, Tensor]] | None:
     """Notes and tensors of a stored probe; None if there is none or it is damaged."""
     if not path.is_file():
         return None
     try:
         with safe_open(str(path), framework="pt") as file:  # type: ignore[no-untyped-call]
             notes = dict(file.metadata() or {})
-            return notes, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError):
         return None
+    if notes.get("sha256", _digest(tensors)) != _digest(tensors):
+        return None
+    return notes, tensors
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, shapes and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> float:

@@ -133,6 +133,7 @@ def items_of(workspace: Workspace) -> Iterator[Item]:
     for folder in sorted(workspace.root.glob("records*")):
         yield from _records(folder)
     yield from _features(workspace.features)
+    yield from _probes(workspace.root / "probes")
     yield from _checkpoints(workspace.pretrain)
     yield from _models(workspace.pretrain)
     yield from _checked_folders(workspace.jobs)
@@ -228,6 +229,23 @@ def _check_features(note: Path, tensors: Path) -> list[str]:
     except OSError as error:
         raise storage.read_error(error, tensors) from error
     return [] if found == expected else ["its hash is not the one in its .json"]
+
+
+def _probes(folder: Path) -> Iterator[Item]:
+    for path in sorted(folder.glob("*/*.safetensors")):
+        yield Item(
+            "probes",
+            path,
+            check=partial(_check_probe, path),
+            fix=partial(_remove, path),
+            remedy="It is written again when the model is loaded.",
+        )
+
+
+def _check_probe(path: Path) -> list[str]:
+    from maskclip_bench.backbones.probe import read_probe
+
+    return [] if read_probe(path) is not None else ["it is damaged"]
 
 
 def _checkpoints(folder: Path) -> Iterator[Item]:

@@ -10,6 +10,7 @@ from torch import nn
 from maskclip_bench.backbones import Backbone, load_backbone, weights_identity
 from maskclip_bench.backbones import probe as probes
 from maskclip_bench.backbones.encoders import TimmEncoder
+from maskclip_bench.cli.verify import items_of
 from maskclip_bench.errors import ConfigError, NonFiniteError
 from maskclip_bench.runtime import Workspace
 
@@ -68,6 +69,20 @@ def test_damaged_probe__is_made_again(workspace: Workspace) -> None:
     path.write_bytes(b"nothing")
     assert "." not in load(workspace).identity
     assert path.stat().st_size > 100
+
+
+def test_damaged_probe__one_bit_is_damage_and_no_other_model(workspace: Workspace) -> None:
+    load(workspace)
+    (path,) = (workspace.root / "probes").rglob("*.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 64
+    path.write_bytes(content)
+    assert probes.read_probe(path) is None
+    items = [item for item in items_of(workspace) if item.kind == "probes"]
+    assert [item.check() for item in items] == [["it is damaged"]]
+    assert "." not in load(workspace).identity
+    assert [item.check() for item in items] == [[]]
+    assert items[0].fix() == "removed"
 
 
 class Dropping(nn.Module):
