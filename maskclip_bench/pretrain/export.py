@@ -28,7 +28,8 @@ from maskclip_bench.errors import (
 )
 from maskclip_bench.modeling.model import build_model, open_clip_config
 from maskclip_bench.pretrain.methods import METHODS
-from maskclip_bench.pretrain.methods.base import STUDENT, TEACHER_TRUNK
+from maskclip_bench.pretrain.methods.base import STUDENT, TEACHER_REST, TEACHER_TRUNK
+from maskclip_bench.pretrain.methods.teacher import restore_text_and_projections
 from maskclip_bench.pretrain.recipe import Recipe, recorded_recipe
 from maskclip_bench.runtime import CHECKPOINT_FOLDER, RECIPE_FILE
 from maskclip_bench.training.checkpoint import (
@@ -176,6 +177,8 @@ def model_of(
     if weights == "teacher":
         trunk = _part(state, TEACHER_TRUNK)
         restore_module(model.visual.trunk, trunk, where=where)
+        if rest := _part(state, TEACHER_REST):
+            restore_text_and_projections(model, rest, where=where)
     return model.eval()
 
 

@@ -267,31 +267,38 @@ class Recipe(Declaration):
         return self
 
     @model_validator(mode="after")
-    def _one_normalization(self) -> Recipe:
-        for key, value in self._normalization().items():
+    def _fields_follow(self) -> Recipe:
+        for key, (origin, value) in self._following().items():
             given = self.method.fields.get(key)
-            if given is not None and tuple(map(float, given)) != value:
-                name = key.removeprefix("image_")
+            if given is None:
+                continue
+            if isinstance(value, tuple):
+                given, value = list(map(float, given)), list(value)
+            if given != value:
                 raise ValueError(
-                    f"method.{key} {list(given)} differs from data.augment.{name} {list(value)}; "
-                    "leave it out"
+                    f"method.{key} {given} differs from {origin} {value}; leave it out"
                 )
         return self
 
-    def _normalization(self) -> dict[str, tuple[float, float, float]]:
-        """Fields of the method that follow from how images are normalized."""
+    def _following(self) -> dict[str, tuple[str, Any]]:
+        """Fields of the method that follow from others of the recipe: their names and values."""
         known = METHODS[self.method.name].Config.model_fields
         augment = self.data.augment
-        normalization = {"image_mean": augment.mean, "image_std": augment.std}
-        return {key: value for key, value in normalization.items() if key in known}
+        following: dict[str, tuple[str, Any]] = {
+            "image_mean": ("data.augment.mean", augment.mean),
+            "image_std": ("data.augment.std", augment.std),
+            "pairs_per_step": ("global_batch_size", self.global_batch_size),
+        }
+        return {key: value for key, value in following.items() if key in known}
 
     def method_fields(self, *, workspace: Path | None = None) -> dict[str, Any]:
-        """Fields of the method's `Config`: those set, and those that follow from `data`.
+        """Fields of the method's `Config`: those set, and those that follow from other fields.
 
         Args:
             workspace: What a relative `start_from` is below; by default the working directory.
         """
-        fields = {**self.method.fields, **self._normalization()}
+        following = {key: value for key, (_, value) in self._following().items()}
+        fields = {**self.method.fields, **following}
         if workspace is not None and fields.get("start_from") is not None:
             fields["start_from"] = workspace / fields["start_from"]
         return fields

@@ -88,6 +88,21 @@ def test_run__model_and_teacher_are_such_folders(
     assert finished_fingerprint(run) is None
 
 
+def test_export__teacher_of_a_full_ema(tiny: ModuleType, data_root: Path, tmp_path: Path) -> None:
+    """The run's teacher/ is the checkpoint's; its text is not the student's."""
+    recipe = tiny.tiny_recipe("maskclip", num_pairs=48, method={"full_ema": True})
+    train(recipe, output=tmp_path / "run", data_root=data_root)
+    checkpoint = CheckpointStore(tmp_path / "run" / "checkpoints", keep=2).latest()
+    assert checkpoint is not None
+    expected = model_of(checkpoint.method, recipe, weights="teacher", where="checkpoint")
+    found = load_file(tmp_path / "run" / "teacher" / "open_clip_model.safetensors")
+    student = load_file(tmp_path / "run" / "model" / "open_clip_model.safetensors")
+    for name, value in expected.state_dict().items():
+        assert torch.equal(found[name], value), name
+    for name in ("text.text_projection", "visual.head.proj.weight", "logit_scale"):
+        assert not torch.equal(found[name], student[name]), name
+
+
 @pytest.mark.parametrize("target", ["timm", "hf"])
 def test_export__timm_loads_the_trunk(
     run: Path, tiny: ModuleType, tmp_path: Path, images: torch.Tensor, target: str

@@ -45,6 +45,10 @@ def check(tiny: ModuleType) -> Callable[..., Recipe]:
             {"method": {"name": "maskclip", "image_mean": [0.5, 0.5, 0.5]}},
             r"method.image_mean \[0.5, 0.5, 0.5\] differs from data.augment.mean \[0.485",
         ),
+        (
+            {"method": {"name": "maskclip", "pairs_per_step": 7}},
+            "method.pairs_per_step 7 differs from global_batch_size 16; leave it out",
+        ),
         ({"precision": "fp16"}, "'precision': Input should be 'fp32' or 'bf16'"),
         ({"global_batch_size": 0}, "greater than 0"),
         ({"optimizer": {"betas": [0.9, 1.5]}}, r"'optimizer.betas.1': Input should be less than 1"),

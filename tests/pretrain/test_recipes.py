@@ -84,6 +84,8 @@ def extra_parameters(trunk: Any, recipe: Recipe) -> int:
         total += decoder_parameters(
             width, config.decoder_dim or width, config.decoder_depth, output
         )
+        if config.full_ema:
+            total += model_parameters(trunk, recipe) - trunk_parameters(trunk)
         if config.target == "ema_features" and config.teacher != "momentum_head":
             frozen = config.teacher == "open_clip"
             total += OPENAI_VIT_B_16 if frozen else trunk_parameters(trunk)

@@ -28,9 +28,9 @@ Embeddings = dict[str, Tensor]
 Values = dict[str, float | Tensor]
 """Numbers to log; a tensor is a scalar on the device."""
 
-STUDENT, TEACHER_TRUNK = "model", "teacher_trunk"
-"""Attributes of a method, and so prefixes in its state: the student, and the trunk of a momentum
-teacher where there is one."""
+STUDENT, TEACHER_TRUNK, TEACHER_REST = "model", "teacher_trunk", "teacher_rest"
+"""Attributes of a method, and so prefixes in its state: the student, the trunk of a momentum
+teacher where there is one, and what else of it there is (`teacher.TextAndProjections`)."""
 
 MAX_LOGIT_SCALE = math.log(100)
 """CLIP's and SLIP's clamp."""

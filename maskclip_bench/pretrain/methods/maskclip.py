@@ -81,6 +81,7 @@ from maskclip_bench.pretrain.methods.teacher import (
     FrozenCLIP,
     FrozenTeacherConfig,
     StartConfig,
+    TextAndProjections,
     ema_update,
     frozen_copy,
     load_weights,
@@ -115,6 +116,10 @@ class MaskCLIPConfig(
     """Whose features `ema_features` are: a momentum copy of the student (paper); the student's own,
     with a momentum copy of the quantizer's head alone and no teacher pass (TIPSv2, arXiv
     2604.12012); or a frozen model of open_clip, `teacher_model`."""
+    full_ema: bool = Field(default=False, json_schema_extra={"neutral": False})
+    """Whether text tower, projections and temperature have a momentum copy too, as in A-CLIP and
+    DetailCLIP, which evaluate it. The losses need the trunk's alone; but only with this is the
+    `teacher/` that a run leaves a model of one age, and not a trunk with the student's text."""
     target_norm: bool = True
     """Whether target features are those after the final norm of the trunk that gives them; unknown,
     after it as in iBOT (BootMAE: before it)."""
@@ -134,6 +139,12 @@ class MaskCLIPConfig(
             raise ValueError("teacher: open_clip and teacher_model (a name) need each other")
         if self.teacher != "momentum" and self.target != "ema_features":
             raise ValueError(f"target {self.target} uses no teacher; set target: ema_features")
+        has_copy = self.target == "ema_features" and self.distillation_weight > 0
+        if self.full_ema and not (has_copy and self.teacher == "momentum"):
+            raise ValueError(
+                "full_ema goes with a momentum teacher: set teacher: momentum, target: "
+                "ema_features and a distillation_weight above 0"
+            )
         if self.teacher == "momentum_head" and self.loss == "mse":
             raise ValueError("teacher: momentum_head is of the quantizer; set loss: cross_entropy")
         return self
@@ -153,6 +164,7 @@ class MaskCLIP(ContrastiveMethod):
         if config.start_from is not None:
             load_weights(self.model, config.start_from)
         self.teacher_trunk: nn.Module | None = None
+        self.teacher_rest = TextAndProjections(self.model) if config.full_ema else None
         self.frozen_teacher: FrozenCLIP | None = None
         self.quantizer: OnlineQuantizer | None = None
         if config.distillation_weight > 0:
@@ -302,6 +314,8 @@ class MaskCLIP(ContrastiveMethod):
             values |= self.quantizer.update(momentum, progress=step / total_steps)
         if self.teacher_trunk is not None:
             ema_update(self.teacher_trunk, self.model.visual.trunk, momentum)
+        if self.teacher_rest is not None:
+            self.teacher_rest.follow(self.model, momentum)
         if momentum and (self.quantizer is not None or self.teacher_trunk is not None):
             values["ema_momentum"] = momentum
             values["teacher_age_steps"] = self.ema.mean_age(step, total_steps)
@@ -322,9 +336,11 @@ class MaskCLIP(ContrastiveMethod):
         return self
 
     def teacher_model(self) -> CustomTextCLIP | None:
-        """The student with the teacher's trunk."""
+        """The student with the teacher's trunk; with `full_ema`, all of it is the teacher's."""
         if self.teacher_trunk is None:
             return None
         model = copy.deepcopy(self.model)
         model.visual.trunk.load_state_dict(self.teacher_trunk.state_dict())
+        if self.teacher_rest is not None:
+            self.teacher_rest.put_into(model)
         return model

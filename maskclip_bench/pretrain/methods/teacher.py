@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import open_clip
 import torch
 import torch.nn.functional as F
+from open_clip.model import CustomTextCLIP
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from maskclip_bench.config import Declaration
 from maskclip_bench.data.pair_config import IMAGENET_MEAN, IMAGENET_STD
 from maskclip_bench.errors import CheckpointError, ConfigError
+from maskclip_bench.training.checkpoint import restore_module
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 """In a folder that open_clip reads as `local-dir:`."""
@@ -61,6 +64,51 @@ def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
 
 
+class TextAndProjections(nn.Module):
+    """A momentum copy of what a model has besides its trunk: text tower, projections, temperature.
+
+    Args:
+        model: The student.
+    """
+
+    def __init__(self, model: CustomTextCLIP) -> None:
+        super().__init__()
+        self.head = frozen_copy(model.visual.head)
+        self.text = frozen_copy(model.text)
+        self.logit_scale = nn.Parameter(model.logit_scale.detach().clone(), requires_grad=False)
+
+    @torch.no_grad()
+    def follow(self, model: CustomTextCLIP, momentum: float) -> None:
+        """Move towards the student."""
+        ema_update(self.head, model.visual.head, momentum)
+        ema_update(self.text, model.text, momentum)
+        self.logit_scale.lerp_(model.logit_scale, 1 - momentum)
+
+    def put_into(self, model: CustomTextCLIP) -> None:
+        """Replace a model's own."""
+        model.visual.head.load_state_dict(self.head.state_dict())
+        model.text.load_state_dict(self.text.state_dict())
+        with torch.no_grad():
+            model.logit_scale.copy_(self.logit_scale)
+
+    def train(self, mode: bool = True) -> TextAndProjections:
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+
+def restore_text_and_projections(
+    model: CustomTextCLIP, state: Mapping[str, Any], *, where: str
+) -> None:
+    """Load the state of a `TextAndProjections` into a whole model.
+
+    Raises:
+        CheckpointError: It is of another model.
+    """
+    rest = TextAndProjections(model)
+    restore_module(rest, state, where=where)
+    rest.put_into(model)
+
+
 class FrozenTeacherConfig(ImagesConfig):
     """Fields of every method whose teacher may be a frozen model of open_clip."""
 
@@ -78,6 +126,10 @@ class EMAConfig(Declaration):
     them, as a share of the run; the momentum is fixed. Unknown in MaskCLIP. Short, because a
     momentum that goes to 1 ends with a teacher of the middle of the run (COSMOS, fixed too: 0.99 at
     batch 4096, which is 0.1 % of YFCC15M's 25 epochs; 0.999 at batch 1024)."""
+    ema_memory_pairs: float | None = Field(default=None, gt=0, json_schema_extra={"neutral": None})
+    """Instead of `ema_memory`: the same in image-text pairs that the run sees."""
+    pairs_per_step: int | None = Field(default=None, gt=0, json_schema_extra={"neutral": None})
+    """Filled in by a recipe with its `global_batch_size`."""
     ema_momentum: float | None = Field(default=None, ge=0, le=1)
     """Instead of `ema_memory`: the momentum per step, at the start (A-CLIP, DetailCLIP: 0.996)."""
     ema_momentum_end: float | None = Field(default=None, ge=0, le=1)
@@ -85,11 +137,16 @@ class EMAConfig(Declaration):
 
     @model_validator(mode="after")
     def _one_schedule(self) -> EMAConfig:
-        memory_is_set = self.ema_memory is not None and "ema_memory" in self.model_fields_set
-        if memory_is_set and self.ema_momentum is not None:
-            raise ValueError("ema_memory and ema_momentum are both given; give one")
-        if self.ema_memory is None and self.ema_momentum is None:
-            raise ValueError("give ema_memory (a share of the run) or ema_momentum (per step)")
+        names = ("ema_memory", "ema_memory_pairs", "ema_momentum")
+        given = [name for name in names if getattr(self, name) is not None]
+        if "ema_memory" not in self.model_fields_set and len(given) > 1:
+            given.remove("ema_memory")  # a default
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are both given; give one")
+        if not given:
+            raise ValueError(
+                "give ema_memory (a share of the run), ema_memory_pairs or ema_momentum (per step)"
+            )
         if self.ema_momentum is None and self.ema_momentum_end is not None:
             raise ValueError("ema_momentum_end goes with ema_momentum, its start")
         return self
@@ -100,18 +157,32 @@ class EMASchedule:
 
     Args:
         config: A fixed momentum, given by the teacher's memory or itself, or half a cosine.
+
+    Raises:
+        ConfigError: The memory is in pairs, and nothing says how many a step has.
     """
 
+    _steps: float | None
+
     def __init__(self, config: EMAConfig) -> None:
-        self._memory = config.ema_memory
+        self._share, self._steps = config.ema_memory, None
+        if config.ema_memory_pairs is not None:
+            if config.pairs_per_step is None:
+                raise ConfigError(
+                    "method.ema_memory_pairs needs method.pairs_per_step, the global batch size; a "
+                    "recipe fills it in."
+                )
+            self._steps = config.ema_memory_pairs / config.pairs_per_step
         self._start, self._end = config.ema_momentum, config.ema_momentum_end
         self._known = (0, 0, 0.0)  # total steps, step, mean age after it
 
     def momentum(self, step: int, total_steps: int) -> float:
         """Momentum of the update after `step` of `total_steps` steps."""
         if self._start is None:
-            assert self._memory is not None
-            age = self._memory * total_steps
+            age = self._steps
+            if age is None:
+                assert self._share is not None
+                age = self._share * total_steps
             return age / (1 + age)
         end = self._start if self._end is None else self._end
         return cosine_momentum(self._start, end, step / total_steps)

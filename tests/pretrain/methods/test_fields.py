@@ -93,7 +93,10 @@ CHANGES: dict[str, dict[str, Changes]] = {
         "teacher_pretrained": {"teacher_pretrained": "other"},
         "target_norm": {"target_norm": False},
         "ema_memory": {"ema_memory": 0.5},
+        "ema_memory_pairs": {"ema_memory_pairs": 800.0, "pairs_per_step": 8},
+        "pairs_per_step": {"pairs_per_step": 800},
         "ema_momentum": {"ema_momentum": 0.5},
+        "full_ema": {"full_ema": True},
         "ema_momentum_end": {"ema_momentum_end": 1.0},
         "mask_kind": {"mask_kind": "block"},
         "decoder_positions": {"decoder_positions": "learned"},
@@ -113,6 +116,7 @@ BEFORE: dict[tuple[str, str], Changes] = {
     **{("maskclip", name): FROZEN for name in ("teacher_model", "teacher_pretrained")},
     **{("maskclip", name): FROZEN for name in ("image_mean", "image_std")},
     ("maskclip", "start_from"): {"stages": "two_stage", "start_from": "FIRST"},
+    ("maskclip", "pairs_per_step"): {"ema_memory_pairs": 800.0, "pairs_per_step": 8},
     ("maskclip", "ema_momentum_end"): {"ema_momentum": 0.5},
 }
 """(method, field) -> what must be set for the field to mean something."""

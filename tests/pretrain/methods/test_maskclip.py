@@ -276,7 +276,14 @@ def test_maskclip__start_is_missing_or_other(tmp_path: Path) -> None:
             "momentum_head is of the quantizer; set loss",
         ),
         ({"ema_memory": 0.1, "ema_momentum": 0.9}, "ema_memory and ema_momentum are both given"),
-        ({"ema_memory": None}, "give ema_memory .a share of the run. or ema_momentum"),
+        ({"ema_memory": None}, "give ema_memory .a share of the run., ema_memory_pairs or"),
+        (
+            {"ema_memory_pairs": 9, "ema_momentum": 0.9},
+            "ema_memory_pairs and ema_momentum are both given",
+        ),
+        ({"full_ema": True, "target": "pixels"}, "full_ema goes with a momentum teacher"),
+        ({"full_ema": True, "teacher": "momentum_head"}, "full_ema goes with a momentum teacher"),
+        ({"full_ema": True, "distillation_weight": 0}, "full_ema goes with a momentum teacher"),
         ({"ema_momentum_end": 1.0}, "ema_momentum_end goes with ema_momentum, its start"),
     ],
     ids=str,
@@ -292,6 +299,23 @@ def test_maskclip_config__defaults_are_the_papers() -> None:
     assert (config.mask_ratio, config.text_mask_ratio) == (0.75, 0.2)
     assert (config.decoder_depth, config.text_decoder_depth) == (1, 4)
     assert (config.target, config.loss) == ("ema_features", "cross_entropy")
+
+
+def test_maskclip__full_ema_is_a_model_of_one_age() -> None:
+    """Every weight of the teacher is half of the first and half of the second student."""
+    method = maskclip(full_ema=True, ema_momentum=0.5)
+    before = {name: value.clone() for name, value in method.model.named_parameters()}
+    with torch.no_grad():
+        for parameter in method.model.parameters():
+            parameter.mul_(0.5)
+    method.after_step(step=1, total_steps=2)
+    teacher = method.teacher_model()
+    assert teacher is not None
+    for name, value in teacher.named_parameters():
+        torch.testing.assert_close(value, 0.75 * before[name], msg=name)
+    only_trunk = maskclip(ema_momentum=0.5)
+    losses = [step(one, batch(8))[0] for one in (maskclip(full_ema=True), only_trunk)]
+    assert losses[0] == losses[1]  # the losses need the trunk's copy alone
 
 
 def test_maskclip__head_only_ema_is_the_students_own_features() -> None:

@@ -8,13 +8,16 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from tiny_methods import MODEL
 
 from maskclip_bench.data.pair_config import IMAGENET_MEAN, IMAGENET_STD
 from maskclip_bench.errors import ConfigError
+from maskclip_bench.modeling import build_model
 from maskclip_bench.pretrain.methods.teacher import (
     EMAConfig,
     EMASchedule,
     FrozenCLIP,
+    TextAndProjections,
     cosine_momentum,
     ema_update,
     frozen_copy,
@@ -37,6 +40,36 @@ def test_ema_schedule__memory_is_the_mean_age() -> None:
     schedule = EMASchedule(EMAConfig(ema_memory=0.05))
     assert schedule.momentum(1, 1000) == schedule.momentum(1000, 1000) == 50 / 51
     assert schedule.mean_age(1000, 1000) == pytest.approx(50, rel=1e-6)
+
+
+def test_ema_schedule__memory_in_pairs() -> None:
+    """640 pairs are 10 steps of 64, in a run of any length."""
+    schedule = EMASchedule(EMAConfig(ema_memory_pairs=640, pairs_per_step=64))
+    assert schedule.momentum(1, 100) == schedule.momentum(9, 1000) == 10 / 11
+    assert schedule.mean_age(1000, 1000) == pytest.approx(10)
+    with pytest.raises(ConfigError, match=r"ema_memory_pairs needs method\.pairs_per_step"):
+        EMASchedule(EMAConfig(ema_memory_pairs=640))
+
+
+def test_text_and_projections__follows_and_is_put_into_a_model() -> None:
+    torch.manual_seed(0)
+    student, other = build_model(MODEL), build_model(MODEL)
+    rest = TextAndProjections(student)
+    before = {name: value.clone() for name, value in rest.state_dict().items()}
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1.0)
+    rest.follow(student, 0.75)
+    for name, parameter in rest.named_parameters():
+        torch.testing.assert_close(parameter, before[name] + 0.25, msg=name)
+        assert not parameter.requires_grad
+    trunk = {name: value.clone() for name, value in other.visual.trunk.state_dict().items()}
+    rest.put_into(other)
+    for name, value in other.state_dict().items():
+        if name.startswith("visual.trunk."):
+            assert torch.equal(value, trunk[name.removeprefix("visual.trunk.")])
+        elif name != "text.attn_mask":
+            assert torch.equal(value, rest.state_dict()[name.removeprefix("visual.")]), name
 
 
 def test_ema_schedule__fixed_and_cosine() -> None:
