@@ -90,7 +90,8 @@ def test_run__model_and_teacher_are_such_folders(
 
 def test_export__teacher_of_a_full_ema(tiny: ModuleType, data_root: Path, tmp_path: Path) -> None:
     """The run's teacher/ is the checkpoint's; its text is not the student's."""
-    recipe = tiny.tiny_recipe("maskclip", num_pairs=48, method={"full_ema": True})
+    values = merge(tiny.tiny_values("maskclip", num_pairs=48), {"method": {"full_ema": True}})
+    recipe = validate(values, Recipe, where="test")
     train(recipe, output=tmp_path / "run", data_root=data_root)
     checkpoint = CheckpointStore(tmp_path / "run" / "checkpoints", keep=2).latest()
     assert checkpoint is not None
