@@ -68,6 +68,8 @@ class Dataset:
         read: Index -> image; picklable, so that worker processes can use it.
         files: Every file whose content decides what the split gives, in a fixed order.
         labels: int64 [N], or None.
+        multi_labels: int8 [N, C], for images of several classes: 1 = present, 0 = absent, -1 = not
+            scored (VOC's difficult objects); None for all other data.
         classes: The data set's classes, the same for all its splits; None without labels or masks.
         captions: One list of captions an image, or None.
         image_paths: The file of each image, where each is a file of its own; else empty.
@@ -92,6 +94,7 @@ class Dataset:
     annotations: list[Path] = field(default_factory=list)
     left_over: LeftOver = field(default_factory=LeftOver)
     identity: Any = None
+    multi_labels: NDArray[np.int8] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -99,6 +102,7 @@ class Dataset:
         for what, values in (
             ("groups", self.groups),
             ("labels", self.labels),
+            ("rows of labels", self.multi_labels),
             ("captions", self.captions),
             ("image paths", self.image_paths or None),
         ):
@@ -107,6 +111,7 @@ class Dataset:
                     f"{self.name} ({self.split}): {len(values)} {what} for {len(self)} images. "
                     "This is a fault of the reader."
                 )
+        self._check_multi_labels()
         if self.labels is not None and len(self):
             num_classes = len(self.classes) if self.classes is not None else 0
             wrong = np.flatnonzero((self.labels < 0) | (self.labels >= num_classes))
@@ -117,6 +122,18 @@ class Dataset:
                     f"{num_classes} classes, 0 to {num_classes - 1}. Correct the labels or the "
                     "class list."
                 )
+
+    def _check_multi_labels(self) -> None:
+        if self.multi_labels is None:
+            return
+        num_classes = len(self.classes) if self.classes is not None else 0
+        found = set(np.unique(self.multi_labels).tolist())
+        if self.multi_labels.shape != (len(self), num_classes) or not found <= {-1, 0, 1}:
+            raise DataError(
+                f"{self.name} ({self.split}): labels of several classes are "
+                f"{list(self.multi_labels.shape)} with the values {sorted(found)[:5]}; they should "
+                f"be [{len(self)}, {num_classes}] of -1, 0 and 1. This is a fault of the reader."
+            )
 
     def _check_ids(self) -> None:
         for name in self.sample_ids:
@@ -185,6 +202,8 @@ class Dataset:
             "content": content,
             "identity": self.identity,
         }
+        if self.multi_labels is not None:
+            rows["multi_labels"] = self.multi_labels.tolist()
         text = json.dumps(rows, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -207,6 +226,7 @@ class Dataset:
             groups=chosen(self.groups),
             read=ChosenImages(self.read, tuple(indices)),
             labels=None if self.labels is None else self.labels[list(indices)],
+            multi_labels=None if self.multi_labels is None else self.multi_labels[list(indices)],
             captions=None if self.captions is None else chosen(self.captions),
             image_paths=chosen(self.image_paths) if self.image_paths else [],
             annotations=chosen(self.annotations) if of_images else self.annotations,
@@ -265,12 +285,30 @@ class Dataset:
         Raises:
             ConfigError: The data set has none.
         """
+        if self.labels is None and self.multi_labels is not None:
+            raise ConfigError(
+                f"{self.name} ({self.split}) has several classes an image, which this protocol "
+                "does not score. Use zero_shot_classification."
+            )
         if self.labels is None:
             raise ConfigError(
                 f"{self.name} ({self.split}) has no class labels, which this protocol needs. "
                 "Use it under retrieval, or a reader of kind image_folder or torchvision."
             )
         return self.labels
+
+    def need_multi_labels(self) -> NDArray[np.int8]:
+        """Which classes each image has, int8 [N, C]: 1 = present, 0 = absent, -1 = not scored.
+
+        Raises:
+            ConfigError: The data set has one class an image, or none.
+        """
+        if self.multi_labels is None:
+            raise ConfigError(
+                f"{self.name} ({self.split}) has one class an image, and this metric needs images "
+                "of several classes. Use top1_accuracy, or a reader of kind voc."
+            )
+        return self.multi_labels
 
     def need_captions(self) -> list[list[str]]:
         """The captions of each image.

@@ -74,6 +74,10 @@ class TaskDeclaration(Declaration):
     """How its files are read."""
     splits: dict[Literal["train", "validation", "test"], str]
     """Our split -> the data set's own name for it."""
+    counts: dict[Literal["train", "validation", "test"], int] = Field(default_factory=dict)
+    """Images of each split as published; `maskclip-bench data check` compares."""
+    captions_per_image: int | None = None
+    """Fewest captions that an image has as published; `data check` compares."""
     class_names: ClassNames = ClassNames()
     """Words for the classes, for zero-shot classification."""
     prompt_sets: dict[str, PromptSet] = Field(default_factory=dict)
@@ -82,6 +86,8 @@ class TaskDeclaration(Declaration):
     """Protocol -> its settings; the protocol says which keys it knows."""
     task_version: int = 1
     """Raised when a number on this data set changes its meaning."""
+    hub: str | None = None
+    """Data set of the Hugging Face hub, ORG/NAME, that `data prepare` fetches into the root."""
     obtain: str
     """How to get the data, for `maskclip-bench list tasks` and for errors."""
     notes: str = ""
@@ -91,6 +97,13 @@ class TaskDeclaration(Declaration):
     def _has_a_protocol(self) -> TaskDeclaration:
         if not self.protocols:
             raise ValueError("'protocols' is empty: name at least one")
+        return self
+
+    @model_validator(mode="after")
+    def _counts_its_own_splits(self) -> TaskDeclaration:
+        other = sorted(set(self.counts) - set(self.splits))
+        if other:
+            raise ValueError(f"'counts' has {', '.join(other)}, which 'splits' does not have")
         return self
 
 

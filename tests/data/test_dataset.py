@@ -152,3 +152,29 @@ def test_check_masks__once_for_a_number_of_classes(tmp_path: Path) -> None:
     dataset.check_masks(2)
     with pytest.raises(DataError, match=r"m1\.png is no mask of 2 classes"):
         make(tmp_path, annotations=masks).check_masks(2)
+
+
+def test_several_classes_an_image__are_checked() -> None:
+    def made(values: list[list[int]]) -> Dataset:
+        return Dataset(
+            name="Birds",
+            split="test",
+            sample_ids=["a", "b"],
+            groups=["a", "b"],
+            read=lambda index: Image.new("RGB", (2, 2)),
+            files=[],
+            classes=ClassTable(("x", "y"), ("x", "y")),
+            multi_labels=np.array(values, dtype=np.int8),
+        )
+
+    assert made([[1, 0], [-1, 1]]).take([1]).need_multi_labels().tolist() == [[-1, 1]]
+    assert made([[1, 0], [-1, 1]]).fingerprint != made([[1, 0], [0, 1]]).fingerprint
+    with pytest.raises(DataError, match=r"labels of several classes are \[2, 1\] with the values"):
+        made([[1], [0]])
+    with pytest.raises(DataError, match=r"the values \[0, 1, 2\]; they should be \[2, 2\]"):
+        made([[1, 2], [0, 0]])
+    with pytest.raises(ConfigError, match="has one class an image, and this metric needs images"):
+        Dataset(
+            name="Birds", split="test", sample_ids=[], groups=[], files=[],
+            read=lambda index: Image.new("RGB", (2, 2)),
+        ).need_multi_labels()  # fmt: skip

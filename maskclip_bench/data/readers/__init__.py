@@ -8,6 +8,11 @@
 | karpathy | one JSON of splits and sentences (Flickr30K, COCO), a folder of images | captions |
 | ade20k | `images/{split}/*.jpg`, `annotations/{split}/*.png` | masks |
 | coco_instances | `{split}/*.jpg`, `annotations/instances_{split}.json` | boxes |
+| voc | VOCdevkit: `JPEGImages`, `ImageSets/Main/{class}_{split}.txt` | several labels an image |
+| cub | CUB-200-2011: `images`, and lists of images, labels and splits | labels |
+| objectnet | ObjectNet: `objectnet-1.0/images`, `mappings`; the border is cut off | labels |
+| table | CSV, TSV, JSON lines or Parquet that names images, or holds them | either |
+| huggingface | any data set of the Hugging Face hub, or a folder in that format | either |
 
 One file a kind: its declaration (`reader:` in `tasks/*.yaml`) and how it opens a split. Another
 package adds a kind through the entry-point group `maskclip_bench.readers`, whose value is a

@@ -115,6 +115,11 @@ READERS: Registry[type[ReaderDeclaration]] = Registry(
         "karpathy": f"{_FOLDER}.karpathy:Karpathy",
         "ade20k": f"{_FOLDER}.ade20k:ADE20K",
         "coco_instances": f"{_FOLDER}.coco_instances:COCOInstances",
+        "voc": f"{_FOLDER}.voc:VOC",
+        "cub": f"{_FOLDER}.cub:CUB",
+        "objectnet": f"{_FOLDER}.objectnet:ObjectNet",
+        "table": f"{_FOLDER}.table:Table",
+        "huggingface": f"{_FOLDER}.huggingface:HuggingFaceSet",
     },
     remedy="They are described in: docs/extending.md",
 )

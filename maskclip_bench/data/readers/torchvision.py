@@ -15,6 +15,7 @@ from maskclip_bench.data.class_table import ClassTable, table_of_indices
 from maskclip_bench.data.dataset import Dataset, IndexedImages
 from maskclip_bench.data.directory_walk import walk_files
 from maskclip_bench.data.readers.base import ReaderDeclaration
+from maskclip_bench.data.readers.random_split import split_per_class
 from maskclip_bench.errors import ConfigError, DataError, did_you_mean
 
 
@@ -56,7 +57,7 @@ class TorchvisionSet(ReaderDeclaration):
         images = self._images(split, root, what)
         labels = labels_of(images)
         own = class_names_of(images, int(labels.max(initial=-1)))
-        if own != classes.names and set(own) <= set(classes.keys):
+        if own and own != classes.names and set(own) <= set(classes.keys):
             # torchvision numbered the classes of this split alone
             labels = np.array(classes.labels_of(own, what=what), dtype=np.int64)[labels]
         chosen: NDArray[np.int64] = np.arange(len(labels), dtype=np.int64)
@@ -134,6 +135,10 @@ def labels_of(images: Any) -> NDArray[np.int64]:
         labels = getattr(images, attribute, None)
         if labels is not None and len(labels) == len(images):
             return np.asarray(labels, dtype=np.int64)
+    if type(images).__name__ == "PCAM":  # opens its file for every image
+        name = images._FILES[images._split]["targets"][0]
+        with images.h5py.File(images._base_folder / name) as file:
+            return np.asarray(file["y"], dtype=np.int64).reshape(-1)
     samples = getattr(images, "_samples", None)
     if isinstance(samples, list) and samples and len(samples[0]) == 2:
         return np.array([label for _, label in samples], dtype=np.int64)
@@ -147,22 +152,3 @@ def class_names_of(images: Any, largest: int) -> tuple[str, ...]:
         if names is not None and len(names) > largest:
             return tuple(name if isinstance(name, str) else str(name[0]) for name in names)
     return ()
-
-
-def split_per_class(labels: NDArray[np.int64], per_class: int, split: str) -> NDArray[np.int64]:
-    """Indices of `train` (`per_class` of each class, in a fixed random order) or of the rest.
-
-    Raises:
-        ConfigError: The split is neither `train` nor `test`.
-    """
-    if split not in ("train", "test"):
-        raise ConfigError(
-            f"train_per_class makes the splits train and test, not {split!r}. Correct `splits`."
-        )
-    train: list[int] = []
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        train += np.random.default_rng(int(label)).permutation(members)[:per_class].tolist()
-    chosen = np.zeros(len(labels), dtype=bool)
-    chosen[train] = True
-    return np.flatnonzero(chosen if split == "train" else ~chosen)

@@ -267,3 +267,19 @@ def test_split__without_images(tmp_path: Path, open_split: OpenSplit) -> None:
     (tmp_path / "set/val/n01/a.heic").write_bytes(b"x")
     with pytest.raises(DataError, match=r"the split 'val' .* has no image. It has 1 images of a"):
         open_split("val", kind="image_folder")
+
+
+def test_all_splits_in_one_folder(
+    tmp_path: Path, put_image: Callable[..., Path], open_split: Callable[..., Dataset]
+) -> None:
+    for name in ("forest", "river"):
+        for number in range(5):
+            put_image(tmp_path / f"set/pictures/{name}/{number}.png")
+    declared = {"kind": "image_folder", "folder": "pictures", "train_per_class": 3}
+    splits = ("train", "test")
+    train, test = (open_split(split, splits=splits, **declared) for split in splits)
+    assert train.need_labels().tolist() == [0] * 3 + [1] * 3
+    assert test.need_labels().tolist() == [0] * 2 + [1] * 2
+    assert not set(train.sample_ids) & set(test.sample_ids)
+    assert len(train.files) == 6
+    assert train.fingerprint != test.fingerprint
