@@ -9,8 +9,9 @@ import torch
 from maskclip_bench.data.tokenizer import CaptionTokenizer, load_tokenizer
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.pretrain.export import models_of
-from maskclip_bench.pretrain.methods.base import Method
+from maskclip_bench.pretrain.methods.base import STUDENT, Method
 from maskclip_bench.pretrain.recipe import Recipe
+from maskclip_bench.training.layer_decay import layer_scales
 from maskclip_bench.training.optim import build_optimizer
 from maskclip_bench.training.parallel import (
     DDPStrategy,
@@ -43,6 +44,9 @@ def prepare(
     if recipe.grad_checkpointing:
         method.model.set_grad_checkpointing(True)
     no_weight_decay = method.parameters_without_weight_decay()
+    section = recipe.optimizer
+    scales = layer_scales(method.model, section.layer_decay) if section.layer_decay else {}
+    lr_scales = {f"{STUDENT}.{name}": scale for name, scale in scales.items()}
     if recipe.compile:
         for block in transformer_blocks(method):
             block.compile()
@@ -58,7 +62,6 @@ def prepare(
     else:
         accumulates = recipe.accumulation_steps > 1
         strategy = DDPStrategy(method, device=device, accumulates=accumulates)
-    section = recipe.optimizer
     optimizer = build_optimizer(
         method,
         lr=section.lr,
@@ -66,5 +69,6 @@ def prepare(
         betas=section.betas,
         eps=section.eps,
         no_weight_decay=no_weight_decay,
+        lr_scales=lr_scales,
     )
     return strategy, optimizer

@@ -91,6 +91,12 @@ class OptimizerSection(Declaration):
     clip_grad_norm: Annotated[float, Field(gt=0.0)] | None = None
     """Largest norm of the whole gradient; by default it is not clipped, as in SLIP."""
 
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
+        default=None, json_schema_extra={"neutral": None}
+    )
+    """Factor of the learning rate from a layer of a tower to the one before it; by default all
+    layers have the same rate. For runs with `init`."""
+
     @model_validator(mode="after")
     def _one_warmup(self) -> OptimizerSection:
         if self.warmup_steps is not None and self.warmup_epochs is not None:
@@ -98,6 +104,36 @@ class OptimizerSection(Declaration):
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr} is larger than lr {self.lr}")
         return self
+
+
+class InitSection(Declaration):
+    """Weights that the model starts from, instead of random ones: those of a finished CLIP."""
+
+    open_clip: str | None = None
+    """Name in open_clip (`ViT-B-16`, `hf-hub:OWNER/NAME`). Give this or `folder`."""
+
+    pretrained: str | None = None
+    """Tag of its weights (`openai`, `laion2b_s34b_b88k`), or a file of them."""
+
+    folder: Path | None = None
+    """The `model` folder of a finished run, or any other that open_clip reads; a relative path is
+    below the workspace."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> InitSection:
+        if (self.open_clip is None) == (self.folder is None):
+            raise ValueError("give one of open_clip and folder, and not both")
+        if self.folder is not None and self.pretrained is not None:
+            raise ValueError("pretrained goes with open_clip; a folder has its own weights")
+        if self.open_clip and ":" not in self.open_clip and self.pretrained is None:
+            raise ValueError("open_clip needs pretrained: the tag of its weights, e.g. openai")
+        return self
+
+    @property
+    def label(self) -> str:
+        """For messages: "ViT-B-16/openai", or the folder."""
+        parts = (self.open_clip, self.pretrained) if self.folder is None else (str(self.folder),)
+        return "/".join(part for part in parts if part)
 
 
 class CheckpointSection(Declaration):
@@ -194,6 +230,9 @@ class Recipe(Declaration):
 
     model: ModelConfig
     """What it pretrains."""
+
+    init: InitSection | None = Field(default=None, json_schema_extra={"neutral": None})
+    """What the model starts from; by default random weights."""
 
     tokenizer: TokenizerConfig = TokenizerConfig()
     """How captions become tokens."""

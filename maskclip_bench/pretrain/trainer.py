@@ -33,6 +33,7 @@ from maskclip_bench.errors import DataError, TrainingError
 from maskclip_bench.pretrain.assembly import prepare, tokenizer_of
 from maskclip_bench.pretrain.export import Weights, write_model_folder
 from maskclip_bench.pretrain.held_out import ACCURACY, LOSS, HeldOutPairs, check_held_out
+from maskclip_bench.pretrain.init_weights import start_from
 from maskclip_bench.pretrain.methods import build_method
 from maskclip_bench.pretrain.methods.base import Method
 from maskclip_bench.pretrain.recipe import Recipe, recorded_recipe
@@ -136,6 +137,14 @@ class _Run:
         self._held_out = self._open_held_out(data_root, tokenizer)
         self._held_out_numbers: dict[str, float] = {}  # the newest, shown with every step
         self._length = RunLength.of(recipe, batches_per_epoch=self._loader.steps_per_epoch)
+        self._store = folder.store(keep=recipe.checkpoint.keep)
+        self._step = 0
+        self._bad_before = 0  # bad samples of this epoch before the run was interrupted
+        checkpoint = self._newest_checkpoint()
+        if checkpoint is not None:
+            self._data |= {key: checkpoint.data[key] for key in ("init",) if key in checkpoint.data}
+        elif recipe.init is not None:
+            self._data["init"] = self._start(workspace)
         self._strategy, self._optimizer = prepare(recipe, self._method, device)
         self._stepper = Stepper(
             recipe,
@@ -145,10 +154,8 @@ class _Run:
             length=self._length,
             device=device,
         )
-        self._store = folder.store(keep=recipe.checkpoint.keep)
-        self._step = 0
-        self._bad_before = 0  # bad samples of this epoch before the run was interrupted
-        self._resume()
+        if checkpoint is not None:
+            self._resume(checkpoint)
 
     def _open_held_out(self, data_root: Path, tokenizer: CaptionTokenizer) -> list[Evaluator]:
         """The measurement of held-out pairs, on the main process, if the recipe asks for it."""
@@ -174,16 +181,20 @@ class _Run:
             distributed.on_main(read)
         return opened
 
-    def _resume(self) -> None:
-        """Restore the newest readable checkpoint, if there is one.
+    def _start(self, workspace: Path | None) -> str:
+        """Give the student the recipe's weights; the main process comes first, and downloads them.
 
-        Raises:
-            ConfigError: It is of another recipe.
-            DataError: It is of other data.
+        Returns:
+            Their SHA-256.
         """
-        checkpoint = self._newest_checkpoint()
-        if checkpoint is None:
-            return
+        start = partial(start_from, self._method, self._recipe, workspace=workspace)
+        content = distributed.on_main(start)
+        if not distributed.is_main():
+            start()
+        return content
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint."""
         self._strategy.restore(self._optimizer, checkpoint.method, checkpoint.optimizer)
         self._step = checkpoint.step
         self._stepper.nonfinite.total = checkpoint.counters.get("num_nonfinite", 0)
@@ -197,7 +208,12 @@ class _Run:
             )
 
     def _newest_checkpoint(self) -> Checkpoint | None:
-        """The newest intact checkpoint, chosen by the main process; the others read the same."""
+        """The newest intact checkpoint, chosen by the main process; the others read the same.
+
+        Raises:
+            ConfigError: It is of another recipe.
+            DataError: It is of other data.
+        """
         found: list[Checkpoint] = []
 
         def choose() -> str:
@@ -386,6 +402,8 @@ class _Run:
             "step": self._step,
             "num_nonfinite_steps": self._stepper.nonfinite.total,
         }
+        if "init" in self._data:
+            origin["init_sha256"] = self._data["init"]
         parts: list[tuple[CustomTextCLIP | None, Path, Weights]] = [
             (teacher, self._folder.teacher, "teacher"),
             (student, self._folder.model, "student"),

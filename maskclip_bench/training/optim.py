@@ -1,8 +1,9 @@
-"""AdamW with two groups of parameters: with and without weight decay."""
+"""AdamW with groups of parameters: with and without weight decay, and by their learning rate."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,16 +16,32 @@ def parameter_groups(
     *,
     weight_decay: float,
     no_weight_decay: set[str],
-) -> list[dict[str, object]]:
-    """Trained parameters, split by whether they decay; frozen ones are left out."""
-    decayed: list[nn.Parameter] = []
-    exempt: list[nn.Parameter] = []
+    lr_scales: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Trained parameters, split by whether they decay and by their factor of the learning rate.
+
+    Frozen ones are left out. Groups with decay come first, large factors before small ones; a
+    factor of 1 is not written down.
+
+    Args:
+        named_parameters: Names and parameters.
+        weight_decay: Of those not in `no_weight_decay`.
+        no_weight_decay: Names exempt from decay.
+        lr_scales: Factors of the learning rate by name; 1 where there is none.
+    """
+    scales = lr_scales or {}
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, parameter in named_parameters:
         if parameter.requires_grad:
-            (exempt if name in no_weight_decay else decayed).append(parameter)
+            key = (name in no_weight_decay, -scales.get(name, 1.0))
+            groups.setdefault(key, []).append(parameter)
     return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": exempt, "weight_decay": 0.0},
+        {
+            "params": groups[exempt, scale],
+            "weight_decay": 0.0 if exempt else weight_decay,
+            **({} if scale == -1.0 else {"lr_scale": -scale}),
+        }
+        for exempt, scale in sorted(groups)
     ]
 
 
@@ -36,6 +53,7 @@ def build_optimizer(
     betas: tuple[float, float],
     eps: float,
     no_weight_decay: set[str],
+    lr_scales: Mapping[str, float] | None = None,
     fused: bool = True,
 ) -> torch.optim.AdamW:
     """AdamW, in one kernel where the device has one.
@@ -47,12 +65,15 @@ def build_optimizer(
         betas: Of AdamW.
         eps: Of AdamW.
         no_weight_decay: Names exempt from decay.
+        lr_scales: Factors of the learning rate by name; 1 where there is none.
         fused: Whether to use the fused kernel if the device has it.
     """
     groups = parameter_groups(
-        module.named_parameters(), weight_decay=weight_decay, no_weight_decay=no_weight_decay
+        module.named_parameters(),
+        weight_decay=weight_decay,
+        no_weight_decay=no_weight_decay,
+        lr_scales=lr_scales,
     )
-    groups = [group for group in groups if group["params"]]
     devices = {parameter.device.type for parameter in module.parameters()}
     return torch.optim.AdamW(
         groups, lr=lr, betas=betas, eps=eps, fused=fused and devices <= FUSED_DEVICES

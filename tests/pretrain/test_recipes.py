@@ -31,10 +31,12 @@ def blocks(width: int, depth: int) -> int:
 
 
 def trunk_parameters(trunk: Any) -> int:
-    """A ViT with class token and learned positions."""
+    """A ViT with class token and learned positions; OpenAI's has a norm in place of a bias."""
     width, patch = trunk.embed_dim, trunk.patch_embed.patch_size[0]
     positions = (trunk.patch_embed.num_patches + 1) * width
     patches = linear(3 * patch**2, width)
+    if trunk.patch_embed.proj.bias is None:
+        patches += width
     return patches + width + positions + blocks(width, len(trunk.blocks)) + 2 * width
 
 

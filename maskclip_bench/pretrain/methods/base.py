@@ -63,6 +63,9 @@ class Method(nn.Module, ABC):
         super().__init__()
         self.model = build_model(model_config)
 
+    def student_was_replaced(self) -> None:
+        """Called when the student got other weights before training; copies of it get them too."""
+
     @abstractmethod
     def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
         """Run every forward pass once -> embeddings [B, ...], and weighted per-sample terms."""

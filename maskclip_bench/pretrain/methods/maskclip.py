@@ -304,6 +304,13 @@ class MaskCLIP(ContrastiveMethod):
 
     # --- the teacher ---------------------------------------------------------------------------
 
+    def student_was_replaced(self) -> None:
+        """The momentum copies start as the student."""
+        if self.teacher_trunk is not None:
+            ema_update(self.teacher_trunk, self.model.visual.trunk, 0.0)
+        if self.teacher_rest is not None:
+            self.teacher_rest.follow(self.model, 0.0)
+
     def update(self, *, step: int, total_steps: int) -> Values:
         """Move the centre and the teacher."""
         values = super().update(step=step, total_steps=total_steps)
