@@ -470,7 +470,7 @@ def pretrain(
 
     place = Workspace.open(workspace)
     loaded = load_recipe(str(recipe), list(_override_lines(overrides)))
-    if loaded.world == "demo":
+    if loaded.on_demo_data:
         prepare_demo(place.data)
     return launch_here(
         loaded,

@@ -79,7 +79,7 @@ def pretrain(
     loaded = load_recipe(recipe, overrides or [])
     place = Workspace.open(workspace)
     folder = output or place.pretraining(loaded.name, loaded.seed)
-    if loaded.world == "demo":
+    if loaded.on_demo_data:
         _prepare_demo(place, quiet=quiet)
     if launcher == "slurm":
         _submit(loaded, folder, place, device, slurm or [])

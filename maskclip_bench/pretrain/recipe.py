@@ -343,6 +343,11 @@ class Recipe(Declaration):
         return fields
 
     @property
+    def on_demo_data(self) -> bool:
+        """Whether its pairs are of the demo world, which is drawn where it is missing."""
+        return Path(self.data.source.path).parts[:1] == ("demo",)
+
+    @property
     def length(self) -> str:
         """How long it trains, for listings: "64,000" pairs or "25 epochs"."""
         return length_in_words(self.num_pairs, self.epochs)

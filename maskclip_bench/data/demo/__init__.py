@@ -17,8 +17,8 @@ about drawings; they are never compared with published ones.
 
 from __future__ import annotations
 
-from maskclip_bench.data.demo.layouts import DemoSizes
 from maskclip_bench.data.demo.sheet import contact_sheet
+from maskclip_bench.data.demo.sizes import DemoSizes
 from maskclip_bench.data.demo.world import check_world, prepare_demo
 
 __all__ = ["DemoSizes", "check_world", "contact_sheet", "prepare_demo"]

@@ -10,13 +10,13 @@ import functools
 import hashlib
 import io
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
-from maskclip_bench.errors import DataError
+from maskclip_bench.errors import ConfigError, DataError
 
 ART_FOLDER = Path(__file__).resolve().parent / "art"
 ATLAS_FILE = "atlas.webp"
@@ -87,6 +87,24 @@ class Atlas:
     held_out_vendors: tuple[str, ...]
     sprites: Mapping[str, Image.Image]
     fingerprint: str
+
+    def holding_out(self, vendors: Sequence[str]) -> Atlas:
+        """The same drawings with other vendors held out.
+
+        Args:
+            vendors: Those that only the splits named `*_ood` use; all others are for training.
+
+        Raises:
+            ConfigError: One is unknown or given twice, or none is left for training.
+        """
+        known = (*self.training_vendors, *self.held_out_vendors)
+        training = tuple(vendor for vendor in known if vendor not in vendors)
+        if len(set(vendors)) != len(vendors) or not set(vendors) <= set(known) or not training:
+            raise ConfigError(
+                f"Vendors {list(vendors)} cannot be held out. Give some, not all, of "
+                f"{', '.join(known)}, each once."
+            )
+        return replace(self, training_vendors=training, held_out_vendors=tuple(vendors))
 
 
 def drawing_id(object_class: ObjectClass, vendor: str) -> str:

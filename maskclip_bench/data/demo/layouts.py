@@ -35,13 +35,14 @@ from maskclip_bench.data.demo.formats import (
 from maskclip_bench.data.demo.scenes import (
     INSTANCES,
     PAIRS,
-    PORTRAIT,
     RETRIEVAL,
     SEMANTIC,
     STUFF,
     Scene,
     draw_scene,
 )
+from maskclip_bench.data.demo.sizes import DemoSizes
+from maskclip_bench.data.demo.slices import SLICES, after_drawing, object_style
 
 PAIR_SIZE = 72
 OBJECT_SIZE = 72
@@ -61,43 +62,6 @@ STUFF_COLORS = (
     (150, 102, 60),
 )
 """Colours of `STUFF` in a drawing of labels."""
-
-
-@dataclass(frozen=True)
-class DemoSizes:
-    """How many scenes each split has; the defaults are the demo world of the benchmark.
-
-    Attributes:
-        pretrain: Image-text pairs.
-        shard: Pairs in one webdataset shard.
-        objects_train: Images per class, likewise the next three.
-        objects_val: Of drawings that training has, new scenes.
-        objects_val_ood: Of the held-out vendor.
-        objects_tune: For choosing hyperparameters; never reported.
-        captions_test: Images with five captions each.
-        captions_val: The same, for choosing hyperparameters.
-        scenes_training: Images with semantic labels, likewise the next two.
-        scenes_validation: Of drawings that training has.
-        scenes_validation_ood: Of the held-out vendor.
-        instances_train: Images with instance masks, likewise the next two.
-        instances_val: Of drawings that training has.
-        instances_val_ood: Of the held-out vendor.
-    """
-
-    pretrain: int = 24_000
-    shard: int = 1_000
-    objects_train: int = 60
-    objects_val: int = 30
-    objects_val_ood: int = 30
-    objects_tune: int = 10
-    captions_test: int = 1_000
-    captions_val: int = 300
-    scenes_training: int = 700
-    scenes_validation: int = 250
-    scenes_validation_ood: int = 250
-    instances_train: int = 600
-    instances_val: int = 400
-    instances_val_ood: int = 200
 
 
 @dataclass(frozen=True)
@@ -161,7 +125,7 @@ def num_scenes(sizes: DemoSizes, layout: str, split: str) -> int:
 
 SPLITS = {
     "pretrain": ("train",),
-    "objects": ("train", "val", "val_ood", "tune"),
+    "objects": ("train", "val", "val_ood", "tune", *SLICES),
     "scenes": ("training", "validation", "validation_ood"),
     "instances": ("train", "val", "val_ood"),
     "captions": ("test", "val"),
@@ -182,11 +146,26 @@ def pieces(sizes: DemoSizes, layout: str, *, most: int = 500) -> Iterator[Piece]
             yield Piece(layout, split, start, min(total, start + step))
 
 
-def make_piece(piece: Piece, world: Path, sizes: DemoSizes, seed: int) -> MadePiece:
-    """Draw the scenes of a piece and write their files below `world`."""
+def make_piece(
+    piece: Piece, world: Path, sizes: DemoSizes, seed: int, held_out: Sequence[str] = ()
+) -> MadePiece:
+    """Draw the scenes of a piece and write their files below `world`.
+
+    Args:
+        piece: Which scenes.
+        world: The folder of the world.
+        sizes: Of the world.
+        seed: Of the world.
+        held_out: Vendors of the splits `*_ood`; those of the atlas by default.
+    """
     made = MadePiece(piece)
-    _MAKERS[piece.layout](made, world, sizes, seed)
+    _MAKERS[piece.layout](made, world, sizes, seed, atlas_of(held_out))
     return made
+
+
+def atlas_of(held_out: Sequence[str]) -> Atlas:
+    """The atlas with these vendors held out, or with its own for an empty list."""
+    return load_atlas().holding_out(held_out) if held_out else load_atlas()
 
 
 def finish_layout(
@@ -218,8 +197,10 @@ def pretrain_scene(atlas: Atlas, seed: int, index: int) -> tuple[Scene, list[str
     return scene, captions
 
 
-def _make_pretrain(made: MadePiece, world: Path, sizes: DemoSizes, seed: int) -> None:
-    piece, atlas = made.piece, load_atlas()
+def _make_pretrain(
+    made: MadePiece, world: Path, sizes: DemoSizes, seed: int, atlas: Atlas
+) -> None:
+    piece = made.piece
     members: list[tuple[str, bytes]] = []
     for index in range(piece.start, piece.stop):
         scene, captions = pretrain_scene(atlas, seed, index)
@@ -257,14 +238,18 @@ def object_of(atlas: Atlas, split: str, index: int, per_class: int) -> tuple[Obj
     return atlas.classes[index // per_class], vendors[index % per_class % len(vendors)]
 
 
-def _make_objects(made: MadePiece, world: Path, sizes: DemoSizes, seed: int) -> None:
-    piece, atlas = made.piece, load_atlas()
+def _make_objects(
+    made: MadePiece, world: Path, sizes: DemoSizes, seed: int, atlas: Atlas
+) -> None:
+    piece = made.piece
     per_class = getattr(sizes, f"objects_{piece.split}")
     for index in range(piece.start, piece.stop):
         main = object_of(atlas, piece.split, index, per_class)
         draws = Draws(seed, "objects", piece.split, index)
-        scene = draw_scene(draws, atlas, PORTRAIT, (main[1],), main=main)
+        style = object_style(piece.split)
+        scene = draw_scene(draws, atlas, style, (main[1],), main=main)
         image = draw_image(scene, size=OBJECT_SIZE, seed=seed, split=f"objects/{piece.split}")
+        image = after_drawing(piece.split, image, scene, draws)
         path = f"{main[0].wnid}/{piece.split}_{index:06d}.jpg"
         made.write(world, f"objects/{piece.split}/{path}", jpeg_bytes(image))
         made.records.append((path, {"drawing": drawing_id(*main), "vendor": main[1]}))
@@ -281,15 +266,22 @@ def _finish_objects(made: Sequence[MadePiece]) -> dict[str, Any]:
         }
         for object_class in load_atlas().classes
     ]
-    sidecars = {f"objects/{split}.json": dict(_records(made, split)) for split in SPLITS["objects"]}
+    there = {split: dict(_records(made, split)) for split in SPLITS["objects"]}
+    sidecars = {
+        f"objects/{split}.json": records
+        for split, records in there.items()
+        if records or split not in SLICES
+    }
     return {"objects/classes.json": classes, **sidecars}
 
 
 # --- scenes: ADE20K ---------------------------------------------------------------------------
 
 
-def _make_scenes(made: MadePiece, world: Path, sizes: DemoSizes, seed: int) -> None:
-    piece, atlas = made.piece, load_atlas()
+def _make_scenes(
+    made: MadePiece, world: Path, sizes: DemoSizes, seed: int, atlas: Atlas
+) -> None:
+    piece = made.piece
     for index in range(piece.start, piece.stop):
         draws = Draws(seed, "scenes", piece.split, index)
         scene = draw_scene(draws, atlas, SEMANTIC, vendors_of(atlas, piece.split))
@@ -340,8 +332,10 @@ def _hue_color(hue: float, position: int) -> tuple[int, int, int]:
 # --- instances: COCO --------------------------------------------------------------------------
 
 
-def _make_instances(made: MadePiece, world: Path, sizes: DemoSizes, seed: int) -> None:
-    piece, atlas = made.piece, load_atlas()
+def _make_instances(
+    made: MadePiece, world: Path, sizes: DemoSizes, seed: int, atlas: Atlas
+) -> None:
+    piece = made.piece
     for index in range(piece.start, piece.stop):
         draws = Draws(seed, "instances", piece.split, index)
         scene = draw_scene(draws, atlas, INSTANCES, vendors_of(atlas, piece.split))
@@ -407,7 +401,14 @@ def caption_scene(
     return scene, Draws(seed, "captions", split, index, retry, "words")
 
 
-def plan_captions(sizes: DemoSizes, seed: int, seen: set[str], *, most: int = 500) -> list[Piece]:
+def plan_captions(
+    sizes: DemoSizes,
+    seed: int,
+    seen: set[str],
+    *,
+    most: int = 500,
+    held_out: Sequence[str] = (),
+) -> list[Piece]:
     """Choose scenes whose five captions are in no other scene of the layout nor in `seen`.
 
     Args:
@@ -415,9 +416,10 @@ def plan_captions(sizes: DemoSizes, seed: int, seen: set[str], *, most: int = 50
         seed: Of the world.
         seen: Captions of pretraining; the new ones are added.
         most: Scenes in one piece.
+        held_out: Vendors of which no drawing is used; those of the atlas by default.
     """
     planned = []
-    atlas = load_atlas()
+    atlas = atlas_of(held_out)
     for split in SPLITS["captions"]:
         chosen: list[tuple[int, tuple[str, ...]]] = []
         for index in range(num_scenes(sizes, "captions", split)):
@@ -435,8 +437,10 @@ def plan_captions(sizes: DemoSizes, seed: int, seen: set[str], *, most: int = 50
     return planned
 
 
-def _make_captions(made: MadePiece, world: Path, sizes: DemoSizes, seed: int) -> None:
-    piece, atlas = made.piece, load_atlas()
+def _make_captions(
+    made: MadePiece, world: Path, sizes: DemoSizes, seed: int, atlas: Atlas
+) -> None:
+    piece = made.piece
     scenes = zip(range(piece.start, piece.stop), piece.retries, piece.captions, strict=True)
     for index, retry, captions in scenes:
         scene, _ = caption_scene(atlas, seed, piece.split, index, retry)
@@ -475,7 +479,7 @@ def _finish_captions(made: Sequence[MadePiece]) -> dict[str, Any]:
     return {"captions/dataset_demo.json": {"dataset": "demo", "images": images}}
 
 
-_MAKERS: dict[str, Callable[[MadePiece, Path, DemoSizes, int], None]] = {
+_MAKERS: dict[str, Callable[[MadePiece, Path, DemoSizes, int, Atlas], None]] = {
     "pretrain": _make_pretrain,
     "objects": _make_objects,
     "scenes": _make_scenes,

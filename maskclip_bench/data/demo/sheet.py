@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from maskclip_bench import storage
 from maskclip_bench.data.demo.layouts import SPLITS
+from maskclip_bench.data.demo.slices import SLICES
 from maskclip_bench.errors import DataError
 
 TILE = 216
@@ -90,6 +91,8 @@ def _objects(root: Path) -> Rows:
     """Images of classes far apart, each of another vendor."""
     names = {entry["wnid"]: entry["name"] for entry in _json(root / "objects" / "classes.json")}
     for split in SPLITS["objects"]:
+        if split in SLICES and not (root / "objects" / f"{split}.json").exists():
+            continue
         sidecar: dict[str, dict[str, str]] = _json(root / "objects" / f"{split}.json")
         paths = list(sidecar)
         # A step that is prime to the number of vendors shows all of them.

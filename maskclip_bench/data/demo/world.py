@@ -15,27 +15,26 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from maskclip_bench import storage
-from maskclip_bench.data.demo.atlas import load_atlas
 from maskclip_bench.data.demo.layouts import (
     SPLITS,
-    DemoSizes,
     MadePiece,
     Piece,
+    atlas_of,
     finish_layout,
     make_piece,
     num_scenes,
     pieces,
     plan_captions,
 )
+from maskclip_bench.data.demo.sizes import DemoSizes
 from maskclip_bench.errors import DataError
 from maskclip_bench.runtime import default_num_threads
 
@@ -60,6 +59,8 @@ def prepare_demo(
     *,
     sizes: DemoSizes | None = None,
     seed: int = 0,
+    held_out: Sequence[str] = (),
+    folder: str = FOLDER,
     progress: Progress | None = None,
     num_processes: int | None = None,
 ) -> Path:
@@ -71,20 +72,24 @@ def prepare_demo(
         data_root: Folder of the data sets.
         sizes: Numbers of scenes; a world of other sizes is replaced.
         seed: Of all scenes.
+        held_out: Vendors of the splits `*_ood`, which no other split uses; by default those that
+            the atlas holds out.
+        folder: Name of the world below `data_root`.
         progress: Called with a stage, how many of its scenes are done, and how many there are.
         num_processes: Most processes to use; by default one for each core.
 
     Returns:
-        `<data_root>/demo`.
+        `<data_root>/demo`, or the folder of that name.
 
     Raises:
+        ConfigError: There is no such vendor to hold out.
         DataError: The artwork or a file of an existing world is corrupt, or the folder is
             something else.
         StorageError: The disk refused; nothing is left behind.
     """
     sizes = sizes or DemoSizes()
-    world = data_root / FOLDER
-    expected = world_fingerprint(sizes, seed)
+    world = data_root / folder
+    expected = world_fingerprint(sizes, seed, held_out)
     if _is_current(world, expected):
         return world
     with storage.exclusive(world):
@@ -92,30 +97,34 @@ def prepare_demo(
             return world
         _remove_leftovers(world)
         start = time.monotonic()
-        with storage.atomic_folder(world) as folder:
-            files = _make_world(folder, sizes, seed, progress, num_processes)
-            manifest = {"fingerprint": expected, "seed": seed, "sizes": asdict(sizes)}
+        with storage.atomic_folder(world) as made:
+            files = _make_world(made, sizes, seed, held_out, progress, num_processes)
+            manifest = {"fingerprint": expected, "seed": seed, "sizes": sizes.values()}
+            if held_out:
+                manifest["held_out"] = list(held_out)
             manifest["files"] = dict(sorted(files.items()))
-            (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
-            storage.fsync_path(folder / MANIFEST)
+            (made / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+            storage.fsync_path(made / MANIFEST)
         logger.info("made the demo world in %.1f s: %s", time.monotonic() - start, world)
     return world
 
 
-def world_fingerprint(sizes: DemoSizes, seed: int) -> str:
+def world_fingerprint(sizes: DemoSizes, seed: int, held_out: Sequence[str] = ()) -> str:
     """Hash of everything that decides the content of a world.
 
     Raises:
+        ConfigError: There is no such vendor to hold out.
         DataError: The artwork is corrupt.
     """
-    return storage.fingerprint(
-        {
-            "generator": GENERATOR_VERSION,
-            "atlas": load_atlas().fingerprint,
-            "sizes": asdict(sizes),
-            "seed": seed,
-        }
-    )
+    parts: dict[str, Any] = {
+        "generator": GENERATOR_VERSION,
+        "atlas": atlas_of(held_out).fingerprint,
+        "sizes": sizes.values(),
+        "seed": seed,
+    }
+    if held_out:
+        parts["held_out"] = list(held_out)
+    return storage.fingerprint(parts)
 
 
 def check_world(world: Path) -> dict[str, Any]:
@@ -156,7 +165,7 @@ def _read_manifest(world: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise DataError(
             f"{world} is not a demo world: it has no {MANIFEST}. If nothing in it is yours, "
-            f"delete it and run again: maskclip-bench data prepare demo"
+            f"delete it and run again: {_command_of(world)}"
         ) from error
     except (OSError, ValueError, TypeError) as error:
         raise _corrupt(world, f"{path} cannot be read ({error})") from error
@@ -164,7 +173,14 @@ def _read_manifest(world: Path) -> dict[str, Any]:
 
 
 def _corrupt(world: Path, what: str) -> DataError:
-    return DataError(f"{what}. Delete {world} and run again: maskclip-bench data prepare demo")
+    return DataError(f"{what}. Delete {world} and run again: {_command_of(world)}")
+
+
+def _command_of(world: Path) -> str:
+    """The command that makes a world, by its name."""
+    if world.name == FOLDER:
+        return "maskclip-bench data prepare demo"
+    return f"maskclip-bench study run {world.name}"
 
 
 def _is_current(world: Path, expected: str) -> bool:
@@ -188,6 +204,7 @@ def _make_world(
     world: Path,
     sizes: DemoSizes,
     seed: int,
+    held_out: Sequence[str],
     progress: Progress | None,
     num_processes: int | None,
 ) -> dict[str, tuple[int, str]]:
@@ -208,7 +225,7 @@ def _make_world(
                 done = sum(p.piece.stop - p.piece.start for p in made[layout])
                 progress(layout, done, totals[layout])
 
-    with _workers(workers, world, sizes, seed) as make:
+    with _workers(workers, world, sizes, seed, held_out) as make:
         pairs = make(pieces(sizes, "pretrain"))
         others = make(
             piece
@@ -218,7 +235,7 @@ def _make_world(
         collect(pairs)
         # Pretraining's captions are known now, so those of retrieval can differ from them.
         seen = {text for part in made["pretrain"] for texts in part.records for text in texts}
-        captions = make(plan_captions(sizes, seed, seen))
+        captions = make(plan_captions(sizes, seed, seen, held_out=held_out))
         collect(others)
         collect(captions)
 
@@ -231,7 +248,9 @@ def _make_world(
 
 
 @contextmanager
-def _workers(count: int, world: Path, sizes: DemoSizes, seed: int) -> Iterator[MakePieces]:
+def _workers(
+    count: int, world: Path, sizes: DemoSizes, seed: int, held_out: Sequence[str]
+) -> Iterator[MakePieces]:
     """Yield a function that makes pieces: in this process if `count` is 1, else in others.
 
     It returns at once; pieces come as they are done.
@@ -239,7 +258,9 @@ def _workers(count: int, world: Path, sizes: DemoSizes, seed: int) -> Iterator[M
     Raises:
         DataError: A process was killed.
     """
-    make = functools.partial(make_piece, world=world, sizes=sizes, seed=seed)
+    make = functools.partial(
+        make_piece, world=world, sizes=sizes, seed=seed, held_out=tuple(held_out)
+    )
     if count == 1:
         yield lambda todo: map(make, todo)
         return
