@@ -44,6 +44,7 @@ LAYERS: dict[str, int] = {
     "tasks.plan": 4,
     "tasks.why": 4,
     "cli": 5,
+    "study": 5,
     "api": 5,
     "api_results": 5,
     "testing": 5,

@@ -26,6 +26,7 @@ from maskclip_bench.cli.mm import mm
 from maskclip_bench.cli.options import SafeConsole, console
 from maskclip_bench.cli.pretrain import export, pretrain
 from maskclip_bench.cli.run import plan, run_suite
+from maskclip_bench.cli.study import study_app
 from maskclip_bench.cli.verify import verify
 from maskclip_bench.errors import (
     EXIT_FAILED,
@@ -86,6 +87,7 @@ app.command("export")(export)
 app.add_typer(list_app, name="list")
 app.add_typer(data_app, name="data")
 app.command("table")(table)
+app.add_typer(study_app, name="study")
 app.command("verify")(verify)
 app.command("path")(path)
 app.command(

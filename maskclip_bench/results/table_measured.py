@@ -81,7 +81,21 @@ class MeasuredCells:
             check_same("preset", column, {r.row_id: preset_of(r) for r in shown})
             check_same("task version", column, {r.row_id: r.cell.task_version for r in shown})
             check_same("budget", column, {r.row_id: limits(r) for r in shown})
-            data = {r.row_id: r.fingerprints["data"] for r in shown if "data" in r.fingerprints}
+            self._check_data(column, shown)
+
+    def _check_data(self, column: ColumnDeclaration, shown: list[Record]) -> None:
+        """Refuse a column measured on two states of the data; of one seed, where each has its own.
+
+        Raises:
+            ConfigError: Says which rows disagree.
+        """
+        by_seed = self.declaration.data_by_seed
+        for seed in sorted({record.cell.seed for record in shown}) if by_seed else [None]:
+            data = {
+                record.row_id: record.fingerprints["data"]
+                for record in shown
+                if "data" in record.fingerprints and seed in (None, record.cell.seed)
+            }
             check_same("state of the data", column, data, remedy=MEASURE_AGAIN)
 
     def limits(self) -> str:

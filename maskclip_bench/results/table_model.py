@@ -82,6 +82,8 @@ class TableDeclaration(Declaration):
     rows: list[RowDeclaration] = Field(min_length=1)
     baseline: str | None = None
     """Backbone of the row that measured rows are compared with."""
+    data_by_seed: bool = False
+    """Each seed has data of its own (a study's worlds): only rows of one seed must share them."""
     limited: bool = False
     """Show cells that were measured under a limit (all of a column under the same), and say so."""
 

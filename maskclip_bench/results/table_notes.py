@@ -34,7 +34,8 @@ def table_notes(
     counts = sorted({cell.num_seeds for _, cell in cells if cell.num_seeds > 1})
     if counts:
         seeds = " or ".join(str(count) for count in counts)
-        notes.append(f"Mean ± standard deviation over {seeds} training seeds.")
+        worlds = ", each with a world of its own" if declaration.data_by_seed else ""
+        notes.append(f"Mean ± standard deviation over {seeds} training seeds{worlds}.")
     if one_seed:
         where = "Cells with one training run: ±" if counts else "±:"
         notes.append(

@@ -197,9 +197,7 @@ def pretrain_scene(atlas: Atlas, seed: int, index: int) -> tuple[Scene, list[str
     return scene, captions
 
 
-def _make_pretrain(
-    made: MadePiece, world: Path, sizes: DemoSizes, seed: int, atlas: Atlas
-) -> None:
+def _make_pretrain(made: MadePiece, world: Path, sizes: DemoSizes, seed: int, atlas: Atlas) -> None:
     piece = made.piece
     members: list[tuple[str, bytes]] = []
     for index in range(piece.start, piece.stop):
@@ -238,9 +236,7 @@ def object_of(atlas: Atlas, split: str, index: int, per_class: int) -> tuple[Obj
     return atlas.classes[index // per_class], vendors[index % per_class % len(vendors)]
 
 
-def _make_objects(
-    made: MadePiece, world: Path, sizes: DemoSizes, seed: int, atlas: Atlas
-) -> None:
+def _make_objects(made: MadePiece, world: Path, sizes: DemoSizes, seed: int, atlas: Atlas) -> None:
     piece = made.piece
     per_class = getattr(sizes, f"objects_{piece.split}")
     for index in range(piece.start, piece.stop):
@@ -278,9 +274,7 @@ def _finish_objects(made: Sequence[MadePiece]) -> dict[str, Any]:
 # --- scenes: ADE20K ---------------------------------------------------------------------------
 
 
-def _make_scenes(
-    made: MadePiece, world: Path, sizes: DemoSizes, seed: int, atlas: Atlas
-) -> None:
+def _make_scenes(made: MadePiece, world: Path, sizes: DemoSizes, seed: int, atlas: Atlas) -> None:
     piece = made.piece
     for index in range(piece.start, piece.stop):
         draws = Draws(seed, "scenes", piece.split, index)
@@ -437,9 +431,7 @@ def plan_captions(
     return planned
 
 
-def _make_captions(
-    made: MadePiece, world: Path, sizes: DemoSizes, seed: int, atlas: Atlas
-) -> None:
+def _make_captions(made: MadePiece, world: Path, sizes: DemoSizes, seed: int, atlas: Atlas) -> None:
     piece = made.piece
     scenes = zip(range(piece.start, piece.stop), piece.retries, piece.captions, strict=True)
     for index, retry, captions in scenes:
