@@ -71,7 +71,8 @@ def plan_study(
     if declared.tuning is not None and (everything or TUNING in (stage or [])):
         for name in declared.tuning.tries:
             _show_tries(declared, name, place)
-            runs = [each.run for each in tuning.tries(declared, name, place)] + runs
+        found = [tuning.tries(declared, name, place) for name in declared.tuning.tries]
+        runs = [*(each.run for of_row in found for each in of_row), *runs]
     view = RichTable(box=None, pad_edge=False)
     for title in ("run", "stage", "training", "measured", "core-minutes"):
         view.add_column(title, justify="right" if title == "core-minutes" else "left")

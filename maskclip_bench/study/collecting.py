@@ -73,7 +73,7 @@ def cost_of_pass(recipe: Recipe) -> float:
 
 
 def _run_line(run: StudyRun, workspace: Workspace) -> dict[str, Any]:
-    recipe, folder = run.recipe(), run.folder(workspace)
+    recipe, folder = run.recipe, run.folder(workspace)
     log = log_of(folder)
     pairs = num_pairs(recipe, pairs_of_pass(run.study))
     passes = pairs / pairs_of_pass(run.study)
@@ -83,7 +83,7 @@ def _run_line(run: StudyRun, workspace: Workspace) -> dict[str, Any]:
         "row": run.row,
         "seed": run.seed,
         "unseen_artist": " ".join(run.study.held_out(run.seed)),
-        "recipe": recipe.computation_fingerprint(),
+        "recipe": run.fingerprint,
         "pairs": pairs,
         "passes": passes,
         "cost": passes * cost_of_pass(recipe),
@@ -136,7 +136,7 @@ def _last(log: list[dict[str, float]], key: str) -> float | None:
 
 def _curve_lines(run: StudyRun, workspace: Workspace) -> list[dict[str, Any]]:
     """The shown metrics of a run's checkpoints, and its held-out loss."""
-    folder, recipe = run.folder(workspace), run.recipe()
+    folder, recipe = run.folder(workspace), run.recipe
     log, curve = log_of(folder), read_curve(folder)
     pairs, of_pass = num_pairs(recipe, pairs_of_pass(run.study)), pairs_of_pass(run.study)
     steps = max((int(line["step"]) for line in log), default=max(curve, default=0))

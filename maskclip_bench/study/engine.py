@@ -334,7 +334,7 @@ def is_measured(run: StudyRun, workspace: Workspace) -> bool:
         return False
     if run.number:
         return not missing_scores(run, workspace)
-    return measured_recipe(run.folder(workspace)) == run.recipe().computation_fingerprint()
+    return measured_recipe(run.folder(workspace)) == run.fingerprint
 
 
 def measured_recipe(folder: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 from collections.abc import Iterable, Sequence
@@ -62,13 +63,19 @@ class StudyRun:
         """For `maskclip-bench pretrain`."""
         return [f"seed={self.seed}", *(f"{key}={value}" for key, value in self.settings)]
 
+    @functools.cached_property
     def recipe(self) -> Recipe:
-        """Its recipe, with the overrides.
+        """Its recipe, with the overrides; read when it is first asked for.
 
         Raises:
             ConfigError: An override does not fit.
         """
         return load_recipe(self.recipe_name, self.overrides)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """`Recipe.computation_fingerprint` of its recipe."""
+        return self.recipe.computation_fingerprint()
 
     def folder(self, workspace: Workspace) -> Path:
         """The folder of the training."""
@@ -150,7 +157,7 @@ def runs_of(
 def is_trained(run: StudyRun, workspace: Workspace) -> bool:
     """Whether the model of this very recipe is there."""
     made_by = finished_fingerprint(run.folder(workspace) / MODEL_FOLDER)
-    return made_by is not None and made_by == run.recipe().computation_fingerprint()
+    return made_by is not None and made_by == run.fingerprint
 
 
 def set_aside_another(run: StudyRun, workspace: Workspace) -> Path | None:
@@ -162,7 +169,7 @@ def set_aside_another(run: StudyRun, workspace: Workspace) -> Path | None:
     folder = run.folder(workspace)
     if not folder.exists():
         return None
-    recipe = run.recipe()
+    recipe = run.recipe
     try:
         RunFolder(folder).claim(recipe)
     except ConfigError:
@@ -194,7 +201,7 @@ def training_pairs(study: StudyDeclaration) -> int:
 
 def expected_seconds(run: StudyRun) -> float:
     """Of the training, on one quiet core."""
-    recipe = run.recipe()
+    recipe = run.recipe
     cost = METHODS[recipe.method.name].relative_cost
     return num_pairs(recipe, training_pairs(run.study)) * cost / PAIRS_PER_SECOND
 
@@ -206,7 +213,7 @@ def progress_of(run: StudyRun, workspace: Workspace) -> float:
     last = None
     for values in log_of(run.folder(workspace)):
         last = values
-    recipe = run.recipe()
+    recipe = run.recipe
     if last is None or recipe.epochs is None:
         return 0.0
     return min(1.0, float(last.get("epoch", 0.0)) / recipe.epochs)
@@ -239,6 +246,6 @@ def speed_of(runs: Iterable[StudyRun], workspace: Workspace) -> float | None:
             if values.get("images_per_second")
         ]
         if rates:
-            cost = METHODS[run.recipe().method.name].relative_cost
+            cost = METHODS[run.recipe.method.name].relative_cost
             shares.append(statistics.harmonic_mean(rates) * cost / PAIRS_PER_SECOND)
     return statistics.fmean(shares) if shares else None

@@ -77,8 +77,7 @@ def is_settled(study: StudyDeclaration, row: str, workspace: Workspace) -> bool 
         return None
     run = StudyRun(study, "", row, 0)
     settings = tuple(found.settings.items())
-    wanted = StudyRun(study, "", row, 0, settings=settings).recipe()
-    return run.recipe().computation_fingerprint() == wanted.computation_fingerprint()
+    return run.fingerprint == StudyRun(study, "", row, 0, settings=settings).fingerprint
 
 
 def settle(study: StudyDeclaration, workspace: Workspace) -> list[Path]:
