@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -131,11 +131,13 @@ def _work(item: Item, listener: Listener) -> None:
 def _skip_needless(pending: dict[str, Item], outcome: Outcome, listener: Listener) -> None:
     """Take out pieces that need one that failed or was skipped."""
     lost = {*outcome.failed, *outcome.skipped}
-    for key, item in list(pending.items()):
-        if needed := item.after & lost:
-            del pending[key]
+    while found := [key for key, item in pending.items() if item.after & lost]:
+        for key in found:
+            item = pending.pop(key)
+            needed = min(item.after & lost)
             outcome.skipped.append(key)
-            listener.finished(item.unit, ok=False, note=f"left out: {min(needed)} failed")
+            listener.finished(item.unit, ok=False, note=f"left out: {needed} failed")
+        lost |= {*found}
 
 
 class StudyEngine:
@@ -193,15 +195,18 @@ class StudyEngine:
         if self._study.tuning is not None and with_tries:
             for phase in self._tries():
                 _add(outcome, self._do(self.items(phase)))
-            if outcome.failed:
-                return outcome  # runs that are reported wait for the tries
+                if outcome.failed:
+                    return outcome  # what comes later needs the tries
             for path in tuning.settle(self._study, self._workspace):
                 logger.warning("%s has the settings of the best try now.", path)
         _add(outcome, self._do(self.items(wanted)))
         return outcome
 
-    def _tries(self) -> list[list[StudyRun]]:
-        """The first row's tries, and those of the others, which begin with its best settings."""
+    def _tries(self) -> Iterator[list[StudyRun]]:
+        """The first row's tries; and, once they are measured, those of the others.
+
+        Those of the others begin with the first row's best settings.
+        """
         assert self._study.tuning is not None
         first = self._study.tuning.first
         others = [row for row in self._study.tuning.tries if row != first]
@@ -211,7 +216,9 @@ class StudyEngine:
             by_number = zip(*found, strict=True)  # try 1 of every row, then try 2
             return [each.run for same in by_number for each in same]
 
-        return [runs([first]), *([runs(others)] if others else [])]
+        yield runs([first])
+        if others:
+            yield runs(others)
 
     def _do(self, items: Sequence[Item]) -> Outcome:
         if not items:

@@ -1,4 +1,4 @@
-"""The figure of a study: scores against passes and against cost; a line a row, a band over seeds."""
+"""The figure of a study: scores against passes and against cost, with bands over seeds."""
 
 from __future__ import annotations
 

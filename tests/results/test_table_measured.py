@@ -123,6 +123,25 @@ def test_build__one_state_of_the_data_a_column(save: Save, store: RecordStore) -
         build_table(declare(), store)
 
 
+def test_build__each_seed_may_have_data_of_its_own(save: Save, store: RecordStore) -> None:
+    def measured(backbone: str, seed: int, data: str) -> None:
+        record = save(backbone, seed=seed)
+        changed = record.model_copy(update={"fingerprints": {"data": data}})
+        store.save(changed, store.outcomes(record))
+
+    for seed in range(2):
+        for backbone in ("clip", "slip"):
+            measured(backbone, seed, f"world {seed}")
+    with pytest.raises(ConfigError, match="more than one state of the data"):
+        build_table(declare(), store)
+    table = build_table(declare(data_by_seed=True), store)
+    assert any("2 training seeds, each with a world of its own" in note for note in table.notes)
+    measured("slip", 1, "changed")
+    expected = r"more than one state of the data \(clip__seed1: world 1, slip__seed1: changed\)"
+    with pytest.raises(ConfigError, match=expected):
+        build_table(declare(data_by_seed=True), store)
+
+
 def test_build__seeds_share_the_spread_of_the_column(save: Save, store: RecordStore) -> None:
     for seed, noise in enumerate((0, 1, 0)):
         save("clip", hits=10 + noise, seed=seed)

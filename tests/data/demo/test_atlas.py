@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from maskclip_bench.data.demo.atlas import ART_FOLDER, drawing_id, load_atlas
-from maskclip_bench.errors import DataError
+from maskclip_bench.errors import ConfigError, DataError
 
 ATLAS = load_atlas()
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -129,3 +129,19 @@ def test_build_script__renders_trims_and_refuses_cards() -> None:
     assert disc.getpixel((40, 40)) == (255, 0, 0, 255)
     with pytest.raises(SystemExit, match="card-like sprite"):
         module.render_sprite(module.icon_svg(icons, "card"))
+
+
+def test_holding_out__other_vendors() -> None:
+    other = ATLAS.holding_out(["fluent", "fluent-flat"])
+    assert other.held_out_vendors == ("fluent", "fluent-flat")
+    assert "emojione" in other.training_vendors and "fluent" not in other.training_vendors
+    assert other.fingerprint == ATLAS.fingerprint and ATLAS.held_out_vendors == ("emojione",)
+    assert ATLAS.holding_out(["emojione"]) == ATLAS
+
+
+@pytest.mark.parametrize(
+    "vendors", [["apple"], ["noto", "noto"], [*ATLAS.training_vendors, *ATLAS.held_out_vendors]]
+)
+def test_holding_out__not_all_none_twice_none_unknown(vendors: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be held out\. Give some, not all, of noto, "):
+        ATLAS.holding_out(vendors)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import io
@@ -242,6 +243,34 @@ def test_prepare__other_sizes_replace_the_world(
     prepare_demo(tmp_path, sizes=mini)
     assert read(target / "world.json")["sizes"]["pretrain"] == 3
     assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(".lock")] == ["demo"]
+
+
+def test_prepare__another_artist_held_out_in_a_folder_of_its_own(
+    mini: DemoSizes, tmp_path: Path
+) -> None:
+    sizes = dataclasses.replace(mini, objects_val_small=1, objects_val_occluded=1)
+    made = prepare_demo(tmp_path, sizes=sizes, held_out=["noto"], folder="other", num_processes=1)
+    assert made == tmp_path / "other"
+    assert read(made / "world.json")["held_out"] == ["noto"]
+    vendors = {
+        split: {entry["vendor"] for entry in read(made / "objects" / f"{split}.json").values()}
+        for split in ("train", "val_ood", "val_small", "val_occluded")
+    }
+    assert vendors["val_ood"] == {"noto"}
+    assert all("noto" not in vendors[split] for split in vendors if split != "val_ood")
+    for sample in pairs(made).values():
+        assert not any(name.endswith("--noto") for name in json.loads(sample["json"])["drawings"])
+    for image in read(made / "captions" / "dataset_demo.json")["images"]:
+        assert not any(name.endswith("--noto") for name in image["drawings"])
+    with pytest.raises(DataError, match=r"run again: maskclip-bench study run other"):
+        (made / "objects" / "val.json").unlink()
+        check_world(made)
+
+
+def test_prepare__slices_only_where_they_are_asked_for(mini: DemoSizes, tmp_path: Path) -> None:
+    made = prepare_demo(tmp_path, sizes=mini, num_processes=1)
+    assert not (made / "objects" / "val_small.json").exists()
+    assert "held_out" not in read(made / "world.json")
 
 
 def test_prepare__reports_progress(sizes: DemoSizes, tmp_path: Path) -> None:
