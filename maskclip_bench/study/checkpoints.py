@@ -136,7 +136,8 @@ def _measure(
     recipe = recorded_recipe(checkpoint.recipe, where=where)
     model = model_of(checkpoint.method, recipe, weights="student", where=where).to(device)
     backbone = student_backbone(model, recipe, device)
-    features, scores = FeatureStore(), {}
+    features = FeatureStore()
+    scores: Scores = {}
     for name in tasks:
         protocol, task = load_task(name)
         measured = measure(

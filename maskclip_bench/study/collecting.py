@@ -63,7 +63,8 @@ def collect(study: StudyDeclaration, workspace: Workspace, output: Path) -> list
 
 
 def _each_once(study: StudyDeclaration) -> list[StudyRun]:
-    return list({run.key: run for run in runs_of(study)}.values())
+    """Runs that two stages share once, as runs of the first."""
+    return list({run.key: run for run in reversed(runs_of(study))}.values())[::-1]
 
 
 def cost_of_pass(recipe: Recipe) -> float:

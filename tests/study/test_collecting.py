@@ -101,7 +101,9 @@ def test_collect__again_changes_nothing(
     contents = []
     for _ in range(2):
         paths = collect(study, workspace, results)
-        files = sorted(path for path in results.rglob("*") if path.is_file())
+        files = sorted(
+            path for path in results.rglob("*") if path.is_file() and path.name[0] != "."
+        )
         contents.append({path: path.read_bytes() for path in files})
     assert [path.name for path in paths] == ["runs.csv", "tries.csv"]
     assert contents[0] == contents[1] and len(contents[0]) == 4
