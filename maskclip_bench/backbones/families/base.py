@@ -202,6 +202,7 @@ FAMILIES: Registry[Family] = Registry(
         "open_clip_folder": f"{_HERE}.open_clip_folder:OpenClipFolder",
         "timm": f"{_HERE}.timm:Timm",
         "huggingface": f"{_HERE}.huggingface:HuggingFace",
+        "slip": f"{_HERE}.slip:SLIPRelease",
         "python": f"{_HERE}.python:Python",
     },
     remedy="docs/extending.md describes how a package adds one.",

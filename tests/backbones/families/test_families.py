@@ -20,6 +20,7 @@ ONE = {
     "open_clip_folder": {"open_clip_folder": "x"},
     "timm": {"timm": "vit_base_patch16_224.mae"},
     "huggingface": {"huggingface": "a/b"},
+    "slip": {"slip": "slip_base_25ep"},
     "python": {"python": "a:b"},
 }
 
