@@ -7,9 +7,9 @@ Exit codes of the command line (documented in `maskclip-bench --help`):
 | 0 | everything asked for is done |
 | 1 | a cell of a suite failed, or a run stopped with an error; the rest is recorded |
 | 2 | the command itself is wrong: unknown name, unknown key, bad value |
-| 3 | data is missing or broken, or a row or column named on the command line is not here |
+| 3 | data is missing or broken, a file of the suite is broken, or what was named is not here |
 | 4 | the disk refused: no space, no permission |
-| 5 | an optional dependency is missing |
+| 5 | an optional dependency is missing, and nothing else went wrong |
 | 130 | interrupted; the same command goes on where this one stopped |
 """
 

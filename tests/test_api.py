@@ -118,8 +118,8 @@ def test_evaluate__wrong_names(birds: Path, workspace: Path) -> None:
         mb.evaluate(row(), "kn/birds", data={"birds": birds}, progress=False)
     with pytest.raises(UnknownNameError, match="brids"):
         mb.evaluate(row(), "knn/brids", data={"birds": birds}, progress=False)
-    with pytest.raises(ConfigError, match="is not a task"):
-        mb.evaluate(row(), "knn", progress=False)
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'birds'.*either part may be"):
+        mb.evaluate(row(), "bird", data={"birds": birds}, progress=False)
     with pytest.raises(ConfigError, match="No task was given"):
         mb.evaluate(row(), [], progress=False)
 

@@ -23,7 +23,7 @@ from maskclip_bench.cli.data import data_app
 from maskclip_bench.cli.inspect import path, table
 from maskclip_bench.cli.listing import list_app
 from maskclip_bench.cli.mm import mm
-from maskclip_bench.cli.options import SafeConsole, console
+from maskclip_bench.cli.options import console, forget_console
 from maskclip_bench.cli.pretrain import export, pretrain
 from maskclip_bench.cli.run import plan, run_suite
 from maskclip_bench.cli.study import study_app
@@ -42,9 +42,10 @@ USAGE_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])
 
 EPILOG = """
 Exit codes: 0 all done; 1 a cell failed or a run stopped with an error; 2 the command is wrong
-(unknown name, key or value); 3 data is missing or broken, or what a run was asked for by name
-cannot be measured here; 4 the disk refused (space, permission);
-5 an optional dependency is missing; 130 interrupted, and the same command goes on.
+(unknown name, key or value); 3 data is missing or broken, a declaration of the suite is broken, or
+what a run was asked for by name cannot be measured here; 4 the disk refused (space, permission);
+5 an optional dependency is missing, and nothing else went wrong; 130 interrupted, and the same
+command goes on.
 """
 
 app = typer.Typer(
@@ -55,7 +56,6 @@ app = typer.Typer(
     ),
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -123,7 +123,8 @@ def _discard_output() -> None:
 
 def run(arguments: list[str] | None = None) -> None:
     """Parse and execute; every error of ours ends as one message and its exit code."""
-    errors = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
+    forget_console()
+    errors = console(stderr=True)
     end_with_parent()
     signal.signal(signal.SIGTERM, _terminate)
     hang_up = getattr(signal, "SIGHUP", None)
@@ -138,14 +139,15 @@ def run(arguments: list[str] | None = None) -> None:
         error.show()  # type: ignore[attr-defined]
         code = error.exit_code  # type: ignore[attr-defined]
     except MaskCLIPBenchError as error:
-        errors.print(f"[bold red]error:[/] {markup(error)}")
+        errors.print(f"[bold red]error:[/] {markup(error)}", soft_wrap=True)
         code = error.exit_code
     except BrokenPipeError:  # `| head` has read enough
         code = EXIT_FAILED
         _discard_output()
     except OSError as error:
         where = error.filename or "the output"
-        errors.print(f"[bold red]error:[/] {markup(f'{error.strerror or error}: {where}')}")
+        text = markup(f"{error.strerror or error}: {where}")
+        errors.print(f"[bold red]error:[/] {text}", soft_wrap=True)
         code = EXIT_STORAGE
         _discard_output()
     except KeyboardInterrupt:

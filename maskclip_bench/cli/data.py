@@ -8,21 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
-from rich.text import Text
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TimeRemainingColumn
 
+from maskclip_bench.cli.listing import Listing
+from maskclip_bench.cli.live import LabelColumn, LiveBars
 from maskclip_bench.cli.options import WorkspaceOption, console
 from maskclip_bench.errors import unknown_name
-from maskclip_bench.escaping import markup, one_line
+from maskclip_bench.escaping import markup
 from maskclip_bench.runtime import Workspace
 
 data_app = typer.Typer(
@@ -36,21 +28,21 @@ PREPARED = ("demo",)
 def list_data(workspace: WorkspaceOption = None) -> None:
     """List the data sets of all tasks: which are on this machine, how to get the others."""
     from maskclip_bench.tasks.declaration import (
+        TaskDeclaration,
         data_available,
         dataset_names,
         load_task_declaration,
     )
 
     opened = Workspace.open(workspace)
-    view = Table("data set", "world", "on this machine", "how to get it", box=None)
-    for name in dataset_names():
-        task = load_task_declaration(name)
+
+    def row(task: TaskDeclaration) -> tuple[str, str, str]:
         available = data_available(task, opened)
-        cells = (name, task.world, "yes" if available else "no", "" if available else task.obtain)
-        view.add_row(*(Text(one_line(cell)) for cell in cells))
-    output = console()
-    output.print(view)
-    output.print(f"\nData root: {markup(opened.data)} (set MASKCLIP_BENCH_DATA to use another)")
+        return task.world, "yes" if available else "no", "" if available else task.obtain
+
+    listing = Listing(("data set", "world", "on this machine", "how to get it"))
+    listing.fill(dataset_names(), load_task_declaration, row)
+    listing.show(f"Data root: {opened.data} (set MASKCLIP_BENCH_DATA to use another)")
 
 
 @data_app.command("prepare")
@@ -117,19 +109,19 @@ def prepare_with_bar(workspace: Workspace) -> Path:
 @contextlib.contextmanager
 def _bars() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on stderr for each stage that is reported."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
+    messages = console(stderr=True)
+    with LiveBars(
+        BarColumn(bar_width=28),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
+        LabelColumn(messages, left_of_it=55),
+        console=messages,
     ) as progress:
         bars: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in bars:
-                bars[stage] = progress.add_task(stage, total=total)
+                bars[stage] = progress.add_task(markup(stage), total=total)
             progress.update(bars[stage], completed=done, total=total)
 
         yield report

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from types import TracebackType
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -34,7 +36,32 @@ class SafeConsole(Console):
     Names, labels and messages come from files and from other libraries; an escape sequence in one
     would otherwise change colours, titles or lines of the terminal. Square brackets are the
     caller's to escape (`escaping.markup`), or to print with `markup=False`.
+
+    A line, or a refresh of bars (`live.py`), is written in one piece.
+
+    Attributes:
+        whole: The lock under which one piece is written; taken before any lock of rich.
     """
+
+    def __init__(self, **options: Any) -> None:
+        self.whole = threading.RLock()
+        super().__init__(**options)
+
+    def __enter__(self) -> SafeConsole:
+        self.whole.acquire()
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            super().__exit__(kind, error, traceback)
+        finally:
+            self.whole.release()
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
@@ -45,6 +72,23 @@ class SafeConsole(Console):
             yield segment if shown == segment.text else Segment(shown, segment.style)
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Where results go (stdout); progress and errors go to stderr."""
-    return SafeConsole(highlight=False, stderr=stderr)
+_messages: SafeConsole | None = None
+
+
+def console(*, stderr: bool = False) -> SafeConsole:
+    """Where results go (stdout), or progress, logs and errors (stderr).
+
+    There is one console for stderr, so that a line of the log scrolls above the bars.
+    """
+    global _messages
+    if not stderr:
+        return SafeConsole(highlight=False)
+    if _messages is None:
+        _messages = SafeConsole(highlight=False, stderr=True)
+    return _messages
+
+
+def forget_console() -> None:
+    """Let the next console for stderr look at the terminal again (another command begins)."""
+    global _messages
+    _messages = None

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
-from maskclip_bench.cli.options import DeviceOption, WorkspaceOption, console
+from maskclip_bench.cli.live import LabelColumn, LiveBars
+from maskclip_bench.cli.options import DeviceOption, SafeConsole, WorkspaceOption, console
 from maskclip_bench.errors import ConfigError
+from maskclip_bench.escaping import markup
 from maskclip_bench.runtime import Workspace
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _train_here(
 
     shown = local_rank_speaks() and not quiet
     evaluators = evaluators_of(recipe, place, device)
-    messages = Console(stderr=True, highlight=False)
+    messages = console(stderr=True)
     with _Display(messages, recipe, active=shown and messages.is_terminal) as display:
         model = launch_here(
             recipe,
@@ -255,20 +256,21 @@ class _Display:
 
     LINE_EVERY_FRACTION = 0.05
 
-    def __init__(self, messages: Console, recipe: Recipe, *, active: bool) -> None:
+    def __init__(self, messages: SafeConsole, recipe: Recipe, *, active: bool) -> None:
         self._messages = messages
         self._active = active
         self._line_at = 0.0
-        self._progress = Progress(
-            TextColumn("{task.description}"),
+        self._progress = LiveBars(
             BarColumn(bar_width=24),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TextColumn("{task.completed:>7,.0f}/{task.total:,.0f}"),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            LabelColumn(messages, left_of_it=52),
             console=messages,
-            disable=not active,
+            enabled=active,
+            transient=False,
         )
-        self._task = self._progress.add_task(recipe.name or "pretraining", total=None, note="")
+        name = markup(recipe.name or "pretraining")
+        self._task = self._progress.add_task(name, total=1, visible=False)
 
     def __enter__(self) -> _Display:
         self._progress.start()
@@ -281,7 +283,10 @@ class _Display:
     def update(self, state: Snapshot) -> None:
         """Show a state."""
         note = describe(state)
-        self._progress.update(self._task, completed=state.step, total=state.total_steps, note=note)
+        self._progress.footer = note
+        self._progress.update(
+            self._task, completed=state.step, total=state.total_steps, visible=True
+        )
         fraction = state.step / state.total_steps
         if not self._active and (fraction >= self._line_at or fraction == 1.0):
             self._line_at = fraction + self.LINE_EVERY_FRACTION

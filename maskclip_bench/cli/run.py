@@ -9,14 +9,20 @@ import typer
 from rich.console import Console
 
 from maskclip_bench.cli.options import DeviceOption, WorkspaceOption, console
+from maskclip_bench.cli.plan_view import show_plan
 from maskclip_bench.cli.run_view import (
     cells_table,
-    plan_table,
     show_failed,
     show_left_out,
     show_why,
 )
-from maskclip_bench.errors import EXIT_DATA, EXIT_FAILED, ConfigError
+from maskclip_bench.errors import (
+    EXIT_DATA,
+    EXIT_DEPENDENCY,
+    EXIT_FAILED,
+    ConfigError,
+    MissingDependencyError,
+)
 from maskclip_bench.runtime import Workspace, default_num_threads, resolve_device
 
 if TYPE_CHECKING:
@@ -36,7 +42,11 @@ BackboneOption = Annotated[
 ]
 TaskOption = Annotated[
     list[str] | None,
-    typer.Option("--task", "-t", help="Only this column, protocol/dataset; either may be *."),
+    typer.Option(
+        "--task",
+        "-t",
+        help="Only these columns: protocol/data set (* is any), a data set, a protocol.",
+    ),
 ]
 SeedsOption = Annotated[
     str,
@@ -101,10 +111,21 @@ def run_suite(
     _say_where(opened, limit, output)
     show_failed(result.failed, output)
     output.print(f"Done in {_duration(time.monotonic() - began)}.")
-    if any(item.error is not None for item in made_plan.left_out):
-        raise typer.Exit(EXIT_DATA)
-    if result.failed:
-        raise typer.Exit(EXIT_FAILED)
+    code = _exit_code(made_plan, result)
+    if code:
+        raise typer.Exit(code)
+
+
+def _exit_code(made_plan: Plan, result: RunResult) -> int:
+    """Of a run: see `errors`. An extra that is not installed is told apart from all else."""
+    refusals = [item.error for item in made_plan.left_out if item.error is not None]
+    if refusals:
+        missing = all(isinstance(error, MissingDependencyError) for error in refusals)
+        return EXIT_DEPENDENCY if missing else EXIT_DATA
+    kinds = {record.error.type if record.error else "" for record in result.failed}
+    if kinds == {MissingDependencyError.__name__}:
+        return EXIT_DEPENDENCY
+    return EXIT_FAILED if kinds else 0
 
 
 def plan(
@@ -113,6 +134,7 @@ def plan(
     task: TaskOption = None,
     seeds: SeedsOption = "0",
     limit: LimitOption = None,
+    cells: Annotated[bool, typer.Option("--cells", help="Every cell, not only counts.")] = False,
     why: Annotated[
         str | None,
         typer.Option(
@@ -124,9 +146,13 @@ def plan(
 ) -> None:
     """Show what `run` would do: cells recorded, cells to measure, what is left out and why.
 
+    Without any option it is of `--suite all`.
+
     For example:
 
         maskclip-bench plan --suite all
+
+        maskclip-bench plan --backbone clip_vit-demo_demo --task demo_objects --cells
 
         maskclip-bench plan --why clip_vit-demo_demo/knn/demo_objects
     """
@@ -137,11 +163,9 @@ def plan(
 
         show_why(explain(why, opened, limit=limit), output)
         return
-    chosen = _suite(suite, backbone, task)
+    chosen = _suite(suite if suite or backbone or task else "all", backbone, task)
     made_plan = _plan(chosen, opened, seeds, backbone, task, limit)
-    output.print(plan_table(made_plan))
-    for row in made_plan.pretraining:
-        output.print(f"pretrained first: {row.label} ({row.declaration.recipe})", markup=False)
+    show_plan(made_plan, output, cells=cells)
     show_left_out(made_plan.left_out, output, remedies=True)
 
 

@@ -1,4 +1,4 @@
-"""What `maskclip-bench run` and `plan` show: cells, what was left out, failures, changes."""
+"""What `maskclip-bench run` shows: cells, what was left out, failures; and what `--why` says."""
 
 from __future__ import annotations
 
@@ -13,21 +13,10 @@ from maskclip_bench.escaping import markup, one_line
 
 if TYPE_CHECKING:
     from maskclip_bench.results.records import Record
-    from maskclip_bench.tasks.cell import LeftOut, PlannedCell
+    from maskclip_bench.tasks.cell import LeftOut
     from maskclip_bench.tasks.execution import RunResult
     from maskclip_bench.tasks.plan import Plan
     from maskclip_bench.tasks.why import Why
-
-
-def plan_table(plan: Plan) -> RichTable:
-    """The state of every cell: a line for a task, a column for a row of the benchmark."""
-
-    def state(cell: PlannedCell) -> str:
-        if cell.recorded:
-            return "recorded"
-        return "to measure" if cell.is_to_measure else "cannot be measured"
-
-    return _grid([(cell.row.label, cell.column.name, state(cell)) for cell in plan.cells])
 
 
 def cells_table(plan: Plan, result: RunResult) -> RichTable:
@@ -90,15 +79,17 @@ def show_left_out(left_out: Sequence[LeftOut], output: Console, *, remedies: boo
 
 
 def show_failed(failed: Sequence[Record], output: Console) -> None:
-    """The failed cells, each with its error in one line."""
-    from maskclip_bench.tasks.execution import failure_line
+    """The failed cells; an error of several is shown once, whole."""
+    from maskclip_bench.cli.plan_view import show_reasons
 
-    for record in failed:
-        output.print(
-            f"[red]failed[/] {markup(f'{record.row_id}: {record.task}: {failure_line(record)}')} "
-            "(traceback in its record)",
-            soft_wrap=True,
-        )
+    def said(record: Record) -> str:
+        error = record.error
+        return "unknown" if error is None else f"{error.type}: {error.message}".rstrip(": ")
+
+    reasons = [(f"{record.row_id}/{record.task}", said(record)) for record in failed]
+    show_reasons("failed", reasons, output)
+    if failed:
+        output.print("  [dim](tracebacks are in the records)[/]")
 
 
 def show_why(why: Why, output: Console) -> None:

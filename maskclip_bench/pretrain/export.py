@@ -248,20 +248,32 @@ def model_card(recipe: Recipe, weights: Weights, provenance: Mapping[str, Any]) 
         "normalization": f"mean {list(augment.mean)}, std {list(augment.std)}",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    reads_text = METHODS[method].uses_text
+    kind = "zero-shot-image-classification" if reads_text else "image-feature-extraction"
+    said = " ".join(recipe.description.split()).rstrip(".")
+    about = (
+        ""
+        if reads_text
+        else (
+            "\nThis method trains the image tower alone: the text tower and the projections have\n"
+            "their random start, so use the trunk.\n"
+        )
+    )
     return f"""---
 library_name: open_clip
 tags:
 - clip
 - {method.replace("_", "-")}
-- zero-shot-image-classification
-pipeline_tag: zero-shot-image-classification
+- {kind}
+pipeline_tag: {kind}
 ---
 
 # {recipe.name or method}
 
-{recipe.description or "An image-text model"}. Pretrained with maskclip-bench; `{RECIPE_FILE}` is
-its recipe, `{PROVENANCE_FILE}` says where and with which versions.
-
+{METHODS[method].__name__}, pretrained with maskclip-bench, which implements MaskCLIP
+(arXiv 2208.12262) and its baselines.{f" Its recipe says: {said}." if said else ""}
+`{RECIPE_FILE}` is the whole recipe; `{PROVENANCE_FILE}` says when and with which versions it ran.
+{about}
 | | |
 | --- | --- |
 {table}

@@ -13,6 +13,7 @@ One file a data set, `tasks/{name}.yaml`; a *task* is a protocol on it, `knn/cif
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
@@ -20,8 +21,10 @@ from pydantic import Field, SerializeAsAny, model_validator
 from maskclip_bench.config import Declaration, World, load_declaration
 from maskclip_bench.data.readers import ReaderDeclaration, missing_files
 from maskclip_bench.data_files import declarations, find_declaration
-from maskclip_bench.errors import unknown_name
+from maskclip_bench.errors import ConfigError, unknown_name
 from maskclip_bench.runtime import Workspace
+
+logger = logging.getLogger(__name__)
 
 KIND = "tasks"
 LISTING = "maskclip-bench list tasks"
@@ -115,14 +118,17 @@ def dataset_names() -> list[str]:
 def task_names() -> list[str]:
     """All tasks as "protocol/dataset", in the order data set, protocol.
 
-    Raises:
-        ConfigError: A declaration is wrong.
+    A data set whose file is broken is left out, with a warning.
     """
-    return [
-        f"{protocol}/{dataset}"
-        for dataset in dataset_names()
-        for protocol in load_task_declaration(dataset).protocols
-    ]
+    names: list[str] = []
+    for dataset in dataset_names():
+        try:
+            protocols = load_task_declaration(dataset).protocols
+        except ConfigError as error:
+            logger.warning("Left out: %s", error)
+        else:
+            names += [f"{protocol}/{dataset}" for protocol in protocols]
+    return names
 
 
 def load_task_declaration(name: str) -> TaskDeclaration:

@@ -99,6 +99,10 @@ class DenseProtocol(Protocol):
     settings_model = DenseSettings
     toolbox: Literal["mmseg", "mmdet"]
 
+    def missing_packages(self) -> list[str]:
+        """What of OpenMMLab is not installed."""
+        return missing_packages(self.toolbox)
+
     def left_out(self, task: TaskDeclaration, backbone: BackboneDeclaration) -> str | None:
         """No OpenMMLab, a model it cannot run, or no config for the architecture."""
         if missing_packages(self.toolbox):

@@ -51,7 +51,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DEMO_UNIT = Unit("demo-world", "drawing the demo world", expected_seconds=30.0)
+DRAW_DEMO = Unit("demo-world", "drawing the demo world", expected_seconds=30.0)
+CHECK_DEMO = Unit("demo-world", "checking the demo world", expected_seconds=2.0)
 
 SECONDS_PER_PAIR = 1 / 400
 """Of CLIP on the demo world on one core; only weighs the pieces of a run against each other."""
@@ -129,6 +130,7 @@ class Execution:
         self._listener = listener
         self._store = RecordStore(records_of(workspace, plan.limit))
         self._features = FeatureStore(workspace.features)
+        self._demo_unit = CHECK_DEMO if (workspace.data / "demo").is_dir() else DRAW_DEMO
         self._cancel = threading.Event()
         self._not_pretrained: dict[tuple[str, int], JobError] = {}
         self._result = RunResult()
@@ -181,7 +183,7 @@ class Execution:
         return rows
 
     def _units(self) -> list[Unit]:
-        units = [DEMO_UNIT] if self._plan.needs_demo else []
+        units = [self._demo_unit] if self._plan.needs_demo else []
         units += [_pretraining_unit(row) for row in self._plan.pretraining]
         return units + [cell.unit for cell in self._plan.open_cells]
 
@@ -194,8 +196,8 @@ class Execution:
         ]
         first: frozenset[str] = frozenset()
         if self._plan.needs_demo:
-            nodes.append(_Node(DEMO_UNIT.key, self._prepare_demo))
-            first = frozenset({DEMO_UNIT.key})
+            nodes.append(_Node(self._demo_unit.key, self._prepare_demo))
+            first = frozenset({self._demo_unit.key})
         after: dict[tuple[str, int], frozenset[str]] = {}
         by_length = sorted(
             self._plan.pretraining, key=lambda row: -_pretraining_unit(row).expected_seconds
@@ -220,14 +222,15 @@ class Execution:
     def _prepare_demo(self) -> None:
         from maskclip_bench.data.demo import prepare_demo
 
-        self._listener.started(DEMO_UNIT)
+        unit = self._demo_unit
+        self._listener.started(unit)
 
         def progress(stage: str, done: int, total: int) -> None:
             self._check_cancelled()
-            self._listener.advanced(DEMO_UNIT, stage, done, total)
+            self._listener.advanced(unit, stage, done, total)
 
         folder = prepare_demo(self._workspace.data, progress=progress)
-        self._listener.finished(DEMO_UNIT, ok=True, note=str(folder))
+        self._listener.finished(unit, ok=True, note=str(folder))
 
     def _pretrain(self, row: Row, unit: Unit) -> None:
         """Make a row's weights in a subprocess; a failure is kept for the row's cells."""
@@ -250,7 +253,7 @@ class Execution:
             )
         except JobError as error:
             self._not_pretrained[row.name, row.seed] = error
-            self._listener.finished(unit, ok=False, note=str(error).splitlines()[0])
+            self._listener.finished(unit, ok=False, note=in_one_line(str(error)))
         else:
             self._listener.finished(unit, ok=True, note=str(output))
 
@@ -403,11 +406,17 @@ def summary(record: Record) -> str:
 
 
 def failure_line(record: Record) -> str:
-    """Type and first line of a failed record's error; the type alone where it has no text."""
+    """Type and text of a failed record's error, in one line; the type alone where it has none."""
     if record.error is None:
         return "failed"
-    first = next((line for line in record.error.message.splitlines() if line.strip()), "")
-    return f"{record.error.type}: {first}" if first else record.error.type
+    text = in_one_line(record.error.message)
+    return f"{record.error.type}: {text}" if text else record.error.type
+
+
+def in_one_line(text: str, *, at_most: int = 300) -> str:
+    """Lines joined, and cut after `at_most` characters; the record has all of it."""
+    joined = " ".join(text.split())
+    return joined if len(joined) <= at_most else f"{joined[: at_most - 1]}…"
 
 
 def _with_text(error: BaseException) -> BaseException:

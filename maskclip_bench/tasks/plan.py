@@ -25,6 +25,7 @@ from maskclip_bench.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    MissingDependencyError,
     StorageError,
     unknown_name,
 )
@@ -52,6 +53,9 @@ from maskclip_bench.tasks.suite import SuiteDeclaration
 
 logger = logging.getLogger(__name__)
 
+BROKEN = "its file is broken"
+"""Why a row or a data set of "*" is left out that cannot be read."""
+
 LIST_TASKS = "List them with: maskclip-bench list tasks"
 
 
@@ -66,7 +70,7 @@ class Named:
     @classmethod
     def of(cls, backbones: Iterable[str], tasks: Iterable[str]) -> Named:
         """From names of rows and patterns of columns, in which "*" names nothing."""
-        parts = [pattern.partition("/") for pattern in tasks]
+        parts = [whole_pattern(pattern).partition("/") for pattern in tasks]
         return cls(
             rows=frozenset(map(row_name, backbones)),
             datasets=frozenset(_stem(dataset) for _, _, dataset in parts) - {"*"},
@@ -132,10 +136,10 @@ def make_plan(
     plan = Plan(limit=limit)
     named = named or Named()
     store = RecordStore(records_of(workspace, limit))
-    columns = _columns(suite)
+    columns = _columns(suite, plan.left_out)
     no_data = _absent_data(columns, workspace, named)
     plan.left_out += no_data.values()
-    for row in _rows(suite, seeds):
+    for row in _rows(suite, seeds, plan.left_out):
         missing = _missing_weights(row, workspace, named)
         no_weights = None if row.can_be_made else _absent_weights(row, missing, named)
         plan.left_out += [no_weights] if no_weights else []
@@ -175,10 +179,17 @@ def _belongs(row: Row, column: Column, suite: SuiteDeclaration, named: Named) ->
     return not any(fnmatch(name, pattern) for pattern in suite.without_cells)
 
 
-def _rows(suite: SuiteDeclaration, seeds: Sequence[int]) -> list[Row]:
+def _rows(suite: SuiteDeclaration, seeds: Sequence[int], left_out: list[LeftOut]) -> list[Row]:
+    """The suite's rows; a broken file among "*" is left out, one that is named is an error."""
     rows = []
     for name in backbone_names() if suite.backbones == "*" else suite.backbones:
-        declaration = resolve_backbone(name)
+        try:
+            declaration = resolve_backbone(name)
+        except ConfigError as error:
+            if suite.backbones != "*":
+                raise
+            left_out.append(LeftOut(name, BROKEN, "Correct it.", error))
+            continue
         depends_on_seed = declaration.depends_on_seed
         rows += [
             Row(declaration.name, declaration, seed)
@@ -187,42 +198,41 @@ def _rows(suite: SuiteDeclaration, seeds: Sequence[int]) -> list[Row]:
     return rows
 
 
-def _columns(suite: SuiteDeclaration) -> list[Column]:
+def _columns(suite: SuiteDeclaration, left_out: list[LeftOut]) -> list[Column]:
     """The suite's columns, data set by data set, protocols in the order of `PROTOCOLS`."""
+    patterns = ["*/*"] if suite.tasks == "*" else suite.tasks
     return [
         column
-        for column in columns_of(["*/*"] if suite.tasks == "*" else suite.tasks)
+        for column in columns_of(patterns, left_out=left_out)
         if not any(fnmatch(column.name, pattern) for pattern in suite.without_tasks)
     ]
 
 
 def columns_of(
-    patterns: Iterable[str], *, own: Mapping[str, TaskDeclaration] | None = None
+    patterns: Iterable[str],
+    *,
+    own: Mapping[str, TaskDeclaration] | None = None,
+    left_out: list[LeftOut] | None = None,
 ) -> list[Column]:
     """The tasks that patterns name, each once.
 
     Args:
-        patterns: "protocol/data set", either part may be "*".
+        patterns: "protocol/data set", either part may be "*"; see `whole_pattern`.
         own: Data sets that have no file, by name; they win over declared ones of the same name.
+        left_out: Gets what of "*" has a broken file; without it that is an error.
 
     Raises:
         UnknownNameError: A protocol or data set does not exist, or the one is not measured by the
             other.
-        ConfigError: Something is no pattern.
+        ConfigError: A file that is named is wrong.
     """
     own = own or {}
     columns: dict[str, Column] = {}
     for pattern in patterns:
-        protocol, slash, dataset = pattern.partition("/")
-        if not slash:
-            raise ConfigError(
-                f"{pattern!r} is not a task. Write protocol/data set, e.g. "
-                "zero_shot_classification/imagenet; either part may be *."
-            )
+        protocol, _, dataset = whole_pattern(pattern, own).partition("/")
         if protocol != "*":
             PROTOCOLS.get_known(protocol)  # raises for one that does not exist
-        names = dict.fromkeys([*own, *dataset_names()]) if dataset == "*" else [dataset]
-        tasks = [own[name] if name in own else load_task_declaration(name) for name in names]
+        tasks = _declared(dataset, own, left_out)
         found = [
             Column(PROTOCOLS[name], task)
             for task in tasks
@@ -234,6 +244,50 @@ def columns_of(
             raise unknown_name("task", pattern, known, remedy=LIST_TASKS)
         columns |= {column.name: column for column in found}
     return list(columns.values())
+
+
+def whole_pattern(pattern: str, own: Iterable[str] = ()) -> str:
+    """A pattern with both parts.
+
+    "my_birds", a data set (also "path/to/my_birds.yaml"), is all its protocols, "*/my_birds"; a
+    protocol alone is "knn/*". What has both parts stays.
+
+    Raises:
+        UnknownNameError: It has one part, which is neither a data set nor a protocol.
+    """
+    if pattern.endswith((".yaml", ".yml")) and Path(pattern).is_file():
+        return f"*/{pattern}"
+    if "/" in pattern:
+        return pattern
+    datasets = [*own, *dataset_names()]
+    if pattern in datasets:
+        return f"*/{pattern}"
+    if pattern in PROTOCOLS:
+        return f"{pattern}/*"
+    raise unknown_name(
+        "task",
+        pattern,
+        [*datasets, *PROTOCOLS],
+        remedy=f"A task is protocol/data set; either part may be *, or left out. {LIST_TASKS}",
+    )
+
+
+def _declared(
+    dataset: str, own: Mapping[str, TaskDeclaration], left_out: list[LeftOut] | None
+) -> list[TaskDeclaration]:
+    """The data set of that name, or all of them for "*"; for `left_out` see `columns_of`."""
+    if dataset != "*":
+        return [own[dataset] if dataset in own else load_task_declaration(dataset)]
+    tasks = []
+    for name in dict.fromkeys([*own, *dataset_names()]):
+        try:
+            tasks.append(own[name] if name in own else load_task_declaration(name))
+        except ConfigError as error:
+            if left_out is None:
+                raise
+            if all(item.what != f"*/{name}" for item in left_out):
+                left_out.append(LeftOut(f"*/{name}", BROKEN, "Correct it.", error))
+    return tasks
 
 
 def _absent_data(
@@ -302,6 +356,7 @@ def _unfit(
     protocol = column.protocol
     try:
         protocol.settings_of(column.declaration)  # raises where they are wrong
+        protocol.preset_version(column.declaration)  # or name a preset that there is not
         reason = protocol.left_out(column.declaration, row.declaration)
     except (KeyboardInterrupt, StorageError):
         raise
@@ -312,7 +367,8 @@ def _unfit(
     if reason is None:
         return None, None
     what = f"{row.name} x {column.name}"
-    asked = ConfigError(f"{what}: {reason}.") if named.asks(row, column) else None
+    kind = MissingDependencyError if protocol.missing_packages() else ConfigError
+    asked = kind(f"{what}: {reason}.") if named.asks(row, column) else None
     return None, LeftOut(what, reason, "", asked)
 
 

@@ -77,7 +77,7 @@ def test_run__a_failing_cell_is_recorded_and_the_rest_goes_on(
         (["run", "-b", "tiny_clop", "-t", "knn/tiny_objects"], 2, "Did you mean 'tiny_clip'?"),
         (["run", "-b", "tiny_clip", "-t", "knm/tiny_objects"], 2, "Did you mean 'knn'?"),
         (["run", "-b", "tiny_clip", "-t", "knn/tiny_object"], 2, "Did you mean 'tiny_objects'?"),
-        (["run", "-b", "tiny_clip", "-t", "knn"], 2, "is not a task"),
+        (["run", "-b", "tiny_clip", "-t", "knm"], 2, "Did you mean 'knn'?"),
         (["run"], 2, "Say what to run"),
         (["run", "--suite", "tiny", "--seeds", "a"], 2, "is not a list of whole numbers"),
         (["run", "--suite", "tiny", "--device", "tpu9"], 2, "is not a device"),
@@ -201,6 +201,40 @@ def test_plan__says_what_is_recorded_and_what_is_not(in_process: Any) -> None:
     assert "tiny/clip" in before.output
     assert in_process(*CELL).code == 0
     assert "recorded" in in_process(*arguments).output
+
+
+def test_plan__of_a_data_set_alone_cell_by_cell(in_process: Any) -> None:
+    result = in_process("plan", "-b", "tiny_untrained", "-t", "tiny_objects", "--cells")
+    assert result.code == 0
+    assert "to measure    tiny_untrained/zero_shot_classification/tiny_objects" in result.output
+    assert "to measure    tiny_untrained/knn/tiny_objects" in result.output
+
+
+def test_plan__without_options_is_of_all(in_process: Any) -> None:
+    assert in_process("plan").output == in_process("plan", "--suite", "all").output
+
+
+def test_exit_code__an_extra_that_is_not_installed_is_told_apart() -> None:
+    from maskclip_bench.cli.run import _exit_code
+    from maskclip_bench.errors import DataError, MissingDependencyError
+    from maskclip_bench.tasks.cell import LeftOut
+    from maskclip_bench.tasks.execution import RunResult
+    from maskclip_bench.tasks.plan import Plan
+
+    from .test_run_view import record
+
+    absent = LeftOut("a", "b", "c", MissingDependencyError("no mmseg"))
+    other = LeftOut("a", "b", "c", DataError("no data"))
+    assert _exit_code(Plan(), RunResult()) == 0
+    assert _exit_code(Plan(left_out=[absent]), RunResult()) == 5
+    assert _exit_code(Plan(left_out=[absent, other]), RunResult()) == 3
+    failed = record(message="no transformers")
+    assert failed.error is not None
+    error = failed.error.model_copy(update={"type": "MissingDependencyError"})
+    missing = failed.model_copy(update={"error": error})
+    assert _exit_code(Plan(), RunResult(failed=[missing])) == 5
+    assert _exit_code(Plan(), RunResult(failed=[missing, failed])) == 1
+    assert _exit_code(Plan(), RunResult(failed=[failed])) == 1
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:

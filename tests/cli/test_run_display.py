@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 
-from rich.console import Console
+import pytest
 
+from maskclip_bench.cli import run_display
+from maskclip_bench.cli.options import SafeConsole
 from maskclip_bench.cli.run_display import RunDisplay
 from maskclip_bench.progress import Unit
 
 
 def test_display__lines_for_start_and_end_and_hostile_names() -> None:
-    output = Console(file=io.StringIO(), width=200)
+    output = SafeConsole(file=io.StringIO(), width=200)
     unit = Unit("a", "x[/bold]\x1b[31m", 2.0)
     with RunDisplay(output) as display:
         display.planned([unit])
@@ -26,3 +30,61 @@ def test_display__lines_for_start_and_end_and_hostile_names() -> None:
     assert "FAIL   x[/bold]" in text
     assert "ValueError: [/]" in text
     assert "done   never started" in text
+
+
+def text_of(output: SafeConsole) -> str:
+    text: str = output.file.getvalue()  # type: ignore[attr-defined]
+    return text
+
+
+def test_display__one_reason_is_said_once() -> None:
+    output = SafeConsole(file=io.StringIO(), width=200)
+    units = [Unit(str(number), f"cell {number}", 1.0) for number in range(3)]
+    with RunDisplay(output) as display:
+        display.planned(units)
+        for unit in units:
+            display.started(unit)
+            display.finished(unit, ok=False, note="CheckpointError: no weights")
+    assert text_of(output).count("no weights") == 1
+    assert text_of(output).count("for the same reason as above") == 2
+
+
+def test_display__no_brackets_where_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_display, "LINE_EVERY_SECONDS", -1.0)
+    output = SafeConsole(file=io.StringIO(), width=200)
+    unit = Unit("a", "the cell", 1.0)
+    with RunDisplay(output) as display:
+        display.planned([unit])
+        display.started(unit)
+        display.advanced(unit, "features", 1, 2)
+        assert "(the cell 50 %)" in text_of(output)
+        display.finished(unit, ok=True, note="")
+    assert "()" not in text_of(output)
+
+
+def test_interrupt__is_answered_at_once_and_the_second_one_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    output = SafeConsole(file=io.StringIO(), width=200)
+    before = signal.getsignal(signal.SIGINT)
+    with RunDisplay(output) as display:
+        unit = Unit("a", "pretraining a[b]", 1.0)
+        display.planned([unit])
+        display.started(unit)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert "Stopping. Waiting for: pretraining a[b]." in text_of(output)
+        assert codes == []
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        assert codes == [130]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_interrupt__nothing_runs() -> None:
+    output = SafeConsole(file=io.StringIO(), width=200)
+    with RunDisplay(output), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert "Waiting for" not in text_of(output)

@@ -9,7 +9,6 @@ from rich.console import Console
 from maskclip_bench.backbones import BackboneDeclaration
 from maskclip_bench.cli.run_view import (
     cells_table,
-    plan_table,
     show_failed,
     show_left_out,
     show_why,
@@ -93,12 +92,6 @@ def test_cells_table__scores_failures_and_what_was_left_out() -> None:
     assert "left out" in shown(lambda output: output.print(cells_table(open_plan, RunResult())))
 
 
-def test_plan_table__states() -> None:
-    for recorded, state in ((record(), "recorded"), (None, "to measure")):
-        plan = Plan(cells=[cell(recorded)])
-        assert state in shown(lambda output, plan=plan: output.print(plan_table(plan)))
-
-
 def test_show_left_out__reasons_and_remedies() -> None:
     items = [LeftOut(HOSTILE, "its data is not here", HOSTILE), LeftOut("b", "no text tower", "")]
     text = shown(lambda output: show_left_out(items, output, remedies=True))
@@ -107,10 +100,17 @@ def test_show_left_out__reasons_and_remedies() -> None:
     assert shown(lambda output: show_left_out([], output, remedies=True)) == ""
 
 
-def test_show_failed__one_line_each() -> None:
-    text = shown(lambda output: show_failed([record(message=f"{HOSTILE}\nmore")], output))
-    assert text.count("\n") == 1
-    assert "failed mine: knn/squares: ValueError: x[/bold]" in text
+def test_show_failed__an_error_of_several_cells_is_shown_once_and_whole() -> None:
+    records = [record(message=f"{HOSTILE}:\n  - 'a' is missing."), record(message="other")]
+    text = shown(lambda output: show_failed([records[0], records[0], records[1]], output))
+    assert text.count("x[/bold]") == 1
+    assert "failed mine/knn/squares, mine/knn/squares\n  ValueError: x[/bold]" in text
+    assert "    - 'a' is missing." in text
+    assert "failed mine/knn/squares\n  ValueError: other" in text
+    assert shown(lambda output: show_failed([], output)) == ""
+    assert "unknown" in shown(
+        lambda output: show_failed([record(message="").model_copy(update={"error": None})], output)
+    )
 
 
 def test_show_why__holds_changed_failed_and_absent() -> None:

@@ -15,8 +15,13 @@ from safetensors.torch import load_file
 from maskclip_bench.config import merge, validate
 from maskclip_bench.data.tokenizer import load_tokenizer
 from maskclip_bench.errors import CheckpointError, ConfigError
-from maskclip_bench.pretrain.export import export_checkpoint, finished_fingerprint, model_of
-from maskclip_bench.pretrain.recipe import Recipe
+from maskclip_bench.pretrain.export import (
+    export_checkpoint,
+    finished_fingerprint,
+    model_card,
+    model_of,
+)
+from maskclip_bench.pretrain.recipe import MethodSection, Recipe
 from maskclip_bench.pretrain.trainer import train
 from maskclip_bench.training.checkpoint import CheckpointStore
 
@@ -221,3 +226,23 @@ def test_export__broken_checkpoint(run: Path, tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(CheckpointError, match="None of the checkpoints"):
         export_checkpoint(tmp_path, tmp_path / "out")
+
+
+def test_model_card__reads_as_sentences_and_tells_image_only_methods_apart(
+    tiny: ModuleType,
+) -> None:
+    recipe = tiny.tiny_recipe("clip").model_copy(
+        update={"name": "mine", "description": "CLIP on\n  birds."}
+    )
+    card = model_card(recipe, "student", {"step": 3})
+    assert "Its recipe says: CLIP on birds.\n" in card
+    assert ".." not in card.replace("...", "")
+    assert "pipeline_tag: zero-shot-image-classification" in card
+    assert "image tower alone" not in card
+    image_only = recipe.model_copy(
+        update={"description": "", "method": MethodSection.model_validate({"name": "mae"})}
+    )
+    card = model_card(image_only, "student", {})
+    assert "pipeline_tag: image-feature-extraction" in card
+    assert "use the trunk" in card
+    assert "Its recipe says" not in card

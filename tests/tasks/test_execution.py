@@ -18,7 +18,7 @@ from maskclip_bench.results.records import Record, RecordStore
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks import PROTOCOLS, execution
 from maskclip_bench.tasks.cell import Column, PlannedCell, Row
-from maskclip_bench.tasks.execution import Execution, RunResult, failure_line
+from maskclip_bench.tasks.execution import Execution, RunResult, failure_line, in_one_line
 from maskclip_bench.tasks.plan import Plan
 
 from .conftest import BlindEncoder, ColourEncoder, make_backbone, squares_task
@@ -302,7 +302,7 @@ def test_run__untrained_rows_side_by_side_get_the_weights_they_get_alone(
 
 
 def test_failure_line__never_empty() -> None:
-    for message, expected in (("", "E"), ("\n \n", "E"), ("\na\nb", "E: a")):
+    for message, expected in (("", "E"), ("\n \n", "E"), ("\na\n  - b", "E: a - b")):
         record = Record.model_validate(
             {
                 "cell": {
@@ -317,3 +317,8 @@ def test_failure_line__never_empty() -> None:
             }
         )
         assert failure_line(record) == expected
+
+
+def test_in_one_line__cuts_what_is_long() -> None:
+    assert in_one_line(" a\n\tb ") == "a b"
+    assert in_one_line("x" * 400) == "x" * 299 + "…"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from maskclip_bench.errors import ConfigError, MissingDependencyError, UnknownNameError
 from maskclip_bench.pretrain.recipe import load_recipe
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks import PROTOCOLS, plan
@@ -178,3 +179,74 @@ def test_named__what_was_asked_for() -> None:
     row, column = squares_cell()
     assert not named.asks(row, column)
     assert plan.Named.of(["toy"], ["knn/*"]).asks(row, column)
+
+
+def test_make_plan__an_unknown_prompt_set_is_a_failed_cell(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocols = "{zero_shot_classification: {prompts: nope}}"
+    catalogue(tmp_path / "c", monkeypatch, protocols=protocols)
+    suite = SuiteDeclaration(description="", backbones=["openai_vit-b-16"], tasks=["*/my_squares"])
+    named = plan.Named.of(["openai_vit-b-16"], ["my_squares"])
+    (cell,) = make_plan(suite, workspace, named=named).cells
+    assert "No prompt set 'nope'" in str(cell.refused)
+    assert not cell.is_to_measure
+
+
+def test_make_plan__broken_files_of_everything_are_left_out(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue(tmp_path / "c", monkeypatch)
+    (tmp_path / "c/backbones/broken_row.yaml").write_text("display_name: [")
+    (tmp_path / "c/tasks/broken_data.yaml").write_text("display_name: x\nreadr: 1\n")
+    suite = SuiteDeclaration(description="", tasks=["knn/*", "linear_probe/*"])
+    made = make_plan(suite, workspace)
+    broken = {item.what: str(item.error) for item in made.left_out if item.why == plan.BROKEN}
+    assert set(broken) == {"broken_row", "*/broken_data"}
+    assert "is not valid YAML" in broken["broken_row"]
+    assert "Did you mean 'reader'" in broken["*/broken_data"]
+    assert any(cell.row.name == "mine" for cell in made.cells)
+    named = SuiteDeclaration(description="", backbones=["broken_row"], tasks=["knn/my_squares"])
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        make_plan(named, workspace)
+    with pytest.raises(ConfigError, match="Did you mean 'reader'"):
+        plan.columns_of(["knn/*"])
+
+
+def test_whole_pattern__a_data_set_or_a_protocol_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue(tmp_path / "c", monkeypatch, protocols="{knn: {}, linear_probe: {}}")
+    assert plan.whole_pattern("my_squares") == "*/my_squares"
+    assert plan.whole_pattern("birds", ["birds"]) == "*/birds"
+    assert plan.whole_pattern("knn") == "knn/*"
+    assert plan.whole_pattern("knn/x") == "knn/x"
+    file = str(tmp_path / "c/tasks/my_squares.yaml")
+    assert plan.whole_pattern(file) == f"*/{file}"
+    assert [column.name for column in plan.columns_of([file])] == [
+        "linear_probe/my_squares",
+        "knn/my_squares",
+    ]
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'my_squares'.*or left out"):
+        plan.whole_pattern("my_square")
+    assert plan.Named.of([], ["my_squares"]).datasets == {"my_squares"}
+
+
+def test_unfit__a_missing_extra_has_its_own_exit_code(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue(tmp_path / "c", monkeypatch)
+
+    class NeedsMore(KNN):
+        def missing_packages(self) -> list[str]:
+            return ["mmseg"]
+
+        def left_out(self, task: object, backbone: object) -> str:
+            return "mmseg is not installed"
+
+    monkeypatch.setitem(PROTOCOLS._loaded, "knn", NeedsMore())
+    (item,) = planned(workspace, named=plan.Named.of(["mine"], ["knn/my_squares"])).left_out
+    assert isinstance(item.error, MissingDependencyError)
+    assert "mmseg is not installed" in str(item.error)
+    (item,) = planned(workspace).left_out
+    assert item.error is None

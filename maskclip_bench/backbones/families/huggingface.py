@@ -21,6 +21,7 @@ from maskclip_bench.backbones.families.base import (
     seeded,
     short,
 )
+from maskclip_bench.backbones.families.network import hub_url, refuse_offline
 from maskclip_bench.errors import CheckpointError, ConfigError, MissingDependencyError
 from maskclip_bench.extras import install_command
 from maskclip_bench.runtime import Workspace
@@ -105,6 +106,8 @@ class HuggingFace(Family):
 
         source: Any = declaration.source
         name = source.huggingface
+        if _is_hub_id(name) and not source.random_init and local_folder(name) is None:
+            refuse_offline(f"hf:{name}", hub_url())
         try:
             model = _model(name, seed, random_init=source.random_init)
             processor = _processor(name)
@@ -130,10 +133,15 @@ def local_folder(name: str) -> Path | None:
     """The folder of a model on this machine, or of the hub's snapshot; None without weights."""
     if Path(name).is_dir():
         return Path(name)
-    if name.count("/") > 1 or name.startswith(("/", ".", "~")):
+    if not _is_hub_id(name):
         return None
     found = in_hub_cache(name, HUB_WEIGHTS)
     return None if found is None else found.parent
+
+
+def _is_hub_id(name: str) -> bool:
+    """Whether a name can be one of the hub's, and not only a path."""
+    return name.count("/") <= 1 and not name.startswith(("/", ".", "~"))
 
 
 def _hidden(path: Path) -> bool:

@@ -18,6 +18,7 @@ from maskclip_bench.backbones.families.base import (
     seeded,
     short,
 )
+from maskclip_bench.backbones.families.network import hub_url, refuse_offline
 from maskclip_bench.backbones.families.open_clip_folder import FOLDER_WEIGHTS
 from maskclip_bench.errors import CheckpointError, ConfigError
 from maskclip_bench.runtime import Workspace
@@ -104,12 +105,18 @@ class OpenClip(Family):
     def load(self, declaration: BackboneDeclaration, workspace: Workspace, seed: int) -> Loaded:
         """Let open_clip build the model; weights that are not here are downloaded."""
         import open_clip
+        import open_clip.pretrained
 
         from maskclip_bench.backbones import transform as transforms
         from maskclip_bench.backbones.encoders import OpenClipEncoder
 
         source: Any = declaration.source
         name, pretrained = source.open_clip, source.pretrained
+        if self.downloads_by_itself(source) and cached_weights(name, pretrained) is None:
+            config = open_clip.pretrained.get_pretrained_cfg(name, pretrained or "")
+            if config:
+                url = hub_url() if config.get("hf_hub") else config.get("url", "")
+                refuse_offline(f"open_clip:{name}/{pretrained}", url)
         try:
             with seeded(seed, "random_init", name), quiet():
                 model = open_clip.create_model(

@@ -18,6 +18,7 @@ from maskclip_bench.backbones.families.base import (
     seeded,
     short,
 )
+from maskclip_bench.backbones.families.network import hub_url, refuse_offline
 from maskclip_bench.errors import CheckpointError
 from maskclip_bench.runtime import Workspace
 
@@ -111,6 +112,8 @@ class Timm(Family):
             raise CheckpointError(
                 f"{declaration.name}: no file {path}. {declaration.obtain}".strip()
             )
+        if self.downloads_by_itself(source) and cached_weights(name) is None:
+            _refuse_offline(name)
         try:
             with seeded(seed, "random_init", name), quiet():
                 model = timm.create_model(
@@ -160,6 +163,15 @@ def cached_weights(name: str) -> Path | None:
         return None
     named = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else ()
     return in_hub_cache(cfg.hf_hub_id, (*named, *HUB_WEIGHTS))
+
+
+def _refuse_offline(name: str) -> None:
+    """Say at once if the host of timm's own weights cannot be reached; timm knows its names."""
+    import timm
+
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is not None and (cfg.hf_hub_id or cfg.url):
+        refuse_offline(f"timm:{name}", hub_url() if cfg.hf_hub_id else str(cfg.url))
 
 
 def _transform_fields(cfg: dict[str, Any]) -> dict[str, Any]:

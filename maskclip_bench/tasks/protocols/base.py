@@ -155,6 +155,10 @@ class Protocol(ABC):
             return f"{backbone.display_name} has no text tower, which {self.title} needs"
         return None
 
+    def missing_packages(self) -> list[str]:
+        """Optional packages that it needs and that are not installed."""
+        return []
+
     def missing_in(self, backbone: Backbone, task: TaskDeclaration) -> str | None:
         """Why this protocol cannot measure a loaded backbone on the task, or None.
 
