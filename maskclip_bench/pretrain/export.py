@@ -224,30 +224,13 @@ def finished_fingerprint(folder: Path) -> str | None:
 def model_card(recipe: Recipe, weights: Weights, provenance: Mapping[str, Any]) -> str:
     """The README of an exported model, with the header the Hugging Face hub reads."""
     method = recipe.method.name
-    length = f"{recipe.length} pairs" if recipe.num_pairs else recipe.length
-    augment = recipe.data.augment
+    facts = _card_facts(recipe, weights, provenance)
     tokenizer = merges_file(recipe.tokenizer).name if recipe.tokenizer.kind == "demo" else None
     options = f', bpe_path="FOLDER/{tokenizer}"' if tokenizer else ""
     imports = "import open_clip\n"
     if recipe.model.vision.timm_model.startswith("vit_demo"):
         imports += "import maskclip_bench.modeling  # registers the demo trunk in timm\n"
-    rows = {
-        "method": METHODS[method].__name__,
-        "weights": weights,
-        "vision trunk (timm)": recipe.model.vision.timm_model,
-        "image size": recipe.model.image_size,
-        "joint space": recipe.model.proj_dim,
-        "text tower": (
-            f"{recipe.model.text.depth} blocks, {recipe.model.text.width} wide, "
-            f"{recipe.model.text.context_length} tokens"
-        ),
-        "training data": recipe.data.source.path,
-        "length": f"{length}, global batch {recipe.global_batch_size}",
-        "steps": provenance.get("step"),
-        "seed": recipe.seed,
-        "normalization": f"mean {list(augment.mean)}, std {list(augment.std)}",
-    }
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    table = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     reads_text = METHODS[method].uses_text
     kind = "zero-shot-image-classification" if reads_text else "image-feature-extraction"
     said = " ".join(recipe.description.split()).rstrip(".")
@@ -288,6 +271,30 @@ tokenizer = open_clip.get_tokenizer("local-dir:FOLDER"{options})
 The trunk alone: `timm.create_model("local-dir:FOLDER")`. From the hub, replace `local-dir:FOLDER`
 by `hf-hub:OWNER/NAME`; upload with `huggingface_hub.upload_folder(folder_path="FOLDER", ...)`.
 """
+
+
+def _card_facts(
+    recipe: Recipe, weights: Weights, provenance: Mapping[str, Any]
+) -> dict[str, object]:
+    """The lines of a model card's table."""
+    length = f"{recipe.length} pairs" if recipe.num_pairs else recipe.length
+    augment = recipe.data.augment
+    return {
+        "method": METHODS[recipe.method.name].__name__,
+        "weights": weights,
+        "vision trunk (timm)": recipe.model.vision.timm_model,
+        "image size": recipe.model.image_size,
+        "joint space": recipe.model.proj_dim,
+        "text tower": (
+            f"{recipe.model.text.depth} blocks, {recipe.model.text.width} wide, "
+            f"{recipe.model.text.context_length} tokens"
+        ),
+        "training data": recipe.data.source.path,
+        "length": f"{length}, global batch {recipe.global_batch_size}",
+        "steps": provenance.get("step"),
+        "seed": recipe.seed,
+        "normalization": f"mean {list(augment.mean)}, std {list(augment.std)}",
+    }
 
 
 def _find_checkpoint(source: Path) -> Checkpoint:

@@ -1,17 +1,18 @@
 """Encoders of the user's own: `source: {python: "module:factory", arguments: {...}}`.
 
-The factory returns an `nn.Module` or another callable, images [B, 3, H, W] -> [B, D], or an object
-with `encode_image` and, to read texts, `encode_text` (see `encoders.PythonEncoder`). Its
-preprocessing is stated by the object (`preprocess`, a dictionary or a callable) or by the row.
+The factory, a function or a class, returns an `nn.Module` or another callable, images [B, 3, H, W]
+-> [B, D], or an object with `encode_image` and, to read texts, `encode_text` (see
+`encoders.PythonEncoder`). A module that is already made can be named, too. Its preprocessing is
+stated by the object (`preprocess`, a dictionary or a callable) or by the row.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import logging
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,6 @@ from maskclip_bench.runtime import Workspace
 if TYPE_CHECKING:
     from maskclip_bench.backbones.declaration import BackboneDeclaration
 
-logger = logging.getLogger(__name__)
-
 _texts_read: dict[str, bool | None] = {}
 """Source as JSON -> whether its encoder reads texts, so that a plan builds it once for that."""
 _texts_read_lock = threading.Lock()
@@ -35,7 +34,7 @@ class PythonSource(Source):
     """An encoder of the user's own."""
 
     python: str
-    """`package.module:factory`; called with `arguments`, returns an encoder."""
+    """`package.module:factory`, called with `arguments`, returns an encoder; or a torch module."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the factory."""
 
@@ -86,27 +85,31 @@ class Python(Family):
 
 
 def _refuse_unstated(made: Any, declaration: BackboneDeclaration) -> None:
-    """An encoder that states no `preprocess` needs mean and std in its row.
+    """Size, mean and std are stated by the encoder's `preprocess` or by the row, or it is one.
 
     Raises:
-        ConfigError: The row does not state them.
+        ConfigError: One of them is stated nowhere.
     """
     stated = declaration.preprocess
     own = getattr(made, "preprocess", None)
-    if own is not None:
-        if isinstance(own, dict) and stated.mean is None and own.get("mean") is None:
-            logger.warning(
-                "%s: its preprocess states no mean and std; those of ImageNet are used.",
-                declaration.name,
-            )
-        return
-    missing = [key for key in ("image_size", "mean", "std") if getattr(stated, key) is None]
+    if own is not None and not isinstance(own, Mapping):
+        return  # a function of its own, or no valid one: loading says so
+    if own and not set(own) <= set(type(stated).model_fields):
+        return  # loading names the unknown key
+    missing = [
+        key
+        for key in ("image_size", "mean", "std")
+        if getattr(stated, key) is None and (own or {}).get(key) is None
+    ]
     if missing:
         raise ConfigError(
-            f"{declaration.name}: the preprocessing of {declaration.source.family_name} encoders "
-            f"is not guessed, and {', '.join(missing)} is stated nowhere. Write preprocess: "
-            "{image_size: ..., mean: [...], std: [...]} in the row (of values 0 to 1), or give the "
-            "encoder an attribute preprocess."
+            f"{declaration.name}: how images are prepared for a {declaration.source.family_name} "
+            f"encoder is not guessed, and {', '.join(missing)} is stated nowhere. Add to the "
+            "encoder's class, with its own numbers (of pixel values 0 to 1):\n"
+            '    preprocess = {"image_size": 224, "mean": [0.48, 0.46, 0.41],\n'
+            '                  "std": [0.27, 0.26, 0.28]}\n'
+            "or to the row's YAML file:\n"
+            "    preprocess: {image_size: 224, mean: [0.48, 0.46, 0.41], std: [0.27, 0.26, 0.28]}"
         )
 
 
@@ -126,7 +129,14 @@ def make(source: PythonSource, seed: int, what: str) -> Any:
         ConfigError: It cannot be imported, or returned no encoder.
         CheckpointError: It failed.
     """
-    factory = _factory(source, what)
+    factory = _named(source, what)
+    if _is_module(factory):
+        if source.arguments:
+            raise ConfigError(
+                f"{what}: {source.python} is a model, not a function that makes one, so it takes "
+                "no arguments. Remove them, or name a function or a class."
+            )
+        return factory
     try:
         with seeded(seed, "random_init", source.python):
             made = factory(**source.arguments)
@@ -146,7 +156,18 @@ def make(source: PythonSource, seed: int, what: str) -> Any:
     return made
 
 
-def _factory(source: PythonSource, what: str) -> Any:
+def _is_module(found: Any) -> bool:
+    """Whether it is a torch module already made; without torch nothing is."""
+    torch_nn = sys.modules.get("torch.nn")
+    return torch_nn is not None and isinstance(found, torch_nn.Module)
+
+
+def _named(source: PythonSource, what: str) -> Any:
+    """What the source names: a function or class that makes an encoder, or a module.
+
+    Raises:
+        ConfigError: It cannot be imported, or is neither.
+    """
     module_name, colon, name = source.python.partition(":")
     if not colon or not module_name or not name:
         raise ConfigError(f"{what}: python source {source.python!r} should be 'module:factory'.")

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from maskclip_bench.backbones import load_backbone
 from maskclip_bench.errors import CheckpointError, ConfigError, MaskCLIPBenchError
@@ -53,6 +53,7 @@ def nothing():
     return None
 
 number = 3
+made = ImagesOnly()
 """
 STATED = {"image_size": 16, "mean": [0.5] * 3, "std": [0.5] * 3}
 
@@ -80,19 +81,35 @@ def test_module__is_enough_where_the_row_states_the_preprocessing(workspace: Wor
     assert backbone.transform.mean == (0.5, 0.5, 0.5)
 
 
-def test_preprocessing__is_not_guessed(
-    workspace: Workspace, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_preprocessing__is_not_guessed(workspace: Workspace) -> None:
     row = declare(source={"python": "their_encoders:ImagesOnly"}, preprocess={"image_size": 16})
     with pytest.raises(ConfigError, match=r"is not guessed, and mean, std is stated nowhere"):
         load_backbone(row, workspace=workspace)
-    with caplog.at_level(logging.WARNING):
+    with pytest.raises(ConfigError, match=r"mean, std is stated nowhere") as refused:
         load_backbone(declare(source={"python": "their_encoders:Sized"}), workspace=workspace)
-    assert "states no mean and std; those of ImageNet are used" in caplog.text
+    lines = str(refused.value).splitlines()  # what it says to add is what is read
+    stated = eval("".join(lines[1:3]).partition("=")[2])
+    assert yaml.safe_load(lines[4]) == {"preprocess": stated}
+    row = declare(
+        source={"python": "their_encoders:Sized"}, preprocess=yaml.safe_load(lines[4])["preprocess"]
+    )
+    assert load_backbone(row, workspace=workspace).transform.mean == tuple(stated["mean"])
     with pytest.raises(ConfigError, match=r"preprocess of Odd is a int. Make it a dictionary"):
         load_backbone(declare(source={"python": "their_encoders:Odd"}), workspace=workspace)
     with pytest.raises(ConfigError, match=r"unknown key 'mena'. Known keys: image_size"):
         load_backbone(declare(source={"python": "their_encoders:Misspelt"}), workspace=workspace)
+
+
+def test_module_already_made__can_be_named(workspace: Workspace) -> None:
+    row = declare(source={"python": "their_encoders:made"}, preprocess=STATED)
+    assert row.has_text is False
+    backbone = load_backbone(row, workspace=workspace)
+    assert backbone.forward_features(torch.rand(2, 3, 16, 16)).shape == (2, 4)
+    with pytest.raises(ConfigError, match=r"is a model, not a function .* takes no arguments"):
+        load_backbone(
+            declare(source={"python": "their_encoders:made", "arguments": {"width": 3}}),
+            workspace=workspace,
+        )
 
 
 def test_modules_behind_attributes__are_part_of_the_model(workspace: Workspace) -> None:
