@@ -221,10 +221,11 @@ def tiny_images(folder: Path) -> TaskDeclaration:
 def check_protocol(
     protocol: Protocol, task: TaskDeclaration | None = None, *, workspace: Path | None = None
 ) -> None:
-    """Check a protocol that works on frozen features.
+    """Check a protocol that works on frozen features, or one that trains through the backbone.
 
     A model that reads the colour of an image is measured twice, with equal results; features that
-    are not finite are refused; a model that gives one vector for all images is at chance.
+    are not finite are refused; a model that gives one vector for all images is at chance. A
+    protocol that `runs_as_job` gets the same models as modules with weights to train.
 
     Args:
         protocol: An instance.
@@ -250,17 +251,17 @@ def _check_protocol(protocol: Protocol, task: TaskDeclaration, place: Path) -> N
     assert protocol.name, f"{name} has no name"
     assert protocol.title, f"{name} has no title, which tables show"
     _check_declaration(protocol.settings_model)
-    first, again = (_measure(protocol, task, place, _colour_of) for _ in range(2))
+    first, again = (_measure(protocol, task, place, _colour_of, run=run) for run in ("1", "2"))
     assert first.metrics == again.metrics, f"{name}: two runs give {first.metrics}, {again.metrics}"
     assert first.outcomes.equals(again.outcomes), f"{name}: two runs give different outcomes"
     primary = first.metrics[first.primary_metric]
     assert primary.chance_level is not None, f"{name}: {first.primary_metric} has no chance level"
-    constant = _measure(protocol, task, place, _one_vector)
+    constant = _measure(protocol, task, place, _one_vector, run="constant")
     value, chance = constant.metrics[first.primary_metric].value, primary.chance_level
     above = value > chance + 1e-6 if primary.higher_is_better else value < chance - 1e-6
     assert not above, f"{name}: a model that tells nothing apart scores {value}, chance is {chance}"
     try:
-        scored = _measure(protocol, task, place, _colour_of, broken=True)
+        scored = _measure(protocol, task, place, _colour_of, run="broken", broken=True)
     except MaskCLIPBenchError:
         return
     value = scored.metrics[scored.primary_metric].value
@@ -298,6 +299,7 @@ def _measure(
     place: Path,
     encode: Callable[[Tensor], Tensor],
     *,
+    run: str,
     broken: bool = False,
 ) -> Measurement:
     from maskclip_bench.backbones import as_backbone
@@ -315,8 +317,11 @@ def _measure(
                     tensor[0, 0] = math.nan
             return features
 
+    encoder: Any = encode
+    if protocol.runs_as_job:
+        encoder = _trainable(encode, broken=broken)
     backbone = as_backbone(
-        encode,
+        encoder,
         image_size=16,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
@@ -324,8 +329,32 @@ def _measure(
         name="conformance",
     )
     store = Broken() if broken else FeatureStore()
-    workspace = Workspace(root=place, data=place)
+    workspace = Workspace(root=place / f"run_{run}", data=place)
     return measure(protocol, task, backbone, workspace=workspace, features=store)
+
+
+def _trainable(encode: Callable[[Tensor], Tensor], *, broken: bool) -> Any:
+    """A module whose features are those of `encode` times a trained weight each.
+
+    Args:
+        encode: Images [B, 3, S, S] -> [B, 4].
+        broken: Whether images of a single colour, as the tiny data set has, give NaN.
+    """
+    import torch
+
+    class Gain(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.ones(4))
+
+        def forward(self, images: Tensor) -> Tensor:
+            features = encode(images) * self.gain
+            if broken:
+                plain = images.flatten(2).std(dim=2).amax(dim=1) < 1e-3  # [B]
+                features = torch.where(plain[:, None], math.nan, features)
+            return features
+
+    return Gain()
 
 
 def _check_declaration(model: type[Declaration]) -> None:

@@ -298,12 +298,22 @@ class TrainableEncoder(nn.Module):
         super().__init__()
         self._encoder = encoder
         model = getattr(encoder, "model", None)
-        self.model = model if isinstance(model, nn.Module) else _modules_of(encoder)
+        if not isinstance(model, nn.Module):
+            model = _modules_of(encoder)
+            if (
+                isinstance(model, nn.ModuleList) and len(model) == 1
+            ):  # a module as an encoder: its own layers are known
+                model = model[0]
+        self.model = model
         self.model.requires_grad_(True)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalized images [B, 3, H, W] -> [B, D]."""
-        return self._encoder.image_outputs(images)["backbone"]
+        return self.image_outputs(images)["backbone"]
+
+    def image_outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Normalized images -> {"backbone": [B, D]} and, with a text tower, "joint" [B, P]."""
+        return self._encoder.image_outputs(images)
 
 
 def vision_trunk(model: nn.Module) -> nn.Module:

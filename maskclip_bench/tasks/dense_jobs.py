@@ -394,15 +394,15 @@ def _bases(text: str) -> list[str]:
     return []
 
 
-def job_command(job_file: Path, context: ProtocolContext) -> list[str]:
+def job_command(job_file: Path, context: ProtocolContext, *, module: str = JOB_MODULE) -> list[str]:
     """The job on this device; under torchrun where there are several GPUs to use."""
     import torch
 
     num_gpus = torch.cuda.device_count() if context.device.type == "cuda" else 0
     if num_gpus > 1 and context.device.index is None:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_gpus}"]
-        return [sys.executable, *launcher, "-m", JOB_MODULE, str(job_file)]
-    return [sys.executable, "-W", "ignore", "-m", JOB_MODULE, str(job_file)]
+        return [sys.executable, *launcher, "-m", module, str(job_file)]
+    return [sys.executable, "-W", "ignore", "-m", module, str(job_file)]
 
 
 def job_environment(context: ProtocolContext) -> dict[str, str]:

@@ -24,6 +24,7 @@ from maskclip_bench.tasks import PROTOCOLS, TaskDeclaration
 from maskclip_bench.tasks.features import FeatureStore
 from maskclip_bench.tasks.measure import measure
 from maskclip_bench.tasks.protocols.base import ProtocolContext
+from maskclip_bench.testing import tiny_images
 
 MakeContext = Callable[..., ProtocolContext]
 """The fixture `make_context`: (protocol, task, encoder) -> context."""
@@ -208,3 +209,9 @@ def run(context: ProtocolContext, protocol: str) -> Measurement:
 def colour_backbone() -> Callable[[], Backbone]:
     """Makes a backbone that sees colours."""
     return lambda: make_backbone(ColourEncoder())
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> TaskDeclaration:
+    """Three classes of coloured images below `tmp_path / "colours"`: 18 to train, 12 to test."""
+    return tiny_images(tmp_path / "colours")

@@ -17,8 +17,10 @@ PROTOCOLS: Registry[Protocol] = Registry(
     {
         "zero_shot_classification": f"{_HERE}.zero_shot_classification:ZeroShotClassification",
         "linear_probe": f"{_HERE}.linear_probe:LinearProbe",
+        "augmented_linear_probe": f"{_HERE}.augmented_linear_probe:AugmentedLinearProbe",
         "knn": f"{_HERE}.knn:KNN",
         "few_shot": f"{_HERE}.few_shot:FewShot",
+        "finetune": f"{_HERE}.finetune:Finetune",
         "retrieval": f"{_HERE}.retrieval:Retrieval",
         "knn_segmentation": f"{_HERE}.knn_segmentation:KnnSegmentation",
         "linear_segmentation": f"{_HERE}.linear_segmentation:LinearSegmentation",

@@ -7,7 +7,7 @@ the class, normalised again: the order of OpenAI's notebooks, open_clip and SLIP
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,15 @@ from maskclip_bench.data.readers import Dataset
 from maskclip_bench.errors import ConfigError, did_you_mean, unknown_name
 from maskclip_bench.tasks.declaration import PromptSet, TaskDeclaration
 
+if TYPE_CHECKING:
+    from maskclip_bench.backbones.loading import Backbone
+    from maskclip_bench.tasks.protocols.base import ProtocolContext
+
 OPEN_CLIP = "open_clip:"
 """Before the name of a list that open_clip ships (`open_clip.zero_shot_metadata`)."""
+
+DEFAULT_LOGIT_SCALE = 100.0
+"""What CLIP's own and most others end at."""
 
 SHARED_PROMPT_SETS = {
     "class_name_only": PromptSet(templates=["{}"]),
@@ -155,6 +162,36 @@ def build_zero_shot_classifier(
     sums = torch.zeros(len(prompts), embeddings.shape[1], dtype=torch.float64)
     sums.index_add_(0, owner, embeddings.double().cpu())
     return F.normalize(sums, dim=-1).float()
+
+
+def zero_shot_logit_weights(context: ProtocolContext, dataset: Dataset, prompts: str) -> Tensor:
+    """A zero-shot classifier whose scores are the model's own logits.
+
+    Args:
+        context: Of the cell.
+        dataset: A split with the classes.
+        prompts: Name of a prompt set.
+
+    Returns:
+        [C, P], each of length `logit_scale_of`.
+
+    Raises:
+        ConfigError: Class names are missing, or the backbone has no text tower.
+    """
+    classifier = build_zero_shot_classifier(
+        class_names_of(context.task, dataset),
+        templates_of(prompt_set(context.task, prompts)),
+        lambda texts: context.features.texts(context.backbone, texts, progress=context.progress),
+    )
+    return classifier * logit_scale_of(context.backbone)
+
+
+def logit_scale_of(backbone: Backbone) -> float:
+    """The factor between cosine and logit that a model learnt; CLIP's limit if it has none."""
+    learnt = getattr(backbone.model, "logit_scale", None)
+    if isinstance(learnt, Tensor) and learnt.numel() == 1:
+        return float(learnt.detach().float().exp())
+    return DEFAULT_LOGIT_SCALE
 
 
 def _tidy(name: str, task: TaskDeclaration) -> str:

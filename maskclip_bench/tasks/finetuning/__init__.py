@@ -1,0 +1,1 @@
+"""Training a classifier through a backbone: for `finetune` and the augmented linear probe."""

@@ -1,0 +1,157 @@
+"""The work folder of a training through the backbone: its files, and the message that starts it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from maskclip_bench import storage
+from maskclip_bench.config import Declaration
+from maskclip_bench.errors import DataError
+from maskclip_bench.tasks.finetuning.classifier import State
+from maskclip_bench.tasks.finetuning.recipe import TrainRecipe
+from maskclip_bench.tasks.protocols.classification import ClassificationMetric
+
+
+class JobSplit(Declaration):
+    """A split that the trained classifier is tested on."""
+
+    key: str = ""
+    """Suffix of its metrics; empty for the test split itself."""
+    task: dict[str, Any]
+    """The data set's declaration."""
+    split: str
+    """The data set's own name of the split."""
+    splits: list[str] = Field(default_factory=list)
+    """All splits of the data set whose classes make one table, that of training first."""
+    present_only: bool = False
+    """Whether the classifier answers among the classes that occur in the split."""
+
+
+class TrainJob(Declaration):
+    """What a job does: train a classifier on one split, then test it on others."""
+
+    work_dir: str
+    row: str
+    """File of the row's declaration."""
+    seed: int
+    """Of the row's pretraining."""
+    weights: str
+    """Fingerprint of the row's weights, which must be those that the job loads."""
+    recipe: TrainRecipe
+    draws_seed: int = 0
+    """Of what the training draws."""
+    train: JobSplit
+    tests: list[JobSplit] = Field(min_length=1)
+    alphas: list[float] = Field(default_factory=list)
+    """Weights between the first and the trained ones that are tested, too."""
+    metric: ClassificationMetric = "top1_accuracy"
+    device: str = "cpu"
+
+    @property
+    def folder(self) -> TrainFolder:
+        """Where the job works."""
+        return TrainFolder(Path(self.work_dir))
+
+
+def read_train_job(path: Path) -> TrainJob:
+    """Read a message.
+
+    Raises:
+        DataError: The file is missing or no message.
+    """
+    try:
+        return TrainJob.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is no job file: {error}. Run the suite again.") from error
+
+
+@dataclass(frozen=True)
+class TrainFolder:
+    """Names of the files in a work folder.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def job(self) -> Path:
+        """The message."""
+        return self.path / "job.json"
+
+    @property
+    def row(self) -> Path:
+        """The declaration of the row."""
+        return self.path / "backbone.yaml"
+
+    @property
+    def log(self) -> Path:
+        """Everything that the job printed."""
+        return self.path / "job.log"
+
+    @property
+    def progress(self) -> Path:
+        """`{"stage", "done", "total"}`, twice a second."""
+        return self.path / "progress.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of a training under way."""
+        return self.path / "checkpoints"
+
+    @property
+    def zero_shot(self) -> Path:
+        """First weights of a zero-shot head."""
+        return self.path / "zero_shot.safetensors"
+
+    @property
+    def trained(self) -> Path:
+        """What training changed, once it is over."""
+        return self.path / "trained.safetensors"
+
+    @property
+    def report(self) -> Path:
+        """Steps, rates, numbers of parameters; the SHA-256 of `trained`."""
+        return self.path / "train_report.json"
+
+    def evaluation(self, step: int) -> Path:
+        """Outcomes of a test during training."""
+        return self.path / f"evaluation_{step:08d}.parquet"
+
+    def result(self, identity: str) -> Path:
+        """Metrics on a split, `.json`; the outcomes are beside it, `.parquet`."""
+        return self.path / f"result_{identity}.json"
+
+
+def write_tensors(path: Path, state: State) -> str:
+    """Write tensors -> the SHA-256 of the file."""
+    with storage.atomic_file(path) as temporary:
+        save_file({name: value.contiguous().cpu() for name, value in state.items()}, str(temporary))
+        return storage.sha256_file(temporary)
+
+
+def read_tensors(path: Path, sha256: str) -> State | None:
+    """Tensors of a file, or None if it is not there or not what was written."""
+    try:
+        if storage.sha256_file(path) != sha256:
+            return None
+        return load_file(str(path))
+    except (OSError, SafetensorError):
+        return None
+
+
+def read_report(folder: TrainFolder) -> dict[str, Any]:
+    """The report of a finished training; empty without one."""
+    try:
+        found = json.loads(folder.report.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
