@@ -1,8 +1,8 @@
 """Linear probe: logistic regression on frozen features, its penalty chosen on held-out images.
 
 The presets train on features that were computed once, so none of them augments. The recipes that do
-(SLIP's and MAE's SGD on random crops) need a pass through the backbone every epoch and are other
-protocols: their numbers are not comparable to these, and none of these presets bears their name.
+(SLIP's and MAE's) need a pass through the backbone every epoch and are another protocol,
+`augmented_linear_probe`: its numbers are not comparable to these.
 """
 
 from __future__ import annotations
