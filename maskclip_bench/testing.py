@@ -12,6 +12,9 @@ few thousand weights, and need no network. `docs/extending.md` has a worked exam
 from __future__ import annotations
 
 import math
+import pickle
+import shutil
+import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -210,11 +213,11 @@ def tiny_images(folder: Path) -> TaskDeclaration:
 
     for split, count in (("train", NUM_TRAIN), ("test", NUM_TEST)):
         for name, colour in zip(CLASSES, COLOURS, strict=True):
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
             for index in range(count):
-                path = folder / split / name / f"{index}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
                 shade = tuple(value + 3 * index for value in colour)
-                Image.new("RGB", (24 + index, 20), shade).save(path)
+                image = Image.new("RGB", (24 + index, 20), shade)
+                image.save(folder / split / name / f"{index}.png")
     return image_folder(folder, name="colours")
 
 
@@ -224,8 +227,7 @@ def check_protocol(
     """Check a protocol that works on frozen features, or one that trains through the backbone.
 
     A model that reads the colour of an image is measured twice, with equal results; features that
-    are not finite are refused; a model that gives one vector for all images is at chance. A
-    protocol that `runs_as_job` gets the same models as modules with weights to train.
+    are not finite are refused; a model that gives one vector for all images is at chance.
 
     Args:
         protocol: An instance.
@@ -236,8 +238,6 @@ def check_protocol(
     Raises:
         AssertionError: Something does not hold; says what.
     """
-    import tempfile
-
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary) if workspace is None else workspace
         if task is None:
@@ -251,17 +251,17 @@ def _check_protocol(protocol: Protocol, task: TaskDeclaration, place: Path) -> N
     assert protocol.name, f"{name} has no name"
     assert protocol.title, f"{name} has no title, which tables show"
     _check_declaration(protocol.settings_model)
-    first, again = (_measure(protocol, task, place, _colour_of, run=run) for run in ("1", "2"))
+    first, again = (_measure(protocol, task, place, _colour_of) for _ in range(2))
     assert first.metrics == again.metrics, f"{name}: two runs give {first.metrics}, {again.metrics}"
     assert first.outcomes.equals(again.outcomes), f"{name}: two runs give different outcomes"
     primary = first.metrics[first.primary_metric]
     assert primary.chance_level is not None, f"{name}: {first.primary_metric} has no chance level"
-    constant = _measure(protocol, task, place, _one_vector, run="constant")
+    constant = _measure(protocol, task, place, _one_vector)
     value, chance = constant.metrics[first.primary_metric].value, primary.chance_level
     above = value > chance + 1e-6 if primary.higher_is_better else value < chance - 1e-6
     assert not above, f"{name}: a model that tells nothing apart scores {value}, chance is {chance}"
     try:
-        scored = _measure(protocol, task, place, _colour_of, run="broken", broken=True)
+        scored = _measure(protocol, task, place, _colour_of, broken=True)
     except MaskCLIPBenchError:
         return
     value = scored.metrics[scored.primary_metric].value
@@ -278,9 +278,7 @@ def _colour_of(images: Tensor) -> Tensor:
 
 def _one_vector(images: Tensor) -> Tensor:
     """Images [B, 3, S, S] -> the same vector for each, [B, 4]."""
-    import torch
-
-    return torch.ones(len(images), 4)
+    return images.new_ones(len(images), 4)
 
 
 def _texts(texts: Sequence[str]) -> Tensor:
@@ -299,7 +297,6 @@ def _measure(
     place: Path,
     encode: Callable[[Tensor], Tensor],
     *,
-    run: str,
     broken: bool = False,
 ) -> Measurement:
     from maskclip_bench.backbones import as_backbone
@@ -317,11 +314,8 @@ def _measure(
                     tensor[0, 0] = math.nan
             return features
 
-    encoder: Any = encode
-    if protocol.runs_as_job:
-        encoder = _trainable(encode, broken=broken)
     backbone = as_backbone(
-        encoder,
+        _trainable(encode, broken=broken) if protocol.runs_as_job else encode,
         image_size=16,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
@@ -329,32 +323,22 @@ def _measure(
         name="conformance",
     )
     store = Broken() if broken else FeatureStore()
-    workspace = Workspace(root=place / f"run_{run}", data=place)
+    workspace = Workspace(root=Path(tempfile.mkdtemp(dir=place)), data=place)
     return measure(protocol, task, backbone, workspace=workspace, features=store)
 
 
 def _trainable(encode: Callable[[Tensor], Tensor], *, broken: bool) -> Any:
-    """A module whose features are those of `encode` times a trained weight each.
-
-    Args:
-        encode: Images [B, 3, S, S] -> [B, 4].
-        broken: Whether images of a single colour, as the tiny data set has, give NaN.
-    """
+    """A module with weights and the features of `encode`; if broken, NaN for plain images."""
     import torch
 
-    class Gain(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.gain = torch.nn.Parameter(torch.ones(4))
-
+    class Weighted(torch.nn.Linear):
         def forward(self, images: Tensor) -> Tensor:
-            features = encode(images) * self.gain
-            if broken:
-                plain = images.flatten(2).std(dim=2).amax(dim=1) < 1e-3  # [B]
-                features = torch.where(plain[:, None], math.nan, features)
-            return features
+            plain = images.flatten(2).std(dim=2).amax(dim=1, keepdim=True) < 1e-3  # [B, 1]
+            return super().forward(encode(images)).masked_fill(plain & broken, math.nan)
 
-    return Gain()
+    module = Weighted(4, 4, bias=False)
+    torch.nn.init.eye_(module.weight)
+    return module
 
 
 def _check_declaration(model: type[Declaration]) -> None:
@@ -452,10 +436,6 @@ def check_reader(
     Raises:
         AssertionError: Something does not hold; says what.
     """
-    import pickle
-    import shutil
-    import tempfile
-
     from maskclip_bench.data.readers import forget, open_dataset, root_of
 
     kind, base = reader.kind, data_root or Path()

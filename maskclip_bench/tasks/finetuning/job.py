@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with distributed.process_group(torch.device(job.device)):
             run_job_file(Path(path))
     except MaskCLIPBenchError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201  (the run reads it in the log)
+        sys.stderr.write(f"error: {error}\n")
         return error.exit_code
     except (RunStopped, JobCancelled, KeyboardInterrupt):
         return EXIT_INTERRUPTED
