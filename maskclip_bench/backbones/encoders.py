@@ -27,6 +27,8 @@ from maskclip_bench.backbones.feature_points import (
 )
 from maskclip_bench.backbones.huggingface_encoder import HuggingFaceEncoder
 from maskclip_bench.errors import ConfigError
+from maskclip_bench.modeling.dense_vit import dense_parts, is_dense_vit
+from maskclip_bench.modeling.vit import is_vit, vit_parts
 
 __all__ = [
     "AFTER_PROJECTION",
@@ -97,11 +99,9 @@ class OpenClipEncoder:
         visual: Any = self.model.visual
         if hasattr(visual, "trunk"):
             return timm_patch_tokens(visual.trunk, images)
-        if hasattr(visual, "transformer") and hasattr(visual, "_embeds"):
-            tokens = visual.transformer(visual._embeds(images))  # [B, 1 + N, D]
-            if getattr(visual, "attn_pool", None) is not None:
-                return tokens[:, 1:]  # CoCa's norm comes after its pooler, and has that one's width
-            return visual.ln_post(tokens)[:, 1:]
+        if is_vit(visual):
+            vit = vit_parts(visual)
+            return vit.whole(images)[:, vit.num_prefix_tokens :]
         raise no_patch_tokens(visual)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
@@ -353,4 +353,6 @@ def timm_patch_tokens(trunk: Any, images: Tensor) -> Tensor:
     tokens: Tensor = trunk.forward_features(images)
     if tokens.ndim == 4:  # a map; timm's convolutional models are channels first
         return tokens.flatten(2).transpose(1, 2)
-    return tokens[:, getattr(trunk, "num_prefix_tokens", 0) :]
+    if not is_dense_vit(trunk):
+        return tokens[:, getattr(trunk, "num_prefix_tokens", 0) :]
+    return tokens[:, dense_parts(trunk).num_prefix_tokens :]

@@ -9,22 +9,27 @@ B images, N patches on a grid of h x w, P prefix tokens (class token, registers)
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from open_clip.transformer import ResidualAttentionBlock
 from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
-from timm.models.eva import Eva
+from timm.layers import PatchEmbed
+from timm.models.eva import Eva, EvaBlock
+from timm.models.vision_transformer import Block
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from maskclip_bench.errors import ConfigError
 
-Attend = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
-"""(attention, normed tokens [B, P + N, D]) -> its output [B, P + N, D], e.g. in windows."""
+Attend = Callable[[Callable[..., Tensor], Tensor, Tensor | None], Tensor]
+"""(attention, normed tokens [B, P + N, D], rotary positions or None) -> its output [B, P + N, D],
+e.g. in windows. The attention takes tokens, and rotary positions of their patches as `rope=`."""
 
 Ropes = Sequence[Tensor]
 """Rotary positions of patches, one tensor for each block: [N, 2 d], or [heads, N, 2 d], or with
@@ -51,6 +56,21 @@ class ViT(ABC):
     num_prefix_tokens: int
     patch_size: tuple[int, int]
     grid_size: tuple[int, int]
+    def check_grid(self, grid: tuple[int, int]) -> None:
+        """Check that images with this grid of patches can be run.
+
+        Raises:
+            ConfigError: They cannot.
+        """
+
+    @property
+    def has_norm(self) -> bool:
+        """Whether the trunk normalizes its patch tokens at the end (some norm what is pooled)."""
+        raise NotImplementedError
+
+    def attends_separately(self, block: nn.Module) -> bool:
+        """Whether `run` can replace the attention of a block (`attend`)."""
+        raise NotImplementedError
 
     @property
     def num_patches(self) -> int:
@@ -175,7 +195,9 @@ class TimmViT(ViT):
         self.embed_dim = trunk.embed_dim
         self.num_heads = _num_heads(self.blocks[0])
         self.num_prefix_tokens = trunk.num_prefix_tokens
-        height, width = trunk.patch_embed.patch_size
+        stem: Any = trunk.patch_embed
+        hybrid = not isinstance(stem, PatchEmbed) and hasattr(stem, "feat_ratio")
+        height, width = stem.feat_ratio(as_scalar=False) if hybrid else stem.patch_size
         self.patch_size = (height, width)
         rows, columns = trunk.patch_embed.grid_size
         self.grid_size = (rows, columns)
@@ -191,13 +213,28 @@ class TimmViT(ViT):
         """As `set_grad_checkpointing` says, in training."""
         return bool(self.trunk.grad_checkpointing and self.trunk.training)
 
+    @property
+    def has_norm(self) -> bool:
+        """False where timm norms what is pooled (`fc_norm`)."""
+        return not isinstance(self.trunk.norm, nn.Identity)
+
+    def attends_separately(self, block: nn.Module) -> bool:
+        """Pre-norm blocks of timm's two plain kinds."""
+        return isinstance(block, Block | EvaBlock)
+
     def patch_map(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, D, h, w]."""
-        patch_embed = self.trunk.patch_embed
-        maps = patch_embed.proj(images)
-        if isinstance(patch_embed.norm, nn.Identity):
+        """[B, 3, H, W] -> [B, D, h, w]; a hybrid's stem is a convolutional net."""
+        stem = self.trunk.patch_embed
+        if not isinstance(stem, PatchEmbed):
+            patches = stem(images)
+            if patches.ndim == 4:  # [B, h, w, D]
+                return patches.permute(0, 3, 1, 2)
+            grid = stem.dynamic_feat_size(images.shape[-2:])
+            return patches.transpose(1, 2).unflatten(2, grid)
+        maps = stem.proj(images)
+        if isinstance(stem.norm, nn.Identity):
             return maps
-        return patch_embed.norm(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return stem.norm(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def patches(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, N, D], with the stem's own check of the size."""
@@ -222,22 +259,12 @@ class TimmViT(ViT):
         return table[:, : self.num_prefix_tokens], table[:, self.num_prefix_tokens :]
 
     def ropes(self, grid_size: tuple[int, int] | None = None) -> Ropes | None:
-        """The same [N, 2 d] for every block, or ("mixed") [heads, N, 2 d] of each block's own.
-
-        Raises:
-            ConfigError: They were made for one grid, and it is another.
-        """
+        """The same [N, 2 d] for every block, or ("mixed") [heads, N, 2 d] of each block's own."""
         module = getattr(self.trunk, "rope", None)
         if module is None:
             return None
-        rows, columns = grid_size or self.grid_size
-        rope = module.get_embed(shape=[rows, columns])
-        if rope.shape[-2] != rows * columns:
-            raise ConfigError(
-                f"The rotary positions of this {type(self.trunk).__name__} were made for a grid of "
-                f"{self.grid_size[0]} x {self.grid_size[1]} patches, not {rows} x {columns}. Make "
-                "the model with dynamic_img_size=True, or for the size of the images."
-            )
+        grid = grid_size or self.grid_size
+        rope = _rope_of_grid(module, grid).get_embed(shape=list(grid))
         return list(rope) if rope.ndim == 4 else [rope] * len(self.blocks)
 
     def before_blocks(self, tokens: Tensor) -> Tensor:
@@ -257,13 +284,39 @@ class TimmViT(ViT):
         attend: Attend | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """One block; with `attend` it must be a pre-norm block of timm's plain kind."""
+        """One block; with `attend` one that `attends_separately`."""
         part: Any = block
         if attend is None:
             return part(tokens, **kwargs, **({} if rope is None else {"rope": rope}))
-        attended = attend(part.attn, part.norm1(tokens))
+        attended = attend(part.attn, part.norm1(tokens), rope)
+        if isinstance(block, EvaBlock):
+            tokens = tokens + part.drop_path1(_scaled(part.gamma_1, attended))
+            hidden = part.mlp(part.norm2(tokens))
+            return tokens + part.drop_path2(_scaled(part.gamma_2, hidden))
         tokens = tokens + part.drop_path1(part.ls1(attended))
         return tokens + part.drop_path2(part.ls2(part.mlp(part.norm2(tokens))))
+
+
+def _scaled(gamma: Tensor | None, value: Tensor) -> Tensor:
+    """Layer scale of timm's `EvaBlock`."""
+    return value if gamma is None else gamma * value
+
+
+def _rope_of_grid(module: Any, grid: tuple[int, int]) -> Any:
+    """timm's rotary positions, or, where they are kept for one grid, a copy for another one.
+
+    The module itself stays as it is: processes that train together may see other sizes.
+    """
+    own = getattr(module, "feat_shape", None)
+    if own is None or tuple(own) == tuple(grid):
+        return module
+    other = copy.copy(module)
+    other._buffers = {
+        name: None if buffer is None else buffer.clone()
+        for name, buffer in module._buffers.items()
+    }
+    other.update_feat_shape(list(grid))
+    return other
 
 
 class OpenClipViT(ViT):
@@ -303,6 +356,15 @@ class OpenClipViT(ViT):
         """CLIP's norm."""
         return self.trunk.ln_pre(tokens)
 
+    @property
+    def has_norm(self) -> bool:
+        """Unless it comes after a pooler."""
+        return self.trunk.attn_pool is None and not isinstance(self.trunk.ln_post, nn.Identity)
+
+    def attends_separately(self, block: nn.Module) -> bool:
+        """open_clip's plain blocks."""
+        return isinstance(block, ResidualAttentionBlock)
+
     def norm(self, tokens: Tensor) -> Tensor:
         """The last norm; CoCa's comes after its pooler, whose width it has: none for tokens."""
         return tokens if self.trunk.attn_pool is not None else self.trunk.ln_post(tokens)
@@ -324,12 +386,12 @@ class OpenClipViT(ViT):
                 return part(tokens, **kwargs)
             return part(tokens.transpose(0, 1), **kwargs).transpose(0, 1)
 
-        def attention(normed: Tensor) -> Tensor:
+        def attention(normed: Tensor, rope: Tensor | None = None) -> Tensor:
             if batch_first:
                 return part.attention(normed)
             return part.attention(normed.transpose(0, 1)).transpose(0, 1)
 
-        tokens = tokens + part.ls_1(attend(attention, part.ln_1(tokens)))
+        tokens = tokens + part.ls_1(attend(attention, part.ln_1(tokens), None))
         return tokens + part.ls_2(part.mlp(part.ln_2(tokens)))
 
 
@@ -355,8 +417,8 @@ def vit_parts(trunk: nn.Module) -> ViT:
     if isinstance(trunk, TimmVisionTransformer | Eva):
         return TimmViT(trunk)
     raise ConfigError(
-        f"A {type(trunk).__name__} is not a plain ViT of timm or open_clip. Use a model whose name "
-        "in timm begins with vit_, deit, eva02 or beit-free variants of these."
+        f"A {type(trunk).__name__} is not a plain ViT of timm or open_clip, whose patches can be "
+        "dropped. Use timm's VisionTransformer or Eva (vit_*, deit_*, eva02_*), or open_clip's ViT."
     )
 
 

@@ -86,9 +86,9 @@ def test_run__attention_can_be_replaced(make: Callable[[], nn.Module]) -> None:
     vit = vit_parts(make())
     tokens = vit.with_prefix(vit.embed(images()))
     block = vit.blocks[0]
-    same = vit.run(block, tokens, attend=lambda attention, normed: attention(normed))
+    same = vit.run(block, tokens, attend=lambda attention, normed, rope: attention(normed))
     torch.testing.assert_close(same, vit.run(block, tokens))
-    none = vit.run(block, tokens, attend=lambda attention, normed: torch.zeros_like(normed))
+    none = vit.run(block, tokens, attend=lambda attention, normed, rope: torch.zeros_like(normed))
     assert not torch.allclose(none, same)
 
 
@@ -111,14 +111,18 @@ def test_run_blocks__some_of_them() -> None:
     torch.testing.assert_close(both, vit.run_blocks(tokens, ropes=ropes))
 
 
-def test_ropes__of_another_grid() -> None:
-    fixed = vit_parts(timm_vit("eva02"))
-    with pytest.raises(ConfigError, match=r"made for a grid of 4 x 4 patches, not 2 x 3. Make"):
-        fixed.ropes((2, 3))
-    free = vit_parts(timm_vit("eva02", dynamic_img_size=True))
-    ropes = free.ropes((2, 3))
-    assert ropes is not None
-    assert ropes[0].shape[0] == 6
+@pytest.mark.parametrize("kind", ["eva02", "dinov3", "rope_mixed"])
+def test_ropes__of_another_grid(kind: str) -> None:
+    """Positions that timm keeps for one grid are made for another one, and stay as they were."""
+    fixed = vit_parts(timm_vit(kind))
+    before = fixed.ropes()
+    ropes = fixed.ropes((2, 3))
+    expected = vit_parts(timm_vit(kind, dynamic_img_size=True)).ropes((2, 3))
+    assert before is not None and ropes is not None and expected is not None
+    assert ropes[0].shape[-2] == 6
+    torch.testing.assert_close(ropes, expected)
+    after = fixed.ropes()
+    assert after is not None and all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def test_vit_parts__of_something_else() -> None:

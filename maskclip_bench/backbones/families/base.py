@@ -172,6 +172,18 @@ class Family(ABC):
             MissingDependencyError: A package is missing.
         """
 
+    def without_weights(
+        self, declaration: BackboneDeclaration, workspace: Workspace, seed: int
+    ) -> tuple[nn.Module, dict[str, Any] | None] | None:
+        """The model before its weights are loaded, and its architecture in JSON.
+
+        Dense tasks build a model with it that a checkpoint fills: nothing is downloaded. The
+        architecture is `{"timm": name}` or as `open_clip_folder.vision_architecture` gives it, so
+        that a checkpoint alone can make the model again. None where only loading makes it, or
+        where the files that say the architecture are not here.
+        """
+        return None
+
     def vision_trunk(self, model: nn.Module) -> nn.Module:
         """The trunk inside a loaded model that gives feature maps.
 

@@ -19,7 +19,7 @@ from maskclip_bench.backbones.families.base import (
     short,
 )
 from maskclip_bench.backbones.families.network import hub_url, refuse_offline
-from maskclip_bench.backbones.families.open_clip_folder import FOLDER_WEIGHTS
+from maskclip_bench.backbones.families.open_clip_folder import FOLDER_WEIGHTS, vision_architecture
 from maskclip_bench.errors import CheckpointError, ConfigError
 from maskclip_bench.runtime import Workspace
 
@@ -142,11 +142,35 @@ class OpenClip(Family):
             **transforms.of_open_clip(preprocess),
         )
 
+    def without_weights(
+        self, declaration: BackboneDeclaration, workspace: Workspace, seed: int
+    ) -> tuple[nn.Module, dict[str, Any] | None] | None:
+        """The architecture of that name."""
+        import open_clip
+
+        source: Any = declaration.source
+        quick_gelu = trained_with_quick_gelu(source.open_clip, source.pretrained)
+        with seeded(seed, "random_init", source.open_clip), quiet():
+            model = open_clip.create_model(
+                source.open_clip, device="cpu", force_quick_gelu=quick_gelu
+            )
+        return model, architecture_of(source.open_clip, quick_gelu=quick_gelu)
+
     def vision_trunk(self, model: nn.Module) -> nn.Module:
         """The image tower, or the timm trunk in it."""
         from maskclip_bench.backbones.encoders import vision_trunk
 
         return vision_trunk(model)
+
+
+def architecture_of(name: str, *, quick_gelu: bool) -> dict[str, Any] | None:
+    """The image tower of an architecture, as `vision_architecture` says it."""
+    import open_clip
+
+    config = open_clip.get_model_config(name)
+    if config is None:
+        return None
+    return vision_architecture({**config, **({"quick_gelu": True} if quick_gelu else {})})
 
 
 def cached_weights(name: str, pretrained: str | None) -> Path | None:

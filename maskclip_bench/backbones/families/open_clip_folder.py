@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,28 @@ class FolderFamily(Family):
     def load(self, declaration: BackboneDeclaration, workspace: Workspace, seed: int) -> Loaded:
         """Load the folder, after its checksums were verified."""
         return load_folder(self._present(declaration, workspace, seed))
+
+    def without_weights(
+        self, declaration: BackboneDeclaration, workspace: Workspace, seed: int
+    ) -> tuple[nn.Module, dict[str, Any] | None] | None:
+        """What the folder's configuration says."""
+        import open_clip
+
+        import maskclip_bench.modeling  # noqa: F401  (registers the demo ViT in timm)
+
+        folder = self.weights_folder(declaration.source, workspace, seed)
+        if folder is None or not (folder / FOLDER_CONFIG).is_file():
+            return None
+        config = read_config(folder)
+        _refuse_code(folder, config)
+        try:
+            with quiet():
+                model = open_clip.create_model(
+                    f"local-dir:{folder.absolute()}", device="cpu", load_weights=False
+                )
+        except Exception as error:  # open_clip and timm each have their own
+            raise _damaged(folder, error) from error
+        return model, vision_architecture(config["model_cfg"])
 
     def vision_trunk(self, model: nn.Module) -> nn.Module:
         """The trunk of the image tower."""
@@ -134,6 +157,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(folder, error) from error
     return dict(config)
+
+
+def vision_architecture(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an open_clip configuration decides the image tower: `{"open_clip": {...}}`."""
+    keys = ("embed_dim", "vision_cfg", "quick_gelu")
+    return {"open_clip": {key: model_cfg[key] for key in keys if key in model_cfg}}
 
 
 def _without_paths(config: dict[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from maskclip_bench.backbones.families.base import Loaded, Source, seeded
-from maskclip_bench.backbones.families.open_clip_folder import FolderFamily
+from maskclip_bench.backbones.families.open_clip_folder import FolderFamily, vision_architecture
 from maskclip_bench.config import read_yaml, validate
 from maskclip_bench.data_files import find_declaration
 from maskclip_bench.runtime import Workspace
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from maskclip_bench.backbones.declaration import BackboneDeclaration
     from maskclip_bench.data.pair_config import AugmentConfig
     from maskclip_bench.data.tokenizer import TokenizerConfig
@@ -70,6 +72,21 @@ class Recipe(FolderFamily):
             return super().contents(declaration, workspace, seed)
         parts = [part.model_dump(mode="json") for part in _read_recipe(source.recipe)]
         return ["random_init", source.recipe, *parts, seed]
+
+    def without_weights(
+        self, declaration: BackboneDeclaration, workspace: Workspace, seed: int
+    ) -> tuple[nn.Module, dict[str, Any] | None] | None:
+        """What the exported folder says, or, where there is none, the recipe."""
+        from maskclip_bench.modeling.model import build_model
+
+        source: Any = declaration.source
+        exported = super().without_weights(declaration, workspace, seed)
+        if exported is not None:
+            return exported
+        config, _, _ = _read_recipe(source.recipe)
+        with seeded(seed, "random_init", source.recipe):
+            model = build_model(config)
+        return model, vision_architecture(config.to_open_clip())
 
     def load(self, declaration: BackboneDeclaration, workspace: Workspace, seed: int) -> Loaded:
         """The exported model, or the architecture with drawn weights."""

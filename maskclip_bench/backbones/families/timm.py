@@ -134,6 +134,19 @@ class Timm(Family):
             **transforms.of_timm(resolve_model_data_config(model)),
         )
 
+    def without_weights(
+        self, declaration: BackboneDeclaration, workspace: Workspace, seed: int
+    ) -> tuple[nn.Module, dict[str, Any] | None] | None:
+        """The architecture of that name."""
+        import timm
+
+        import maskclip_bench.modeling  # noqa: F401  (registers the demo ViT in timm)
+
+        source: Any = declaration.source
+        with seeded(seed, "random_init", source.timm), quiet():
+            model = timm.create_model(source.timm, num_classes=0)
+        return model, {"timm": source.timm, "model_args": {}}
+
     def vision_trunk(self, model: nn.Module) -> nn.Module:
         """The model itself."""
         from maskclip_bench.backbones.encoders import vision_trunk

@@ -10,11 +10,12 @@ import torchvision
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 
 from maskclip_bench.backbones.openmmlab import mmcv_kernels, safe_loading
 from maskclip_bench.backbones.openmmlab.dense_checkpoints import seal_new
+from maskclip_bench.backbones.openmmlab.trunk_backbone import TrunkBackbone
 from maskclip_bench.errors import DataError
 from maskclip_bench.storage import write_json
 
@@ -41,9 +42,13 @@ class RunReport(Hook):
         self._trained_classes: Any = None
 
     def before_run(self, runner: Runner) -> None:
-        """Called once, before training or testing begins."""
+        """Called once, before training or testing begins, and before weights are initialized."""
         kernels = mmcv_kernels.kernels_in_use()
         runner.logger.info(f"mmcv operators: {kernels} (torchvision {torchvision.__version__})")
+        if runner._resume and (runner._load_from or find_latest_checkpoint(runner.work_dir)):
+            for module in runner.model.modules():
+                if isinstance(module, TrunkBackbone):
+                    module.expect_checkpoint()
         self._write_report(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:

@@ -35,8 +35,8 @@ def test_pyramid__stages_as_timms(name: str, tiny: Any) -> None:
 def test_pyramid__layer_decay_as_convnexts_authors() -> None:
     """Their 12 layers: the stem 13 steps from the heads, the four stages 12 to 9."""
     backbone = MaskCLIPPyramid(timm="test_convnext", num_layers=12)
-    assert backbone.layer_of("trunk.model.stem.0.weight") == 0
-    assert backbone.layer_of("trunk.model.stages.3.blocks.0.conv_dw.weight") == 4
+    assert backbone.layer_of("tower.model.stem.0.weight") == 0
+    assert backbone.layer_of("tower.model.stages.3.blocks.0.conv_dw.weight") == 4
     assert backbone.num_layers + 1 - 4 == 9
     with pytest.raises(ConfigError, match="num_layers=3 is less than the 4 stages in use"):
         MaskCLIPPyramid(timm="test_convnext", num_layers=3)

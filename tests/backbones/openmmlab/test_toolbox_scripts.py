@@ -16,7 +16,7 @@ from PIL import Image
 
 from maskclip_bench.backbones.openmmlab import toolbox_scripts as launching
 from maskclip_bench.backbones.openmmlab.dense_cell import main as job_main
-from maskclip_bench.backbones.openmmlab.trunk_sources import TrunkSource
+from maskclip_bench.backbones.openmmlab.trunk_sources import Built, TrunkSource
 from maskclip_bench.data_files import shipped_root
 from maskclip_bench.errors import ConfigError, DataError, MissingDependencyError, UnknownNameError
 
@@ -472,13 +472,13 @@ def test_configs__all_build(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert mmdet.models and mmseg.models
 
-    def fresh(source: TrunkSource) -> object:
-        if "convnext" in str(source.open_clip):
-            return timm.create_model("convnext_base")
+    def fresh(source: TrunkSource) -> Built:
         size = "large" if "vit-l" in str(source.backbone) + name else "base"
-        return timm.create_model(f"vit_{size}_patch16_224")
+        model = "convnext_base" if "convnext" in str(source.open_clip) else ""
+        trunk = timm.create_model(model or f"vit_{size}_patch16_224")
+        return Built(trunk, None, True)
 
-    monkeypatch.setattr(trunk_backbone, "load_trunk", fresh)
+    monkeypatch.setattr(trunk_backbone, "build_trunk", fresh)
     configs = sorted(shipped_root().glob("configs/mm*/*.py"))
     assert len(configs) > 30
     for path in configs:

@@ -78,12 +78,12 @@ def test_sources__damaged_folder(tmp_path: Path, tiny: Any) -> None:
     file = tmp_path / "a" / "open_clip_model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=r"or are damaged \(.*Export the model again"):
-        MaskCLIPViT(checkpoint=str(tmp_path / "a"))
+        MaskCLIPViT(checkpoint=str(tmp_path / "a")).init_weights()
 
 
 def test_sources__no_exported_model(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no exported model"):
-        MaskCLIPViT(checkpoint=str(tmp_path))
+        MaskCLIPViT(checkpoint=str(tmp_path)).init_weights()
 
 
 def test_sources__weights_of_another_architecture(
@@ -92,7 +92,7 @@ def test_sources__weights_of_another_architecture(
     def build(file: Path, **arguments: int) -> None:
         MaskCLIPViT(
             timm=tiny.name, model_args={**tiny.arguments, **arguments}, checkpoint=str(file)
-        )
+        ).init_weights()
 
     with pytest.raises(CheckpointError, match="checkpoint of another architecture than Vision"):
         build(trunk[1], embed_dim=48)
@@ -109,7 +109,7 @@ def test_sources__folder_whose_weights_do_not_fit(tmp_path: Path, tiny: Any) -> 
         (tmp_path / "b" / "open_clip_model.safetensors").read_bytes()
     )
     with pytest.raises(CheckpointError, match="do not fit the architecture in its open_clip_conf"):
-        MaskCLIPViT(checkpoint=str(tmp_path / "a"))
+        MaskCLIPViT(checkpoint=str(tmp_path / "a")).init_weights()
 
 
 def test_sources__no_feature_maps() -> None:
@@ -127,5 +127,7 @@ def test_sources__published_files(
     file = tmp_path / "weights.pth"
     torch.save({wrapped: state} if wrapped else state, file)
     expected = model.forward_features(tiny.images())[:, 1:]
-    maps = MaskCLIPViT(**tiny.source(file)).eval()(tiny.images())[0]
+    backbone = MaskCLIPViT(**tiny.source(file)).eval()
+    backbone.init_weights()
+    maps = backbone(tiny.images())[0]
     torch.testing.assert_close(maps.flatten(2).transpose(1, 2), expected, atol=1e-5, rtol=0)
