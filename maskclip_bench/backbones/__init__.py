@@ -22,17 +22,26 @@ if TYPE_CHECKING:
     from maskclip_bench.backbones.in_memory import as_backbone
     from maskclip_bench.backbones.loading import (
         Backbone,
+        UnloadedBackbone,
         load_backbone,
+        unloaded_backbone,
         weights_identity,
     )
 
-_LOADING = ("Backbone", "load_backbone", "weights_identity")
+_LOADING = (
+    "Backbone",
+    "UnloadedBackbone",
+    "load_backbone",
+    "unloaded_backbone",
+    "weights_identity",
+)
 
 __all__ = [
     "Backbone",
     "BackboneDeclaration",
     "Preprocess",
     "Source",
+    "UnloadedBackbone",
     "as_backbone",
     "backbone_names",
     "load_backbone",
@@ -40,6 +49,7 @@ __all__ = [
     "missing_weights",
     "resolve_backbone",
     "row_name",
+    "unloaded_backbone",
     "weights_available",
     "weights_folder",
     "weights_identity",

@@ -119,6 +119,11 @@ class DenseFolder:
         return self.path / "trained.json"
 
     @property
+    def loaded_row(self) -> Path:
+        """What loading the row said: normalization, hash of its tensors, its transform."""
+        return self.path / "row.json"
+
+    @property
     def training_config(self) -> Path:
         """The config to train with, every value resolved."""
         return self.path / "config_train.py"

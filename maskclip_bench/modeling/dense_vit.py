@@ -220,9 +220,11 @@ def stages(trunk: Any) -> list[list[nn.Parameter | nn.Module]]:
     """What is before the first block (parameters and modules), then each block."""
     vit = dense_parts(trunk)
     inside = {id(value) for block in vit.blocks for value in block.parameters()}
-    last = {id(value) for name, value in trunk.named_parameters() if name.startswith(
-        ("norm.", "ln_post.")
-    )}
+    last = {
+        id(value)
+        for name, value in trunk.named_parameters()
+        if name.startswith(("norm.", "ln_post."))
+    }
     first: list[nn.Parameter | nn.Module] = [
         value for value in trunk.parameters() if id(value) not in inside | last
     ]

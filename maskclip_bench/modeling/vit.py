@@ -56,12 +56,14 @@ class ViT(ABC):
     num_prefix_tokens: int
     patch_size: tuple[int, int]
     grid_size: tuple[int, int]
+
     def check_grid(self, grid: tuple[int, int]) -> None:
         """Check that images with this grid of patches can be run.
 
         Raises:
             ConfigError: They cannot.
         """
+        return None  # of any size
 
     @property
     def has_norm(self) -> bool:
@@ -303,7 +305,7 @@ def _scaled(gamma: Tensor | None, value: Tensor) -> Tensor:
 
 
 def _rope_of_grid(module: Any, grid: tuple[int, int]) -> Any:
-    """timm's rotary positions, or, where they are kept for one grid, a copy for another one.
+    """Timm's rotary positions, or, where they are kept for one grid, a copy for another one.
 
     The module itself stays as it is: processes that train together may see other sizes.
     """
@@ -312,8 +314,7 @@ def _rope_of_grid(module: Any, grid: tuple[int, int]) -> Any:
         return module
     other = copy.copy(module)
     other._buffers = {
-        name: None if buffer is None else buffer.clone()
-        for name, buffer in module._buffers.items()
+        name: None if buffer is None else buffer.clone() for name, buffer in module._buffers.items()
     }
     other.update_feat_shape(list(grid))
     return other

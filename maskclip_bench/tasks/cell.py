@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskclip_bench import backbones, storage
-from maskclip_bench.backbones import Backbone, BackboneDeclaration
+from maskclip_bench.backbones import Backbone, BackboneDeclaration, UnloadedBackbone
 from maskclip_bench.errors import MaskCLIPBenchError
 from maskclip_bench.progress import Unit
 from maskclip_bench.results.records import Cell, Record, row_id
@@ -151,7 +151,7 @@ def fingerprints_of(
 def fingerprints_of_backbone(
     protocol: Protocol,
     task: TaskDeclaration,
-    backbone: Backbone,
+    backbone: Backbone | UnloadedBackbone,
     workspace: Workspace,
     *,
     limit: int | None = None,

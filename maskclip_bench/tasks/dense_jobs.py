@@ -1,8 +1,8 @@
 """Dense protocols as jobs: a config of mmseg or mmdet, filled and run in a subprocess.
 
 The job (`maskclip_bench.backbones.openmmlab.dense_cell`) trains and tests in its work folder; this
-module writes its job file, follows its progress, and goes on with it after an interruption. Nothing
-of OpenMMLab is imported here.
+module writes its job file, reads its progress, and starts it again after an interruption. Nothing
+of OpenMMLab is imported here, and no model is loaded: the job loads the row.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ class DenseProtocol(Protocol):
     """Base of the two protocols that train through the backbone with OpenMMLab."""
 
     runs_as_job = True
+    job_loads_backbone = True
     expected_seconds = 60.0
     settings_model = DenseSettings
     toolbox: Literal["mmseg", "mmdet"]
@@ -123,7 +124,7 @@ class DenseProtocol(Protocol):
         return int(self.settings_of(task).preset_version)
 
     def task_fingerprints(self, task: TaskDeclaration, workspace: Workspace) -> dict[str, str]:
-        """Also the content of the configs, so that a changed one is measured anew."""
+        """Also the content of the configs: cells of a changed config are measured again."""
         configs = {
             arch: config_fingerprint(config_file(name))
             for arch, name in self.settings_of(task).configs.items()
@@ -173,7 +174,7 @@ class DenseProtocol(Protocol):
         return parts if own is None else {**parts, "own_recipe": own}
 
     def split(self, dataset: Dataset, root: Path, folder: DenseFolder) -> DenseSplit:
-        """A split as the job wants it; may write a file into the job's folder."""
+        """A split in the words of the job's message; may write a file into the job's folder."""
         raise NotImplementedError
 
     def run_dense(self, context: ProtocolContext) -> JobResult:
@@ -205,11 +206,8 @@ class DenseProtocol(Protocol):
         names = list(dict.fromkeys([training, *tested.values()]))
         opened = {name: self.open(context.task, name, context.workspace) for name in names}
         self._check(context, opened)
-        options = {
-            **_normalization(context),
-            **settings.options,
-            **own_recipe(backbone.declaration, self.name).options,
-        }
+        own = own_recipe(backbone.declaration, self.name)
+        options = {**settings.options, **own.options}
         folder = self._folder(context, config, names, options)
         with storage.exclusive(folder.path):
             report = self._run(context, folder, config, opened, list(tested.values()), options)
@@ -248,7 +246,8 @@ class DenseProtocol(Protocol):
             "toolbox": self.toolbox,
             "splits": splits,
             "options": options,
-            "weights": context.backbone.weights_fingerprint,
+            "weights": context.backbone.identity or context.backbone.weights_fingerprint,
+            "preprocess": context.backbone.declaration.preprocess.model_dump(mode="json"),
             "config": config_fingerprint(config),
             "data": self.data_fingerprint(context.task, context.workspace),
         }
@@ -304,10 +303,17 @@ class DenseProtocol(Protocol):
                 on_poll=lambda: _report(context, folder, tested),
                 environment=job_environment(context),
             )
-        with contextlib.suppress(OSError, json.JSONDecodeError):
-            report: dict[str, Any] = json.loads(folder.report.read_text(encoding="utf-8"))
-            return report
-        return {}
+        row = _read_object(folder.loaded_row)
+        loaded = {key: row[key] for key in ("weights_state", "transform") if key in row}
+        return {**_read_object(folder.report), **loaded}
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is none."""
+    with contextlib.suppress(OSError, json.JSONDecodeError):
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+    return {}
 
 
 def missing_packages(toolbox: str) -> list[str]:
@@ -319,7 +325,7 @@ def missing_packages(toolbox: str) -> list[str]:
 def config_name(
     settings: DenseSettings, backbone: BackboneDeclaration, protocol: str
 ) -> str | None:
-    """The config for a backbone: its own wish, else its architecture's, else the one for all.
+    """The config for a backbone: its own, else that of its architecture, else the default.
 
     Raises:
         ConfigError: The backbone's `openmmlab:` entry is wrong.
@@ -363,7 +369,7 @@ def own_recipe_fingerprint(
 
 
 def preset_name(settings: DenseSettings, backbone: BackboneDeclaration, protocol: str) -> str:
-    """The data set's preset; a row with a recipe of its own shares a column with nobody else."""
+    """The data set's preset; a row with its own recipe gets its own name, for its own column."""
     own = own_recipe_fingerprint(settings, backbone, protocol)
     return settings.preset if own is None else f"{settings.preset}+own-{own[:8]}"
 
@@ -422,18 +428,8 @@ def job_environment(context: ProtocolContext) -> dict[str, str]:
     return variables
 
 
-def _normalization(context: ProtocolContext) -> dict[str, Any]:
-    """The row's own mean and standard deviation, in the toolboxes' scale of 0 to 255."""
-    transform = context.backbone.transform
-    mean, std = transform.mean or (0.0, 0.0, 0.0), transform.std or (1.0, 1.0, 1.0)
-    return {
-        "model.data_preprocessor.mean": [round(255 * value, 4) for value in mean],
-        "model.data_preprocessor.std": [round(255 * value, 4) for value in std],
-    }
-
-
 def _report(context: ProtocolContext, folder: DenseFolder, splits: Sequence[str]) -> None:
-    """Pass on what the job's hook wrote last."""
+    """Report what the job's hook wrote last."""
     try:
         state = json.loads(folder.progress.read_text(encoding="utf-8"))
         done, total = int(state["done"]), max(int(state["total"]), 1)

@@ -24,7 +24,12 @@ from typing import TYPE_CHECKING
 import torch
 from threadpoolctl import threadpool_limits
 
-from maskclip_bench.backbones import Backbone, load_backbone
+from maskclip_bench.backbones import (
+    Backbone,
+    UnloadedBackbone,
+    load_backbone,
+    unloaded_backbone,
+)
 from maskclip_bench.data.dataset import hashing_told
 from maskclip_bench.errors import JobError, StorageError, storage_error
 from maskclip_bench.jobs import JobCancelled, own_command, run_job
@@ -85,12 +90,12 @@ class _Node:
 class _Loader:
     """Loads a row when its first cell asks for it, once; what it raised is raised again."""
 
-    def __init__(self, load: Callable[[], Backbone]) -> None:
+    def __init__(self, load: Callable[[], Backbone | UnloadedBackbone]) -> None:
         self._load = load
-        self._loaded: Backbone | None = None
+        self._loaded: Backbone | UnloadedBackbone | None = None
         self._error: BaseException | None = None
 
-    def __call__(self) -> Backbone:
+    def __call__(self) -> Backbone | UnloadedBackbone:
         if self._error is not None:
             raise self._error
         if self._loaded is None:
@@ -265,16 +270,18 @@ class Execution:
 
     def _evaluate_row(self, cells: Sequence[PlannedCell]) -> None:
         """The cells of one row that run in this process; its weights are loaded once."""
-        loader = self._loader(cells[0].row)
+        in_job = all(cell.column.protocol.job_loads_backbone for cell in cells)
+        loader = self._loader(cells[0].row, in_job=in_job)
         for cell in cells:
             self._check_cancelled()
             self._measure(cell, loader)
 
-    def _loader(self, row: Row) -> _Loader:
-        def load() -> Backbone:
+    def _loader(self, row: Row, *, in_job: bool = False) -> _Loader:
+        def load() -> Backbone | UnloadedBackbone:
             if (row.name, row.seed) in self._not_pretrained:
                 raise self._not_pretrained[row.name, row.seed]
-            return load_backbone(
+            make = unloaded_backbone if in_job else load_backbone
+            return make(
                 row.declaration, workspace=self._workspace, seed=row.seed, device=self._device
             )
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.progress import Progress, no_progress
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from maskclip_bench.backbones import Backbone
+    from maskclip_bench.backbones import Backbone, UnloadedBackbone
 
 
 def measure(
     protocol: Protocol,
     task: TaskDeclaration,
-    backbone: Backbone,
+    backbone: Backbone | UnloadedBackbone,
     *,
     workspace: Workspace | None = None,
     features: FeatureStore | None = None,
@@ -84,7 +84,7 @@ def measure(
     context = ProtocolContext(
         task=task,
         settings=protocol.settings_of(task),
-        backbone=backbone,
+        backbone=cast("Backbone", backbone),  # an unloaded one where the job loads it
         features=features if features is not None else FeatureStore(),
         workspace=workspace or Workspace.open(),
         device=device or backbone.device,
@@ -107,7 +107,7 @@ def measure(
 def measure_record(
     protocol: Protocol,
     task: TaskDeclaration,
-    backbone: Backbone,
+    backbone: Backbone | UnloadedBackbone,
     *,
     workspace: Workspace | None = None,
     features: FeatureStore | None = None,

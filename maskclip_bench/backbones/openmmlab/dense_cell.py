@@ -11,6 +11,9 @@ names all files of the work folder) and run this as a subprocess. The
 training and the testing themselves are the toolbox's own scripts (see `toolbox_scripts`), on a
 config that is written out in full into the work folder, so that a run can be repeated by hand.
 
+The row is loaded once, on the CPU, before training: its weights and features pass the checks of
+every load, and its mean and standard deviation go into the config.
+
 The work folder afterwards: `config_train.py`, `config_{split}.py`, mmengine's checkpoints and
 logs, `trained.json` once training is over, and per split `scores_{split}.json` (as the toolbox
 printed them) and `outcomes_{split}.npz`. What is there is not done again.
@@ -18,6 +21,7 @@ printed them) and `outcomes_{split}.npz`. What is there is not done again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -30,7 +34,9 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import barrier
 
+from maskclip_bench.backbones.declaration import load_backbone_declaration
 from maskclip_bench.backbones.dense_job import DenseJob, DenseSplit, read_job
+from maskclip_bench.backbones.loading import load_backbone
 from maskclip_bench.backbones.openmmlab.dense_checkpoints import (
     checkpoint_to_test,
     last_checkpoint,
@@ -43,6 +49,7 @@ from maskclip_bench.backbones.openmmlab.toolbox_scripts import (
 from maskclip_bench.backbones.openmmlab.trunk_sources import TrunkSource
 from maskclip_bench.errors import EXIT_STORAGE, ConfigError, MaskCLIPBenchError, storage_error
 from maskclip_bench.jobs import end_with_parent
+from maskclip_bench.runtime import Workspace
 from maskclip_bench.storage import remove_leftovers, write_json, write_text
 
 logger = logging.getLogger(__name__)
@@ -69,6 +76,7 @@ def _run(job: DenseJob) -> None:
     remove_leftovers(folder.path)
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     launcher = ["--launcher", "pytorch"] if world_size > 1 else []
+    loaded_row(job)
     if not _is_trained(job):
         config = training_config(job, world_size=world_size)
         path = write_config(config, folder.training_config)
@@ -165,9 +173,47 @@ def fill(job: DenseJob, *, split: DenseSplit) -> Config:
             "scores_file": str(job.folder.scores(split.name)),
         }
     ]
+    row = loaded_row(job)
+    if row:
+        scaled = {key: [round(255 * value, 4) for value in row[key]] for key in ("mean", "std")}
+        config.merge_from_dict(
+            {f"model.data_preprocessor.{key}": values for key, values in scaled.items()}
+        )
     if job.options:
         config.merge_from_dict(dict(job.options))
     return config
+
+
+def loaded_row(job: DenseJob) -> dict[str, Any]:
+    """What loading the job's row says; kept in the work folder, which is for these weights alone.
+
+    Returns:
+        `mean`, `std` (fractions), `weights_state` and `transform`; empty if the job names no row.
+
+    Raises:
+        MaskCLIPBenchError: See `load_backbone`.
+    """
+    if "backbone" not in job.backbone:
+        return {}
+    file = job.folder.loaded_row
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(file.read_text(encoding="utf-8"))
+        if {"mean", "std"} <= set(known):
+            return dict(known)
+    backbone = load_backbone(
+        load_backbone_declaration(job.backbone["backbone"]),
+        workspace=Workspace.open(),
+        seed=job.backbone.get("seed", 0),
+    )
+    transform = backbone.transform
+    found = {
+        "mean": list(transform.mean or (0.0, 0.0, 0.0)),
+        "std": list(transform.std or (1.0, 1.0, 1.0)),
+        "weights_state": backbone.weights_fingerprint,
+        "transform": backbone.transform_id,
+    }
+    write_json(file, found)
+    return found
 
 
 def _place_split(loader: Any, job: DenseJob, split: DenseSplit) -> None:

@@ -62,9 +62,7 @@ class MaskCLIPPyramid(TrunkBackbone):
         init_cfg: dict | None = None,
         **source: Any,
     ) -> None:
-        super().__init__(
-            source, frozen=frozen, init_cfg=init_cfg, train_only=train_only, lora=lora
-        )
+        super().__init__(source, frozen=frozen, init_cfg=init_cfg, train_only=train_only, lora=lora)
         self.out_indices: Sequence[int] = out_indices
         self.norm_outputs = norm_outputs
         self.drop_path_rate = drop_path_rate
@@ -100,7 +98,7 @@ class MaskCLIPPyramid(TrunkBackbone):
         return tower
 
     def source_name(self, key: str) -> str | None:
-        """timm's wrapper puts the trunk one level deeper; the norms are our own."""
+        """Timm's wrapper puts the trunk one level deeper; the norms are our own."""
         if key.startswith("norms."):
             return None
         return super().source_name(key.removeprefix("model."))

@@ -1,10 +1,10 @@
 """What both OpenMMLab backbones share: the source of their weights, checkpoints, and freezing.
 
-A backbone is built without weights. They arrive in one of two ways: `init_weights()`, which training
-calls, loads them from the source; or a checkpoint fills them, as in testing, in inferencers and when
-a run goes on. So a finetuned checkpoint needs its config and nothing else: neither the pretrained
-weights nor a network. A checkpoint also holds the architecture, as a buffer of bytes, for sources
-whose architecture is in a folder that is gone.
+A backbone is built without weights. They arrive in one of two ways: `init_weights()`, which
+training calls, loads them from the source; or a checkpoint fills them, as in testing, in
+inferencers and when a run goes on. So a finetuned checkpoint needs its config and nothing else:
+neither the pretrained weights nor a network. A checkpoint also holds the architecture, as a buffer
+of bytes, for sources whose architecture is in a folder that is gone.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _LORA_BASE = ".base_layer."
 
 
 class TrunkBackbone(BaseModule):
-    """Base of `MaskCLIPViT` and `MaskCLIPPyramid`.
+    r"""Base of `MaskCLIPViT` and `MaskCLIPPyramid`.
 
     Args:
         source: Arguments of the config that name the weights (see `TrunkSource`).
         frozen: No gradient, and evaluation mode even in training.
         train_only: Regular expressions; if there are any, only parameters with a name that one of
-            them is found in are trained (`[r"\\.bias$"]`, `["norm"]`).
+            them is found in are trained (`[r"\.bias$"]`, `["norm"]`).
         lora: Settings of peft's `LoraConfig` (`dict(r=8, target_modules=["qkv", "proj"])`): the
             trunk is frozen, and low-rank additions to the named layers are trained. Needs
             `pip install 'maskclip-bench[lora]'`.
@@ -166,9 +166,7 @@ class TrunkBackbone(BaseModule):
         self.prepare(loaded)
         state = loaded.state_dict()
         own = self.trunk.state_dict()
-        wanted = {
-            key: name for key in own if (name := self.source_name(key)) is not None
-        }
+        wanted = {key: name for key in own if (name := self.source_name(key)) is not None}
         absent = [name for name in wanted.values() if name not in state]
         shapes = [
             name

@@ -10,8 +10,8 @@ One of these says where the weights come from:
   with `pretrained=True` from timm's hub.
 - `open_clip='ViT-B-16'`: an open_clip model; `pretrained='openai'` (a tag or a file) its weights.
 
-`build_trunk` makes the architecture alone, without weights and without a network; `load_trunk` makes
-it with its weights. The architecture of a trunk is a small dictionary, which a checkpoint keeps:
+`build_trunk` makes the architecture alone, without weights and without a network; `load_trunk`
+makes it with its weights. The architecture of a trunk is a dictionary that a checkpoint keeps:
 `{"timm": name, "model_args": {...}}` or `{"open_clip": {"embed_dim", "vision_cfg", "quick_gelu"}}`.
 """
 
@@ -41,7 +41,7 @@ from maskclip_bench.backbones.families.open_clip_folder import (
 )
 from maskclip_bench.backbones.loading import load_model
 from maskclip_bench.backbones.timm_weights import load_timm_weights
-from maskclip_bench.config import Declaration
+from maskclip_bench.config import Declaration, validate
 from maskclip_bench.errors import CheckpointError, ConfigError, MaskCLIPBenchError
 
 logger = logging.getLogger(__name__)

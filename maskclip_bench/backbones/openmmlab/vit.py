@@ -101,9 +101,7 @@ class MaskCLIPViT(TrunkBackbone):
         init_cfg: dict | None = None,
         **source: Any,
     ) -> None:
-        super().__init__(
-            source, frozen=frozen, init_cfg=init_cfg, train_only=train_only, lora=lora
-        )
+        super().__init__(source, frozen=frozen, init_cfg=init_cfg, train_only=train_only, lora=lora)
         self.out_indices: Sequence[int] = out_indices
         self.global_indices = global_indices
         self.final_norm = final_norm

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from maskclip_bench.backbones.declaration import BackboneDeclaration
-    from maskclip_bench.backbones.loading import Backbone
+    from maskclip_bench.backbones.loading import Backbone, UnloadedBackbone
     from maskclip_bench.data.readers import Dataset
     from maskclip_bench.results.measurement import Measurement
     from maskclip_bench.runtime import Workspace
@@ -112,6 +112,9 @@ class Protocol(ABC):
     """Keys that a data set may set for it."""
     runs_as_job: ClassVar[bool] = False
     """Whether it works in subprocesses, so that several may run side by side."""
+    job_loads_backbone: ClassVar[bool] = False
+    """Whether its jobs load the row themselves: `context.backbone` is an `UnloadedBackbone`, unless
+    a caller had one in memory."""
     expected_seconds: ClassVar[float] = 5.0
     """Rough time on the demo world; only weighs the pieces of a run against each other."""
     needs_text: ClassVar[bool] = False
@@ -159,7 +162,9 @@ class Protocol(ABC):
         """Optional packages that it needs and that are not installed."""
         return []
 
-    def missing_in(self, backbone: Backbone, task: TaskDeclaration) -> str | None:
+    def missing_in(
+        self, backbone: Backbone | UnloadedBackbone, task: TaskDeclaration
+    ) -> str | None:
         """Why this protocol cannot measure a loaded backbone on the task, or None.
 
         Raises:

@@ -322,5 +322,5 @@ def test_vit__index_out_of_range(trunk: tuple[nn.Module, Path]) -> None:
 
 
 def test_vit__not_a_plain_vit() -> None:
-    with pytest.raises(ConfigError, match=r"ResNet has maps of several strides. Use MaskCLIPPyramid"):
+    with pytest.raises(ConfigError, match=r"maps of several strides. Use MaskCLIPPyramid"):
         MaskCLIPViT(timm="test_resnet" if "test_resnet" in timm.list_models() else "resnet10t")

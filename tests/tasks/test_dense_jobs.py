@@ -1,0 +1,95 @@
+"""A dense cell is a message to a job: nothing is loaded here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from maskclip_bench.backbones import loading
+from maskclip_bench.backbones.declaration import BackboneDeclaration
+from maskclip_bench.backbones.dense_job import DenseFolder
+from maskclip_bench.errors import CheckpointError
+from maskclip_bench.runtime import Workspace
+from maskclip_bench.tasks import dense_jobs, execution
+from maskclip_bench.tasks.cell import Column, PlannedCell, Row
+from maskclip_bench.tasks.declaration import TaskDeclaration
+from maskclip_bench.tasks.execution import Execution
+from maskclip_bench.tasks.plan import Plan
+from maskclip_bench.tasks.protocols.segmentation import Segmentation
+from tests.backbones.openmmlab.conftest import CLASSES, write_scenes
+from tests.tasks.test_execution import Quiet
+
+CONFIG = "configs/mmseg/demo/vit-demo_frozen-upernet_1xb4-500_demo-scenes-144x144.py"
+ROW = BackboneDeclaration(
+    name="random",
+    display_name="Random",
+    world="demo",
+    source={"timm": "vit_demo_patch8_48", "random_init": True},
+    arch="ViT-demo",
+)
+TASK = TaskDeclaration(
+    name="small_scenes",
+    display_name="Small scenes",
+    world="demo",
+    reader={"kind": "ade20k", "root": "scenes", "classes": "classes.json"},
+    splits={"train": "training", "test": "validation"},
+    protocols={"segmentation": {"configs": {"*": CONFIG}, "preset": "p"}},
+    obtain="-",
+)
+
+
+def leave_results(command: list[str], **options: Any) -> None:
+    """In place of `run_job`: the files of a job that got all pixels right."""
+    folder = DenseFolder(Path(command[-1]).parent)
+    counts = np.ones((2, len(CLASSES)), np.int64)
+    folder.scores("validation").write_text('{"mIoU": 100.0}')
+    folder.loaded_row.write_text('{"mean": [0, 0, 0], "std": [1, 1, 1], "weights_state": "w"}')
+    np.savez(
+        folder.outcomes("validation"),
+        sample_id=np.array(["0", "1"]),
+        intersection=counts,
+        predicted=counts,
+        labelled=counts,
+    )
+
+
+def test_cell__loads_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job loads the row; its hash is found without building it."""
+    write_scenes(tmp_path / "data" / "scenes", size=16, counts=(2, 2))
+    loads: list[str] = []
+    for module in (execution, loading):
+        monkeypatch.setattr(module, "load_backbone", lambda *given, **more: loads.append("row"))
+    monkeypatch.setattr(loading, "_load", lambda *given: loads.append("model"))
+    monkeypatch.setattr(dense_jobs, "missing_packages", lambda toolbox: [])
+    monkeypatch.setattr(dense_jobs, "run_job", leave_results)
+    workspace = Workspace(root=tmp_path, data=tmp_path / "data")
+    cell = PlannedCell(Row(ROW.name, ROW), Column(Segmentation(), TASK), recorded=None, asked=True)
+    plan = Plan(cells=[cell])
+    listener = Quiet()
+    done = Execution(
+        plan, workspace, device=torch.device("cpu"), num_jobs=1, listener=listener
+    ).run()
+    assert loads == []
+    assert [record.status for record in done.measured] == ["ok"], listener.notes
+    assert done.measured[0].details["weights_state"] == "w"
+
+
+def test_unloaded__says_what_is_missing(tmp_path: Path) -> None:
+    row = ROW.model_copy(
+        update={"source": type(ROW.source)(timm="vit_demo_patch8_48", checkpoint="absent.pth")}
+    )
+    with pytest.raises(CheckpointError, match=r"random: no file .*absent\.pth"):
+        loading.unloaded_backbone(row, workspace=Workspace(root=tmp_path, data=tmp_path))
+
+
+def test_unloaded__has_the_identity_of_the_loaded_row(tmp_path: Path) -> None:
+    workspace = Workspace(root=tmp_path, data=tmp_path)
+    unloaded = loading.unloaded_backbone(ROW, workspace=workspace, seed=3)
+    loaded = loading.load_backbone(ROW, workspace=workspace, seed=3)
+    assert unloaded.identity == unloaded.weights_fingerprint == loaded.identity
+    assert (unloaded.row_id, unloaded.name) == (loaded.row_id, loaded.name)
+    assert not unloaded.has_text and unloaded.transform_id
