@@ -12,8 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
-from timm.layers import DropPath
-from timm.layers.drop import drop_path
+from timm.layers.drop import DropPath, drop_path
 from timm.models.beit import Beit
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import Tensor, nn
@@ -219,18 +218,20 @@ def has_weight_decay(trunk: Any, parameter: str, value: nn.Parameter) -> bool:
 def stages(trunk: Any) -> list[list[nn.Parameter | nn.Module]]:
     """What is before the first block (parameters and modules), then each block."""
     vit = dense_parts(trunk)
-    inside = {id(value) for block in vit.blocks for value in block.parameters()}
-    last = {
+    later = {id(value) for block in vit.blocks for value in block.parameters()}
+    later |= {
         id(value)
         for name, value in trunk.named_parameters()
         if name.startswith(("norm.", "ln_post."))
     }
     first: list[nn.Parameter | nn.Module] = [
-        value for value in trunk.parameters() if id(value) not in inside | last
+        value for value in trunk.parameters() if id(value) not in later
     ]
     first += [
         module
         for name, module in trunk.named_children()
         if name not in ("blocks", "transformer", "norm", "ln_post")
     ]
-    return [first, *([block] for block in vit.blocks)]
+    found: list[list[nn.Parameter | nn.Module]] = [first]
+    found += [[block] for block in vit.blocks]
+    return found

@@ -1,9 +1,10 @@
 """A stand-in for `mmcv._ext`, mmcv's compiled operators, made of torchvision's kernels.
 
 No wheel with compiled operators exists for most pairs of Python and torch, and mmdet cannot be
-imported without them. Mask R-CNN needs only NMS and RoIAlign, and torchvision ships both for CPU
-and CUDA. `install()` puts a module in the place of the compiled one, unless there is one; an
-operator it does not have raises with its name when it is called, never falls back in silence.
+imported without them. Mask R-CNN needs only NMS and RoIAlign, which are here; `mmcv_operators` has
+those of other detectors. All run on CPU and CUDA. `install()` puts a module in the place of the
+compiled one, unless there is one; an operator it does not have raises with its name when it is
+called, and nothing falls back in silence.
 
 Two things the compiled kernels get wrong are right here: 16-bit inputs (computed in float32) and
 channels-last maps (torchvision reads strides; mmcv reads memory as if it were contiguous,
@@ -26,6 +27,8 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor
+
+from maskclip_bench.backbones.openmmlab.mmcv_operators import OPERATORS, compute_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +83,7 @@ def _has_compiled() -> bool:
 
 
 class _StandIn(types.ModuleType):
-    """The module: the operators below, and for every other name one that raises when called."""
+    """The module: the operators, and for every other name one that raises when called."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, doc=__doc__)
@@ -211,7 +214,7 @@ def roi_align_forward(
 ) -> None:
     """RoIAlign (He et al., 2017) of `input` [B, C, H, W], averaged, into `output` [R, C, h, w]."""
     _need_average(pool_mode)
-    dtype = _compute_dtype(input)
+    dtype = compute_dtype(input)
     pooled = torch.ops.torchvision.roi_align(
         input.to(dtype),
         rois.to(dtype),
@@ -239,7 +242,7 @@ def roi_align_backward(
 ) -> None:
     """Gradient of `roi_align_forward` for its input, into `grad_input` [B, C, H, W]."""
     _need_average(pool_mode)
-    dtype = _compute_dtype(grad_output)
+    dtype = compute_dtype(grad_output)
     # RoIAlign is linear in the map, so its gradient at any map is the gradient at zero: this
     # needs only torchvision's public operator.
     with torch.enable_grad():
@@ -267,11 +270,6 @@ def _need_average(pool_mode: int) -> None:
         )
 
 
-def _compute_dtype(tensor: Tensor) -> torch.dtype:
-    """float64 stays; everything else is computed in float32."""
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
 def get_compiler_version() -> str:
     """For mmengine's report of the environment."""
     return f"not compiled ({STAND_IN})"
@@ -290,4 +288,5 @@ _OPERATORS: tuple[Callable[..., Any], ...] = (
     roi_align_backward,
     get_compiler_version,
     get_compiling_cuda_version,
+    *OPERATORS,
 )

@@ -1,0 +1,12 @@
+"""MaskCLIP ViT-B/16, Mask2Former, COCO instances, 12 epochs."""
+
+_base_ = [
+    "_base_/mask2former_vit-b-16.py",
+    "_base_/coco_1024.py",
+    "_base_/schedule_1x.py",
+    "_base_/runtime.py",
+]
+
+model = dict(
+    backbone=dict(backbone="maskclip_vit-b-16_yfcc15m"),
+)
