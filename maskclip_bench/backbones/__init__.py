@@ -22,19 +22,13 @@ if TYPE_CHECKING:
     from maskclip_bench.backbones.in_memory import as_backbone
     from maskclip_bench.backbones.loading import (
         Backbone,
-        UnloadedBackbone,
         load_backbone,
-        unloaded_backbone,
         weights_identity,
     )
+    from maskclip_bench.backbones.unloaded import UnloadedBackbone, unloaded_backbone
 
-_LOADING = (
-    "Backbone",
-    "UnloadedBackbone",
-    "load_backbone",
-    "unloaded_backbone",
-    "weights_identity",
-)
+_LOADING = ("Backbone", "load_backbone", "weights_identity")
+_UNLOADED = ("UnloadedBackbone", "unloaded_backbone")
 
 __all__ = [
     "Backbone",
@@ -62,6 +56,10 @@ def __getattr__(name: str) -> Any:
         from maskclip_bench.backbones import loading
 
         return getattr(loading, name)
+    if name in _UNLOADED:
+        from maskclip_bench.backbones import unloaded
+
+        return getattr(unloaded, name)
     if name == "as_backbone":
         from maskclip_bench.backbones.in_memory import as_backbone
 

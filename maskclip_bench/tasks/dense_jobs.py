@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 JOB_MODULE = "maskclip_bench.backbones.openmmlab.dense_cell"
 ANY_ARCHITECTURE = "*"
+_OF_THE_ROW = ("weights_state", "transform")
+"""What a record says of how the job loaded its row."""
 TRAINING_SHARE = 0.85
 """Of the display's bar; the rest is testing."""
 
@@ -304,7 +306,7 @@ class DenseProtocol(Protocol):
                 environment=job_environment(context),
             )
         row = _read_object(folder.loaded_row)
-        loaded = {key: row[key] for key in ("weights_state", "transform") if key in row}
+        loaded = {key: value for key, value in row.items() if key in _OF_THE_ROW}
         return {**_read_object(folder.report), **loaded}
 
 

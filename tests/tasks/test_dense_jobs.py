@@ -12,7 +12,6 @@ import torch
 from maskclip_bench.backbones import loading
 from maskclip_bench.backbones.declaration import BackboneDeclaration
 from maskclip_bench.backbones.dense_job import DenseFolder
-from maskclip_bench.errors import CheckpointError
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks import dense_jobs, execution
 from maskclip_bench.tasks.cell import Column, PlannedCell, Row
@@ -76,20 +75,3 @@ def test_cell__loads_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert loads == []
     assert [record.status for record in done.measured] == ["ok"], listener.notes
     assert done.measured[0].details["weights_state"] == "w"
-
-
-def test_unloaded__says_what_is_missing(tmp_path: Path) -> None:
-    row = ROW.model_copy(
-        update={"source": type(ROW.source)(timm="vit_demo_patch8_48", checkpoint="absent.pth")}
-    )
-    with pytest.raises(CheckpointError, match=r"random: no file .*absent\.pth"):
-        loading.unloaded_backbone(row, workspace=Workspace(root=tmp_path, data=tmp_path))
-
-
-def test_unloaded__has_the_identity_of_the_loaded_row(tmp_path: Path) -> None:
-    workspace = Workspace(root=tmp_path, data=tmp_path)
-    unloaded = loading.unloaded_backbone(ROW, workspace=workspace, seed=3)
-    loaded = loading.load_backbone(ROW, workspace=workspace, seed=3)
-    assert unloaded.identity == unloaded.weights_fingerprint == loaded.identity
-    assert (unloaded.row_id, unloaded.name) == (loaded.row_id, loaded.name)
-    assert not unloaded.has_text and unloaded.transform_id

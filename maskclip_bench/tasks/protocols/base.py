@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import torch
 
     from maskclip_bench.backbones.declaration import BackboneDeclaration
-    from maskclip_bench.backbones.loading import Backbone, UnloadedBackbone
+    from maskclip_bench.backbones.loading import Backbone
+    from maskclip_bench.backbones.unloaded import UnloadedBackbone
     from maskclip_bench.data.readers import Dataset
     from maskclip_bench.results.measurement import Measurement
     from maskclip_bench.runtime import Workspace
