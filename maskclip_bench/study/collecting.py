@@ -24,7 +24,6 @@ from maskclip_bench.runtime import Workspace
 from maskclip_bench.study.checkpoints import best_step, read_curve
 from maskclip_bench.study.declaration import StudyDeclaration
 from maskclip_bench.study.runs import StudyRun, is_trained, log_of, num_pairs, runs_of
-from maskclip_bench.study.runs import training_pairs as pairs_of_pass
 from maskclip_bench.study.tuning import best, tries
 
 HELD_OUT = "held_out_contrastive_loss"
@@ -76,8 +75,9 @@ def cost_of_pass(recipe: Recipe) -> float:
 def _run_line(run: StudyRun, workspace: Workspace) -> dict[str, Any]:
     recipe, folder = run.recipe, run.folder(workspace)
     log = log_of(folder)
-    pairs = num_pairs(recipe, pairs_of_pass(run.study))
-    passes = pairs / pairs_of_pass(run.study)
+    of_pass = run.study.world.pairs_of_pass
+    pairs = num_pairs(recipe, of_pass)
+    passes = pairs / of_pass
     steps = max((int(line["step"]) for line in log), default=0)
     line: dict[str, Any] = {
         "stage": run.stage,
@@ -139,7 +139,8 @@ def _curve_lines(run: StudyRun, workspace: Workspace) -> list[dict[str, Any]]:
     """The shown metrics of a run's checkpoints, and its held-out loss."""
     folder, recipe = run.folder(workspace), run.recipe
     log, curve = log_of(folder), read_curve(folder)
-    pairs, of_pass = num_pairs(recipe, pairs_of_pass(run.study)), pairs_of_pass(run.study)
+    of_pass = run.study.world.pairs_of_pass
+    pairs = num_pairs(recipe, of_pass)
     steps = max((int(line["step"]) for line in log), default=max(curve, default=0))
     shown = [part.key for part in run.study.curve.show] if run.study.curve else []
     found = [

@@ -43,6 +43,8 @@ class WorldSection(Declaration):
 
     folder: str = Field(pattern=r"^[a-z0-9_]+$")
     """Its name below a seed's data root; recipes and tasks name their files below it."""
+    pairs_of_pass: int = Field(gt=0)
+    """Pairs that a run is trained on; what is left of `sizes.pretrain` may be held out."""
     sizes: dict[str, int] = Field(default_factory=dict)
     """Fields of `DemoSizes` that differ from the demo's."""
 
@@ -51,6 +53,11 @@ class WorldSection(Declaration):
         if unknown := sorted(set(self.sizes) - set(DemoSizes.__dataclass_fields__)):
             raise ValueError(
                 f"sizes names {unknown}; choose from {', '.join(DemoSizes.__dataclass_fields__)}"
+            )
+        if self.pairs_of_pass > self.demo_sizes.pretrain:
+            raise ValueError(
+                f"pairs_of_pass is {self.pairs_of_pass}, and the world has "
+                f"{self.demo_sizes.pretrain} pairs"
             )
         return self
 

@@ -180,30 +180,19 @@ def set_aside_another(run: StudyRun, workspace: Workspace) -> Path | None:
     return None
 
 
-def num_pairs(recipe: Recipe, sizes_pretrain: int) -> int:
-    """Image-text pairs that a run of the recipe sees.
-
-    Args:
-        recipe: Its length in pairs, or in passes.
-        sizes_pretrain: Pairs of one pass.
-    """
+def num_pairs(recipe: Recipe, pairs_of_pass: int) -> int:
+    """Image-text pairs that a run of the recipe sees."""
     if recipe.num_pairs is not None:
         return recipe.num_pairs
     assert recipe.epochs is not None
-    return round(recipe.epochs * sizes_pretrain)
-
-
-def training_pairs(study: StudyDeclaration) -> int:
-    """Pairs of one pass: all shards but the last, which is held out."""
-    sizes = study.world.demo_sizes
-    return sizes.pretrain - sizes.shard
+    return round(recipe.epochs * pairs_of_pass)
 
 
 def expected_seconds(run: StudyRun) -> float:
     """Of the training, on one quiet core."""
     recipe = run.recipe
     cost = METHODS[recipe.method.name].relative_cost
-    return num_pairs(recipe, training_pairs(run.study)) * cost / PAIRS_PER_SECOND
+    return num_pairs(recipe, run.study.world.pairs_of_pass) * cost / PAIRS_PER_SECOND
 
 
 def progress_of(run: StudyRun, workspace: Workspace) -> float:

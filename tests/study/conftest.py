@@ -27,7 +27,7 @@ STUDY: dict[str, Any] = {
     "suite": "tiny",
     "recipes": "tiny/{row}",
     "backbones": "tiny-{row}",
-    "world": {"folder": "demo_long", "sizes": SIZES},
+    "world": {"folder": "demo_long", "pairs_of_pass": 64, "sizes": SIZES},
     "seeds": {0: ["noto"], 1: ["fluent", "fluent-flat"]},
     "stages": [
         {"name": "main", "rows": ["clip", "maskclip"], "seeds": [0, 1]},

@@ -79,6 +79,10 @@ def test_load__unknown_name() -> None:
             lambda v: v["world"]["sizes"].update(pretran=3),
             r"sizes names \['pretran'\]; choose from",
         ),
+        (
+            lambda v: v["world"].update(pairs_of_pass=97),
+            "pairs_of_pass is 97, and the world has 96",
+        ),
         (lambda v: v.update(recipes="tiny"), r'recipes has no "\{row\}"'),
         (lambda v: v["stages"][0].update(seeds=[0, 7]), r"seeds \[7\], which are not among"),
         (lambda v: v["stages"][1].update(name="main"), "stages have the same name"),
