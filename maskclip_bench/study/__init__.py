@@ -10,5 +10,8 @@ runs. Everything it makes is in one workspace, and each piece of work can be don
     checkpoints.py   scores of a run's checkpoints: the curve against passes, and a try's score
     tuning.py        the best try of each method, written into the recipes
     collecting.py    what a workspace holds, as tables to be committed
+    best_pass.py     scores of each row at its own best pass
+    words.py         what the tests say, in sentences
     figure.py        the figure made from these tables
+    reporting.py     the report, from these tables and the records
 """

@@ -10,6 +10,7 @@ from maskclip_bench import storage
 from maskclip_bench.errors import DataError
 from maskclip_bench.results.records import RecordStore
 from maskclip_bench.results.tables import build_table, load_table, to_markdown, write_table
+from maskclip_bench.study.best_pass import best_pass_table
 from maskclip_bench.study.collecting import CURVES_FILE, RUNS_FILE, TRIES_FILE
 from maskclip_bench.study.declaration import StudyDeclaration
 from maskclip_bench.study.figure import draw_figure
@@ -51,7 +52,11 @@ def write_report(
         written += write_table(table, results / "tables", name)
         sentences = conclusions(table, baseline=declared.baseline, num_seeds=_seeds_of(study, name))
         parts += [to_markdown(table), "\n".join(f"- {sentence}" for sentence in sentences)]
-    parts += ["## Runs", health_table(study, pd.read_csv(folder / RUNS_FILE))]
+    runs = pd.read_csv(folder / RUNS_FILE)
+    if (folder / CURVES_FILE).is_file():
+        curves = pd.read_csv(folder / CURVES_FILE)
+        parts += ["## At each run's own best pass", best_pass_table(study, runs, curves)]
+    parts += ["## Runs", health_table(study, runs)]
     if (folder / TRIES_FILE).is_file():
         parts += ["## Tries", _tries_table(pd.read_csv(folder / TRIES_FILE))]
     storage.write_text(folder / REPORT_FILE, "\n\n".join(parts) + "\n")

@@ -31,6 +31,7 @@ def test_report__tables_sentences_and_figure_from_the_results_alone(
     assert "over 2 training seeds, each with a world of its own" in text
     assert "| clip | 1 | optimizer.lr=0.001 | not run |  |" in text
     assert "held-out loss, smallest" in text
+    assert "| maskclip | 2, 2 | 20.0 ± 0.0 (+0.0) |" in text  # the first of two checkpoints
     assert (results / "tables" / "tiny.md").exists()
 
 
