@@ -129,6 +129,13 @@ def _arguments(kind: type[Any], options: dict[str, Any], split: str) -> dict[str
     return arguments
 
 
+def torchvision_arguments(reader: TorchvisionSet, split: str) -> dict[str, Any]:
+    """What torchvision's class is made with for a split; nothing is downloaded with them."""
+    import torchvision
+
+    return _arguments(getattr(torchvision.datasets, reader.dataset), reader.options, split)
+
+
 def labels_of(images: Any) -> NDArray[np.int64]:
     """The labels of a data set of torchvision, int64 [N]."""
     for attribute in ("targets", "_labels", "labels", "y"):
