@@ -20,6 +20,7 @@ from rich.logging import RichHandler
 
 from maskclip_bench import __version__
 from maskclip_bench.cli.data import data_app
+from maskclip_bench.cli.data_check import add_data_commands
 from maskclip_bench.cli.inspect import path, table
 from maskclip_bench.cli.listing import list_app
 from maskclip_bench.cli.mm import mm
@@ -85,6 +86,7 @@ app.command("plan")(plan)
 app.command("pretrain")(pretrain)
 app.command("export")(export)
 app.add_typer(list_app, name="list")
+add_data_commands(data_app)
 app.add_typer(data_app, name="data")
 app.command("table")(table)
 app.add_typer(study_app, name="study")

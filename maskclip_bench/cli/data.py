@@ -1,4 +1,4 @@
-"""`maskclip-bench data`: what data there is, making the demo world, looking at it."""
+"""`maskclip-bench data list` and `convert`; what the other commands on data share."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from maskclip_bench.escaping import markup
 from maskclip_bench.runtime import Workspace
 
 data_app = typer.Typer(
-    help="Data sets: list them, make the demo world, look at it.", no_args_is_help=True
+    help="Data sets: list, fetch, check and look at them; make the demo world.",
+    no_args_is_help=True,
 )
-
-PREPARED = ("demo",)
 
 
 @data_app.command("list")
@@ -45,37 +44,6 @@ def list_data(workspace: WorkspaceOption = None) -> None:
     listing.show(f"Data root: {opened.data} (set MASKCLIP_BENCH_DATA to use another)")
 
 
-@data_app.command("prepare")
-def prepare(
-    name: Annotated[str, typer.Argument(help="What to make: demo.")],
-    workspace: WorkspaceOption = None,
-) -> None:
-    """Make a data set that this package can make: the demo world (half a minute on two cores).
-
-    Does nothing if it is complete. Several processes may call it at once.
-    """
-    _check(name)
-    console().print(
-        f"The demo world is at {prepare_with_bar(Workspace.open(workspace))}", markup=False
-    )
-
-
-@data_app.command("show")
-def show(
-    name: Annotated[str, typer.Argument(help="What to show: demo.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The PNG to write.")] = None,
-    workspace: WorkspaceOption = None,
-) -> None:
-    """Write a contact sheet (PNG): images of every split with boxes, masks and captions."""
-    from maskclip_bench.data.demo import contact_sheet
-
-    _check(name)
-    opened = Workspace.open(workspace)
-    target = output or opened.root / "demo_contact_sheet.png"
-    contact_sheet(prepare_with_bar(opened), target)
-    console().print(f"Wrote {target}", markup=False)
-
-
 @data_app.command("convert")
 def convert(
     name: Annotated[str, typer.Argument(help="What to convert: yfcc15m.")],
@@ -93,7 +61,7 @@ def convert(
 
     if name != "yfcc15m":
         raise unknown_name("conversion", name, ["yfcc15m"], remedy="See --help.")
-    with _bars() as report:
+    with bars() as report:
         rows = convert_metadata(metadata, output, images=images, progress=report)
     console().print(f"Wrote {rows:,} rows to {output}", markup=False)
 
@@ -102,12 +70,12 @@ def prepare_with_bar(workspace: Workspace) -> Path:
     """Make the demo world with a progress bar on stderr; returns its folder."""
     from maskclip_bench.data.demo import prepare_demo
 
-    with _bars() as report:
+    with bars() as report:
         return prepare_demo(workspace.data, progress=report)
 
 
 @contextlib.contextmanager
-def _bars() -> Iterator[Callable[[str, int, int], None]]:
+def bars() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on stderr for each stage that is reported."""
     messages = console(stderr=True)
     with LiveBars(
@@ -117,21 +85,11 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
         LabelColumn(messages, left_of_it=55),
         console=messages,
     ) as progress:
-        bars: dict[str, TaskID] = {}
+        shown: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int) -> None:
-            if stage not in bars:
-                bars[stage] = progress.add_task(markup(stage), total=total)
-            progress.update(bars[stage], completed=done, total=total)
+            if stage not in shown:
+                shown[stage] = progress.add_task(markup(stage), total=total)
+            progress.update(shown[stage], completed=done, total=total)
 
         yield report
-
-
-def _check(name: str) -> None:
-    if name not in PREPARED:
-        raise unknown_name(
-            "data set to make",
-            name,
-            PREPARED,
-            remedy="Other data sets are fetched by you; see: maskclip-bench data list",
-        )

@@ -106,7 +106,9 @@ def _lines(dataset: Dataset, index: int, names: Sequence[str]) -> list[str]:
     if dataset.captions is not None:
         texts += dataset.captions[index]
     lines = [
-        line for text in texts or [dataset.sample_ids[index]] for line in textwrap.wrap(shown(text), WORDS)
+        line
+        for text in texts or [dataset.sample_ids[index]]
+        for line in textwrap.wrap(shown(text), WORDS)
     ]
     return lines[:LINES]
 
@@ -127,7 +129,9 @@ def _with_mask(picture: Image.Image, mask: Path) -> Image.Image:
     """The picture, and over it a colour for each value of its mask."""
     palette = np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8)
     palette[[0, 255]] = 0
-    colours = Image.fromarray(palette[mask_values(mask)]).resize(picture.size, Image.Resampling.NEAREST)
+    colours = Image.fromarray(palette[mask_values(mask)]).resize(
+        picture.size, Image.Resampling.NEAREST
+    )
     return Image.blend(picture, colours, 0.5)
 
 

@@ -1,8 +1,8 @@
 """Data sets that torchvision or the Hugging Face hub can fetch: their size first, then the files.
 
-torchvision's own classes know the addresses, the checksums and how to unpack; only the transfer of a
-file is replaced, so that one that was interrupted goes on where it stopped. The hub's library does
-all of that itself.
+torchvision's own classes know the addresses, the checksums and how to unpack; only the transfer of
+a file is replaced, so that one that was interrupted goes on where it stopped. The hub's library
+does all of that itself.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def addresses(kind: Any) -> list[str]:
     """Addresses of archives that a class of torchvision names among its attributes."""
     found: list[str] = []
     waiting: list[Any] = [
-        value for name, value in vars(kind).items() if not name.startswith("__") and not callable(value)
+        value
+        for name, value in vars(kind).items()
+        if not name.startswith("__") and not callable(value)
     ]
     while waiting:
         value = waiting.pop(0)
@@ -114,7 +116,9 @@ def download(
     have = part.stat().st_size if part.is_file() else 0
     headers = {"User-Agent": "maskclip-bench"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
-        with opener(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS) as answer:
+        with opener(
+            urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS
+        ) as answer:
             goes_on = have > 0 and getattr(answer, "status", 200) == 206
             have = have if goes_on else 0
             length = answer.headers.get("Content-Length")

@@ -87,7 +87,9 @@ def check_data(
     missing = missing_data(task, workspace)
     diagnosis = Diagnosis(task.name, missing)
     if missing is not None:
-        diagnosis.findings += [Finding("error", "", text) for text in mistaken_layout(task, workspace)]
+        diagnosis.findings += [
+            Finding("error", "", text) for text in mistaken_layout(task, workspace)
+        ]
         return diagnosis
     forget()
     opened: dict[str, Dataset] = {}
@@ -97,10 +99,10 @@ def check_data(
         except MaskCLIPBenchError as error:
             diagnosis.findings.append(Finding("error", split, str(error)))
     diagnosis.findings += [Finding("error", "", text) for text in mistaken_layout(task, workspace)]
-    for split, dataset in opened.items():
+    for name, dataset in opened.items():
         for look in (_count, _left_over, _unreadable, _classes, _imagenet_val, _masks, _captions):
             diagnosis.findings += [
-                Finding(level, split, text) for level, text in look(task, split, dataset, progress)
+                Finding(level, name, text) for level, text in look(task, name, dataset, progress)
             ]
     diagnosis.findings += list(_duplicates(opened, progress))
     diagnosis.findings += list(_words(task, opened))
@@ -191,9 +193,7 @@ def _captions(task: TaskDeclaration, split: str, dataset: Dataset, progress: Pro
         yield "error", f"captions: {told}; each should have {few}. Download the list again."
     else:
         yield "note", f"{total:,} captions: {told}"
-    repeated = sum(
-        count - 1 for count in Counter(t for c in dataset.captions for t in c).values()
-    )
+    repeated = sum(count - 1 for count in Counter(t for c in dataset.captions for t in c).values())
     if repeated:
         yield "warning", f"{repeated:,} captions are repeated; retrieval counts them as ties"
 
@@ -203,7 +203,9 @@ def _duplicates(opened: dict[str, Dataset], progress: Progress) -> Iterator[Find
     hashes: dict[str, dict[str, str]] = {}
     for split, dataset in opened.items():
         if not dataset.image_paths:
-            yield Finding("note", split, "not looked for images that occur twice: no files of their own")
+            yield Finding(
+                "note", split, "not looked for images that occur twice: no files of their own"
+            )
             continue
 
         def told(done: int, total: int, split: str = split) -> None:
@@ -225,11 +227,11 @@ def _duplicates(opened: dict[str, Dataset], progress: Progress) -> Iterator[Find
     for first, second in ((a, b) for i, a in enumerate(splits) for b in splits[i + 1 :]):
         shared = set(hashes[first].values()) & set(hashes[second].values())
         if shared:
-            names = [name for name, digest in hashes[second].items() if digest in shared]
+            both = [name for name, digest in hashes[second].items() if digest in shared]
             yield Finding(
                 "warning",
                 second,
-                f"{len(names)} images are also in {first}, e.g. {examples(names)}: what learns on "
+                f"{len(both)} images are also in {first}, e.g. {examples(both)}: what learns on "
                 "one has seen them",
             )
 

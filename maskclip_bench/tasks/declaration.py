@@ -14,11 +14,13 @@ One file a data set, `tasks/{name}.yaml`; a *task* is a protocol on it, `knn/cif
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any, Literal
+from urllib.parse import parse_qsl
 
 from pydantic import Field, SerializeAsAny, model_validator
 
-from maskclip_bench.config import Declaration, World, load_declaration
+from maskclip_bench.config import Declaration, World, load_declaration, validate
 from maskclip_bench.data.readers import ReaderDeclaration, missing_files
 from maskclip_bench.data_files import declarations, find_declaration
 from maskclip_bench.errors import ConfigError, unknown_name
@@ -131,15 +133,77 @@ def task_names() -> list[str]:
     return names
 
 
+HUB_PREFIX = "hf:"
+
+
 def load_task_declaration(name: str) -> TaskDeclaration:
     """Read the declaration of one data set, by name or by the path of its file.
+
+    `hf:ORG/NAME` is any data set of the Hugging Face hub; see `hub_declaration`.
 
     Raises:
         UnknownNameError: There is none of that name.
         ConfigError: Its file is wrong.
     """
+    if name.startswith(HUB_PREFIX):
+        return hub_declaration(name)
     path = find_declaration(KIND, name, singular="data set", listing=LISTING)
     return load_declaration(path, TaskDeclaration).model_copy(update={"name": path.stem})
+
+
+HUB_OPTIONS = ("config", "image", "label", "captions")
+"""Keys of the reader that the name of a data set of the hub may set."""
+
+HUB_PROTOCOLS: dict[str, dict[str, Any]] = {
+    "zero_shot_classification": {"prompts": "a_photo_of"},
+    "linear_probe": {},
+    "knn": {},
+    "few_shot": {},
+}
+
+
+def hub_name(name: str) -> str:
+    """The name, fit for a file, of a data set of the hub: `hf:ORG/NAME` is `hf-ORG--NAME`."""
+    repository, mark, query = name.removeprefix(HUB_PREFIX).partition("?")
+    options = re.sub(r"[^\w.-]+", "-", query)
+    return f"hf-{repository.replace('/', '--')}" + (f"-{options}" if mark else "")
+
+
+def hub_declaration(name: str) -> TaskDeclaration:
+    """A data set of the Hugging Face hub, or in its formats below `hf/` of the data root.
+
+    `hf:ORG/NAME` finds the columns by their types; `hf:ORG/NAME?image=photo&label=kind` names them,
+    `&captions=text` for retrieval, `&config=en` for data sets of several configurations, and
+    `&train=...`, `&validation=...`, `&test=...` the splits (default: train and test).
+
+    Raises:
+        ConfigError: It is no ORG/NAME, or has an option that there is not.
+    """
+    repository, _, query = name.removeprefix(HUB_PREFIX).partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    splits = {key: options.pop(key) for key in ("train", "validation", "test") if key in options}
+    splits = splits or {"train": "train", "test": "test"}
+    unknown = sorted(set(options) - set(HUB_OPTIONS))
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository) or unknown or "test" not in splits:
+        problem = f"has no option {unknown[0]!r}" if unknown else "names no data set of the hub"
+        raise ConfigError(
+            f"{name!r} {problem}. Write hf:ORG/NAME, or hf:ORG/NAME?image=COLUMN&label=COLUMN; "
+            f"options: {', '.join(HUB_OPTIONS)}, train, validation, test."
+        )
+    folder = "hf/" + repository.replace("/", "--")
+    values = {
+        "name": hub_name(name),
+        "display_name": repository,
+        "world": "real",
+        "reader": {"kind": "huggingface", "root": folder, **options},
+        "splits": splits,
+        "class_names": {"replace": {"_": " "}},
+        "prompt_sets": {"a_photo_of": {"templates": ["a photo of a {}."]}},
+        "protocols": {"retrieval": {}} if "captions" in options else HUB_PROTOCOLS,
+        "hub": repository,
+        "obtain": f"maskclip-bench data prepare {HUB_PREFIX}{repository}",
+    }
+    return validate(values, TaskDeclaration, where=name)
 
 
 def load_task(name: str) -> tuple[str, TaskDeclaration]:

@@ -43,8 +43,10 @@ from maskclip_bench.tasks.cell import (
     weights_identity,
 )
 from maskclip_bench.tasks.declaration import (
+    HUB_PREFIX,
     TaskDeclaration,
     dataset_names,
+    hub_name,
     load_task_declaration,
     missing_data,
 )
@@ -83,7 +85,9 @@ class Named:
 
 
 def _stem(name: str) -> str:
-    """The name of a declaration that may be given by the path of its file."""
+    """The name of a declaration that may be given by the path of its file, or as `hf:ORG/NAME`."""
+    if name.startswith(HUB_PREFIX):
+        return hub_name(name)
     return Path(name).stem if name.endswith((".yaml", ".yml")) else name
 
 
@@ -256,6 +260,8 @@ def whole_pattern(pattern: str, own: Iterable[str] = ()) -> str:
         UnknownNameError: It has one part, which is neither a data set nor a protocol.
     """
     if pattern.endswith((".yaml", ".yml")) and Path(pattern).is_file():
+        return f"*/{pattern}"
+    if pattern.startswith(HUB_PREFIX):
         return f"*/{pattern}"
     if "/" in pattern:
         return pattern
