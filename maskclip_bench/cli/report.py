@@ -75,13 +75,22 @@ def report(
             workspace=opened,
             suite=load_suite(suite) if suite else None,
             backbones=backbone or [],
-            tasks=task or [],
+            tasks=[_whole(pattern) for pattern in task or []],
             title=title,
             pictures="make" if pictures else "keep",
             device=target,
             progress=progress,
         )
     console().print(f"report: {markup(page)}", soft_wrap=True)
+
+
+def _whole(pattern: str) -> str:
+    """A pattern of one part as `run` reads it; one with both parts as it is."""
+    if "/" in pattern:
+        return pattern
+    from maskclip_bench.tasks.plan import whole_pattern
+
+    return whole_pattern(pattern)
 
 
 def show(

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from maskclip_bench.report import charts
 from maskclip_bench.report.charts import Curve, Estimate
@@ -25,6 +26,8 @@ from maskclip_bench.report.drawing import Drawing
 from maskclip_bench.results.measurement import ratio_column_names
 from maskclip_bench.results.records import Record
 from maskclip_bench.results.table_catalogue import metric_label
+
+Floats = NDArray[np.float64]
 
 CONFIDENCE = "confidence"
 """Column of outcomes with the score of the prediction, 0 to 1."""
@@ -110,8 +113,8 @@ def _families(record: Record, series: int) -> list[CellChart]:
             marked=True,
             log_x=numbers[0] > 0,
         )
-        key = f"curve-{re.sub(r'[^a-z0-9]+', '-', name.lower())}"
-        found.append(CellChart(key, f"{words.capitalize()} over {label}, in percent.", drawing))
+        chart = f"curve-{re.sub(r'[^a-z0-9]+', '-', name.lower())}"
+        found.append(CellChart(chart, f"{words.capitalize()} over {label}, in percent.", drawing))
     return found
 
 
@@ -191,14 +194,14 @@ def _ratios(
     return [CellChart("classes", f"{label} of each class that occurs, in percent.", drawing)]
 
 
-def class_ratios(outcomes: pd.DataFrame, metric: str) -> np.ndarray:
+def class_ratios(outcomes: pd.DataFrame, metric: str) -> Floats:
     """Sum of numerators / sum of denominators of each class [C]; NaN where nothing was counted."""
     top, bottom = (
         np.stack([np.asarray(v) for v in outcomes[column].dropna()]).sum(axis=0).astype(float)
         for column in ratio_column_names(metric)
     )
     with np.errstate(invalid="ignore", divide="ignore"):
-        values: np.ndarray = np.where(bottom > 0, top / bottom, np.nan)
+        values: Floats = np.where(bottom > 0, top / bottom, np.nan)
     return values
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from maskclip_bench.data.dataset import Dataset
 from maskclip_bench.errors import MaskCLIPBenchError
@@ -26,6 +27,9 @@ from maskclip_bench.results.records import Record, RecordStore
 from maskclip_bench.results.table_catalogue import metric_label, protocol_title
 
 logger = logging.getLogger(__name__)
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 NUM_MISTAKES = 24
 
@@ -230,7 +234,7 @@ def _mistakes(
     if sheet is None or dataset is None:
         return [], ""
     mistakes, what = mistakes_of(record, outcomes, names, dataset.split)
-    found = []
+    found: list[dict[str, str]] = []
     for mistake in mistakes:
         style = sheet.style(mistake.image, size=TILE, up="../../")
         if style is not None and len(found) < NUM_MISTAKES:
@@ -239,26 +243,24 @@ def _mistakes(
     return found, what
 
 
-def _spread_over_classes(
-    outcomes: pd.DataFrame, order: np.ndarray, values: np.ndarray
-) -> np.ndarray:
+def _spread_over_classes(outcomes: pd.DataFrame, order: Ints, values: Floats) -> Ints:
     """Wrong images so that the classes take turns, those of the lowest accuracy first."""
     labels = outcomes["label"].to_numpy()
     accuracy = pd.Series(values).groupby(labels).mean()
     turn = pd.Series(np.arange(len(order)), index=order).groupby(labels[order]).cumcount()
     table = pd.DataFrame({"index": order, "turn": turn.to_numpy()})
     table["accuracy"] = accuracy.reindex(labels[order]).to_numpy()
-    spread: np.ndarray = table.sort_values(["turn", "accuracy"], kind="stable")["index"].to_numpy()
+    spread: Ints = table.sort_values(["turn", "accuracy"], kind="stable")["index"].to_numpy()
     return spread
 
 
-def own_values(outcomes: pd.DataFrame, metric: str, statistic: str) -> np.ndarray | None:
+def own_values(outcomes: pd.DataFrame, metric: str, statistic: str) -> Floats | None:
     """What each sample alone gives [S]; None where a sample gives nothing by itself.
 
     A ratio of an image alone is the mean over the classes that it has.
     """
     if statistic in ("mean", "mean_per_class") and metric in outcomes.columns:
-        plain: np.ndarray = outcomes[metric].to_numpy(dtype=np.float64)
+        plain: Floats = outcomes[metric].to_numpy(dtype=np.float64)
         return plain
     columns = ratio_column_names(metric)
     if statistic != "mean_ratio" or not set(columns) <= set(outcomes.columns):
@@ -386,7 +388,7 @@ def _captions(ids: list[str], dataset: Dataset | None) -> list[str | None] | Non
     return texts
 
 
-def _compact(values: np.ndarray) -> list[float | int | None]:
+def _compact(values: Floats) -> list[float | int | None]:
     """Numbers for JSON with three decimals; NaN is null."""
     return [
         None if math.isnan(v) else int(v) if float(v).is_integer() else round(float(v), 3)

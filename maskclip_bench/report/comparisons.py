@@ -30,7 +30,9 @@ def columns_of(selection: Selection) -> list[dict[str, Any]]:
     for task in selection.tasks:
         shown = [record for record in selection.all() if record.task == task and _is_ok(record)]
         for metric in dict.fromkeys(
-            name for record in shown for name in record.table_columns or [record.primary_metric]
+            name
+            for record in shown
+            for name in record.table_columns or [record.primary_metric or ""]
         ):
             holders = [record for record in shown if metric in record.metrics]
             if not metric or not holders:

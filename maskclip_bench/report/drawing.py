@@ -298,7 +298,7 @@ def _png_line(axes: Axes, v: dict[str, Any]) -> None:
     from matplotlib.lines import Line2D
 
     xs, ys = zip(*v["points"], strict=True) if v["points"] else ((), ())
-    style = (0, (3, 3)) if v["dashed"] else "-"
+    style: Any = (0, (3, 3)) if v["dashed"] else "-"
     axes.add_line(
         Line2D(
             xs,

@@ -71,7 +71,7 @@ def cost_charts(
     least two such rows are left out.
     """
     by_time = bool(runs) and all(run.seconds is not None for run in runs)
-    drawings = []
+    drawings: list[Drawing] = []
     for column in columns:
         points = []
         for run in runs:
@@ -99,7 +99,7 @@ def glance_charts(
     if table is None:
         return []
     chances = {(column["task"], column["metric"]): column["chance"] for column in columns}
-    drawings = []
+    drawings: list[Drawing] = []
     for index, column in enumerate(table.columns):
         estimates = []
         for row in table.rows:

@@ -82,11 +82,11 @@ def seen_view(seen: Mapping[str, Any] | None, display: str) -> dict[str, Any] | 
     rows: Mapping[str, Any] = seen["rows"]
     numbers = [name for name in TITLES if any(name in row["numbers"] for row in rows.values())]
     views = [name for name in VIEWS if any(name in row["views"] for row in rows.values())]
-    baseline = seen.get("baseline")
+    baseline: str | None = seen.get("baseline")
     clear = _clear(rows)
-    compared = baseline in rows and len(rows) > 1
+    compared = baseline is not None and baseline in rows and len(rows) > 1
     small = "Small print: 95 % interval by image"
-    if compared:
+    if compared and baseline is not None:
         small += (
             f", then the difference to {rows[baseline]['label']} in points, starred where p ≤ 0.05 "
             "after Holm's correction over this table"

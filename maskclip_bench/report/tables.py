@@ -217,7 +217,9 @@ def sentences(table: Table) -> list[str]:
         return []
     found = []
     for row in tested:
-        ahead, behind, open_ = [], [], 0
+        ahead: list[str] = []
+        behind: list[str] = []
+        open_ = 0
         for cell, column in zip(row.cells, table.columns, strict=True):
             if cell.delta is None or cell.p_value is None:
                 continue

@@ -16,7 +16,7 @@ from maskclip_bench.report.build import MARK, build
 from maskclip_bench.results.records import Cell, Record, RecordStore, failed_record
 from tests.report.measurements import MADE, classification
 
-HOSTILE = '<img src=x onerror=alert(1)>"\'</script>\x1b[31m\u202e='
+HOSTILE = "<img src=x onerror=alert(1)>\"'</script>\x1b[31m\u202e="
 MAX_FIRST_PAGE = 1_500_000
 
 
@@ -132,9 +132,7 @@ def test_build__hostile_text_stays_text(
     assert "RuntimeError" in failed.words
 
 
-def test_build__over_seeds(
-    store: RecordStore, save: Callable[..., Record], tmp_path: Path
-) -> None:
+def test_build__over_seeds(store: RecordStore, save: Callable[..., Record], tmp_path: Path) -> None:
     for seed in range(2):
         for row, shift in (("first", 8), ("second", 2)):
             save(row, "knn/objects", MADE["knn/objects"](shift + seed), seed=seed)

@@ -10,7 +10,6 @@ import pytest
 from maskclip_bench.report.cell_charts import cell_charts, class_ratios, class_words
 from maskclip_bench.results.records import Record, RecordStore
 from maskclip_bench.tasks.protocols import PROTOCOLS
-
 from tests.report.measurements import MADE
 
 COMMITTED = Path(__file__).resolve().parents[2] / "results" / "records"

@@ -11,7 +11,6 @@ from maskclip_bench.report.comparisons import columns_of, pairs_of
 from maskclip_bench.report.selection import select
 from maskclip_bench.results.paired import holm, paired_test
 from maskclip_bench.results.records import Record, RecordStore
-
 from tests.report.measurements import MADE
 
 

@@ -8,7 +8,6 @@ from maskclip_bench.errors import ConfigError
 from maskclip_bench.report.selection import select
 from maskclip_bench.results.records import Record, RecordStore
 from maskclip_bench.tasks.suite import SuiteDeclaration
-
 from tests.report.measurements import MADE
 
 

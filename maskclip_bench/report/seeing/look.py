@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image
 
 from maskclip_bench import storage
@@ -44,6 +45,8 @@ from maskclip_bench.report.seeing.scenes import Scenes
 
 VERSION = 2
 """Raised when a picture or number changes its meaning; older ones are then made again."""
+
+Floats = NDArray[np.floating]
 
 FOLDER = "pictures/seen"
 LIST = "pictures/seen.json"
@@ -216,7 +219,7 @@ def _query(scenes: Scenes, index: int) -> Query:
     return Query(index, objects[0], (int(column) + 0.5) / width, (int(row) + 0.5) / height)
 
 
-def shared_colours(seen: Seen) -> dict[str, list[np.ndarray]]:
+def shared_colours(seen: Seen) -> dict[str, list[Floats]]:
     """Row -> colours of each drawn image in the basis of all rows."""
     if not seen.sights:
         return {}
@@ -233,7 +236,7 @@ def shared_colours(seen: Seen) -> dict[str, list[np.ndarray]]:
 
 
 def draw_row(
-    seen: Seen, row_id: str, shared: list[np.ndarray] | None
+    seen: Seen, row_id: str, shared: list[Floats] | None
 ) -> dict[str, list[tuple[Image.Image, Any]]]:
     """View -> one (picture, whether it is right) a drawn image; views that a row lacks are absent.
 

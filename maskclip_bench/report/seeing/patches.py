@@ -136,10 +136,10 @@ def _text_scorer(
     return score
 
 
-def upsampled(scores: Floats, grid: int, shape: tuple[int, int]) -> Floats:
+def upsampled(scores: Floats, grid: int, shape: tuple[int, ...]) -> Floats:
     """A map over patches [N] at the size of a mask [H, W], bilinear as in the protocols."""
     maps = torch.from_numpy(scores).view(1, 1, grid, grid)
-    full = F.interpolate(maps, size=shape, mode="bilinear", align_corners=False)
+    full = F.interpolate(maps, size=tuple(shape), mode="bilinear", align_corners=False)
     return np.asarray(full[0, 0].numpy())
 
 
