@@ -4,6 +4,7 @@
 # make check      lint, format and types, as CI does
 # make test       the quick tests; make test-all adds the slow ones
 # make tables     rebuild results/tables from the published numbers and results/records
+# make reference rebuild docs/reference from the declarations and their docstrings
 # make clean      remove what builds, tests and linters leave; keeps .venv and workspace
 #
 # Another interpreter: make install PYTHON=python3.12. Fewer extras: make install EXTRAS=dev
@@ -16,39 +17,49 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo format check test test-all tables clean
+.PHONY: help install demo format check test test-all tables reference clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
 install: $(INSTALLED)
+	@echo
+	@echo "Installed in $(VENV). Type next:"
+	@echo "  . $(BIN)/activate"
+	@echo "  maskclip-bench --help"
 
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[$(EXTRAS)]'
 	touch $@
 
-demo: install
+demo: $(INSTALLED)
 	$(BIN)/maskclip-bench run --suite all
+	@echo
+	@echo "The command is in $(BIN). Type next:"
+	@echo "  . $(BIN)/activate"
+	@echo "  maskclip-bench table demo --chance     # the same table with the score of guessing"
+	@echo "  maskclip-bench --help                  # docs/howto.md: your own model, your own data"
 
-format: install
+format: $(INSTALLED)
 	$(BIN)/ruff check --fix --exit-zero .
 	$(BIN)/ruff format .
 
-check: install
+check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/build_reference.py --check
 
 # One thread a worker: two workers with a thread pool each would fight for the cores.
-test: install
+test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-test-all: install
+test-all: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m ''
 
 # Pictures are left out: their bytes depend on the version of matplotlib.
-tables: install
+tables: $(INSTALLED)
 	mkdir -p results/records results/tables
 	for table in demo demo_dense imagenet retrieval zero_shot_suite dense ablations; do \
 		$(BIN)/maskclip-bench table $$table --reference paper \
@@ -59,6 +70,9 @@ tables: install
 			--records results/records --output results/tables >/dev/null || exit 1; \
 	done
 	rm -f results/tables/*.png
+
+reference: $(INSTALLED)
+	$(BIN)/python scripts/build_reference.py
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

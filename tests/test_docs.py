@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
+import signal
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +16,13 @@ import typer
 
 from maskclip_bench import data_files
 from maskclip_bench.backbones import resolve_backbone
-from maskclip_bench.cli.app import app
+from maskclip_bench.cli.app import app, run
 from maskclip_bench.pretrain.recipe import load_recipe
-from maskclip_bench.tasks import task_names
+from maskclip_bench.tasks import PROTOCOLS, task_names
 
 ROOT = Path(__file__).resolve().parent.parent
 
-MARKDOWN = sorted([*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("docs/*.md")])
+MARKDOWN = sorted([*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("docs/**/*.md")])
 DOCUMENTS = [*MARKDOWN, ROOT / "Makefile"]
 DECLARATIONS = [
     path
@@ -36,7 +39,7 @@ START = re.compile(
 )
 """How a command of ours begins, whatever runs it."""
 
-PLACEHOLDER = re.compile(r"^[A-Z][A-Z_]*$|^\[|\]$|^\.\.\.|<|>")
+PLACEHOLDER = re.compile(r"^[A-Z][A-Z_/]*$|^\[|\]$|^\.\.\.|<|>|^path/to/|^my_|:my_|^key=value$")
 
 
 def fenced_lines(text: str) -> Iterator[str]:
@@ -100,10 +103,24 @@ def parse(arguments: list[str]) -> dict[str, Any]:
         parent = context
 
 
+def main_parameters() -> list[Any]:
+    """Options before the command."""
+    command: Any = typer.main.get_command(app)
+    return list(command.params)
+
+
 @pytest.mark.parametrize(("path", "command"), CASES)
 def test_command_parses(path: Path, command: str) -> None:
-    tokens = [token for token in shlex.split(command) if not PLACEHOLDER.search(token)]
+    words = shlex.split(command)
+    tokens = [  # the value of an option stays, whatever it is
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if before.startswith("-") or not PLACEHOLDER.search(word)
+    ]
     has_placeholder = len(tokens) != len(shlex.split(command))
+    if "--install-completion" in tokens:  # parsing would install it
+        assert any("--install-completion" in each.opts for each in main_parameters())
+        return
     try:
         values = parse(tokens)
     except typer.Exit:  # --help, --version
@@ -121,11 +138,48 @@ def test_command_parses(path: Path, command: str) -> None:
     for named in (*(values.get("backbone") or ()), *(values.get("task") or ())):
         if not PLACEHOLDER.search(named):
             assert_declared(named)
-    if values.get("suite"):
+    if values.get("suite") and not PLACEHOLDER.search(values["suite"]):
         assert values["suite"] in data_files.declarations("configs/suites")
     for token in tokens:
         if re.match(r"(configs|tasks|backbones|results)/.*\.(yaml|py|csv)$", token):
             assert (ROOT / token).exists(), f"{path.name} names {token}, which does not exist"
+
+
+SHORT = ("list", "path", "data list", "table", "--help", "--version")
+"""Commands that read files of this repository and print: they are run as they are shown."""
+
+
+def is_short(command: str) -> bool:
+    words = shlex.split(command)
+    writes = {"-o", "--output", "--records"} & set(words)
+    return command.startswith(SHORT) and not writes and not any(map(PLACEHOLDER.search, words))
+
+
+RUN = sorted({case.values[1] for case in CASES if is_short(str(case.values[1]))} - set(SHORT[:4]))
+
+
+@pytest.mark.parametrize("command", RUN)
+def test_short_command_runs(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MASKCLIP_BENCH_WORKSPACE", str(tmp_path))
+    handlers = logging.getLogger().handlers[:]
+    try:
+        with pytest.raises(SystemExit) as end, warnings.catch_warnings():
+            run(shlex.split(command))
+    finally:
+        logging.getLogger().handlers[:] = handlers
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert not end.value.code
+    assert capsys.readouterr().out.strip()
+
+
+def test_short_commands_are_found() -> None:
+    assert {"list tasks", "table imagenet --reference paper", "data list"} <= {*RUN, *SHORT}
+    assert len(RUN) >= 8
 
 
 def load_recipe_unless_own(name: str, overrides: list[str] | None) -> None:
@@ -141,7 +195,8 @@ def assert_declared(name: str) -> None:
         return
     protocol, slash, dataset = name.partition("/")
     if not slash:
-        assert name in data_files.declarations("backbones")
+        known = {*data_files.declarations("backbones"), *data_files.declarations("tasks")}
+        assert name in known | set(PROTOCOLS)
         return
     assert dataset == "*" or dataset in data_files.declarations("tasks")
     assert protocol == "*" or dataset == "*" or name in task_names()
