@@ -38,6 +38,7 @@ LAYERS: dict[str, int] = {
     "tasks": 3,
     "pretrain.trainer": 4,
     "pretrain.launch": 4,
+    "report": 4,
     "tasks.cell": 4,
     "tasks.execution": 4,
     "tasks.measure": 4,

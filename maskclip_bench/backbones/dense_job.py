@@ -148,6 +148,10 @@ class DenseFolder:
         """The per-image outcomes on a split."""
         return self.path / f"outcomes_{_file_part(split)}.npz"
 
+    def pictures(self, split: str) -> Path:
+        """List of the pictures of a split: `{"pictures": [{"file", "sample_id"}, ...], ...}`."""
+        return self.path / f"pictures_{_file_part(split)}.json"
+
 
 def _file_part(split: str) -> str:
     """A split's name as part of a file name; plain names stay as they are."""

@@ -26,6 +26,7 @@ from maskclip_bench.cli.listing import list_app
 from maskclip_bench.cli.mm import mm
 from maskclip_bench.cli.options import console, forget_console
 from maskclip_bench.cli.pretrain import export, pretrain
+from maskclip_bench.cli.report import report, show
 from maskclip_bench.cli.run import plan, run_suite
 from maskclip_bench.cli.study import study_app
 from maskclip_bench.cli.verify import verify
@@ -90,6 +91,8 @@ add_data_commands(data_app)
 app.add_typer(data_app, name="data")
 app.command("table")(table)
 app.add_typer(study_app, name="study")
+app.command("report")(report)
+app.command("show")(show)
 app.command("verify")(verify)
 app.command("path")(path)
 app.command(

@@ -91,7 +91,10 @@ def pretrain(
 def export(
     source: Annotated[
         Path,
-        typer.Argument(help="A checkpoint (checkpoints/step_*.pt), or the folder of a run."),
+        typer.Argument(
+            help="A checkpoint of pretraining (checkpoints/step_*.pt) or of mmseg or mmdet "
+            "(iter_*.pth, epoch_*.pth), or the folder of a run."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
     to: Annotated[
@@ -100,13 +103,25 @@ def export(
     weights: Annotated[
         str, typer.Option("--weights", help="student, or teacher (the momentum teacher).")
     ] = "student",
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Config of a segmentor or detector, if it is not beside the checkpoint."),
+    ] = None,
 ) -> None:
     """Turn a checkpoint into a folder that open_clip, timm or the Hugging Face hub takes.
+
+    A finetuned segmentor or detector becomes a folder of its config and its weights, which mmseg's
+    and mmdet's scripts and inferencers take, without what training alone needs.
 
     For example:
 
         maskclip-bench export workspace/pretrain/demo/maskclip/seed0 --to hf -o maskclip-demo
     """
+    if source.suffix == ".pth" or any(source.glob("*.pth")):
+        from maskclip_bench.backbones.openmmlab.export_finetuned import export_finetuned
+
+        console().print(f"Wrote {export_finetuned(source, output, config=config)}")
+        return
     from maskclip_bench.pretrain.export import export_checkpoint
 
     folder = export_checkpoint(

@@ -213,6 +213,9 @@ class DenseProtocol(Protocol):
         folder = self._folder(context, config, names, options)
         with storage.exclusive(folder.path):
             report = self._run(context, folder, config, opened, list(tested.values()), options)
+        pictures = _pictures(folder, list(tested.values()), context.workspace.root)
+        if pictures:
+            report = {**report, "pictures": pictures}
         return JobResult(
             splits=[
                 SplitResult(suffix, split, *read_split(folder, split))
@@ -308,6 +311,16 @@ class DenseProtocol(Protocol):
         row = _read_object(folder.loaded_row)
         loaded = {key: value for key, value in row.items() if key in _OF_THE_ROW}
         return {**_read_object(folder.report), **loaded}
+
+
+def _pictures(folder: DenseFolder, splits: Sequence[str], root: Path) -> dict[str, str]:
+    """Split -> its list of pictures, as a path below the workspace where it is there."""
+    found = {split: folder.pictures(split) for split in splits}
+    return {
+        split: (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
+        for split, file in found.items()
+        if file.is_file()
+    }
 
 
 def _read_object(file: Path) -> dict[str, Any]:

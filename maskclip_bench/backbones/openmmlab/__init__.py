@@ -17,7 +17,7 @@ loaders of mmengine that unpickle (`safe_loading`), lets mmcv read images by our
 | OPTIM_WRAPPERS | `BFloat16OptimWrapper` |
 | DATASETS | `ADE20KLayout`, `COCOLayout`, `SegmentationSamples` |
 | METRICS | `SegmentationOutcomes`, `DetectionOutcomes` |
-| HOOKS | `RunReport` |
+| HOOKS | `RunReport`, `Pictures` |
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from maskclip_bench.backbones.openmmlab import (  # noqa: E402
     hooks,
     layer_decay,
     necks,
+    pictures,
     pyramid,
     vit,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "layer_decay",
     "mmcv_kernels",
     "necks",
+    "pictures",
     "pyramid",
     "safe_loading",
     "vit",

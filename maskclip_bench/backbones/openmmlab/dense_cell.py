@@ -16,7 +16,8 @@ every load, and its mean and standard deviation go into the config.
 
 The work folder afterwards: `config_train.py`, `config_{split}.py`, mmengine's checkpoints and
 logs, `trained.json` once training is over, and per split `scores_{split}.json` (as the toolbox
-printed them) and `outcomes_{split}.npz`. What is there is not done again.
+printed them), `outcomes_{split}.npz`, and `pictures_{split}.json` (see the module `pictures`).
+What is there is not done again.
 """
 
 from __future__ import annotations
@@ -165,13 +166,22 @@ def fill(job: DenseJob, *, split: DenseSplit) -> Config:
                 evaluator.ann_file = split.annotations
         config[name] = [*evaluators, outcomes]
     config.custom_hooks = [
-        hook for hook in config.get("custom_hooks", []) if hook["type"] != "RunReport"
+        hook
+        for hook in config.get("custom_hooks", [])
+        if hook["type"] not in ("RunReport", "Pictures")
     ] + [
         {
             "type": "RunReport",
             "progress_file": str(job.folder.progress),
             "scores_file": str(job.folder.scores(split.name)),
-        }
+        },
+        {
+            "type": "Pictures",
+            "split": split.name,
+            "folder": str(job.folder.pictures(split.name).with_suffix("")),
+            "index_file": str(job.folder.pictures(split.name)),
+            "images": split.images,
+        },
     ]
     row = loaded_row(job)
     if row:
