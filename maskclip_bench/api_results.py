@@ -296,16 +296,14 @@ class TableView:
         return to_csv(self.table)
 
     def __repr__(self) -> str:
-        from rich.console import Console
+        from maskclip_bench.results.table_files import plain_text
 
-        from maskclip_bench.results.rendering import to_terminal
-
-        output = StringIO()
-        Console(file=output, width=TEXT_WIDTH).print(to_terminal(self.table, width=TEXT_WIDTH))
-        return output.getvalue().rstrip()
+        return plain_text(self.table, width=TEXT_WIDTH).rstrip()
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html(repr(self))}</pre>"
+        from maskclip_bench.results.table_html import STYLE, to_html
+
+        return f"<style>{STYLE}</style>{to_html(self.table, page=False)}"
 
 
 def _compared(first: Results, second: Results, task: str) -> dict[str, Any]:

@@ -215,7 +215,7 @@ def test_table__shows_itself(workspace: Path) -> None:
     view = mb.table("imagenet", reference=True)
     assert "CLIP" in repr(view)
     assert "CLIP" in view.to_markdown()
-    assert view._repr_html_().startswith("<pre>")
+    assert "<table>" in view._repr_html_()
     assert "published" in view.to_csv()
 
 

@@ -210,7 +210,7 @@ def test_commands_are_found() -> None:
     assert "table imagenet --reference paper" in commands(ROOT / "configs/tables/imagenet.yaml")
 
 
-@pytest.mark.parametrize("arguments", [["rum"], ["run", "--siute", "all"], ["table"]])
+@pytest.mark.parametrize("arguments", [["rum"], ["run", "--siute", "all"], ["export"]])
 def test_wrong_command_does_not_parse(arguments: list[str]) -> None:
     with pytest.raises(UsageError):
         parse(arguments)

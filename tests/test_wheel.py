@@ -120,7 +120,8 @@ print(tables.to_markdown(table))
             [p for p in (ROOT / kind).rglob("*.yaml") if not p.name.startswith(("_", "."))]
         )
         assert int(count) > 0, kind
-    assert "| MaskCLIP (its paper) † | **44.5†** |" in result.stdout
+    assert "| MaskCLIP (its paper) † | 44.5† | **73.7†** |" in result.stdout
+    assert "Dong et al. 2023, Table 1" in result.stdout
 
 
 def test_wheel__command_line_outside_the_checkout(installed: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from rich.logging import RichHandler
 from maskclip_bench import __version__
 from maskclip_bench.cli.data import data_app
 from maskclip_bench.cli.data_check import add_data_commands
-from maskclip_bench.cli.inspect import path, table
+from maskclip_bench.cli.inspect import path
 from maskclip_bench.cli.listing import list_app
 from maskclip_bench.cli.mm import mm
 from maskclip_bench.cli.options import console, forget_console
@@ -29,6 +29,7 @@ from maskclip_bench.cli.pretrain import export, pretrain
 from maskclip_bench.cli.report import report, show
 from maskclip_bench.cli.run import plan, run_suite
 from maskclip_bench.cli.study import study_app
+from maskclip_bench.cli.table import table
 from maskclip_bench.cli.verify import verify
 from maskclip_bench.errors import (
     EXIT_FAILED,

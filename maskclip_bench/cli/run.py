@@ -11,7 +11,9 @@ from rich.console import Console
 from maskclip_bench.cli.options import DeviceOption, WorkspaceOption, console
 from maskclip_bench.cli.plan_view import show_plan
 from maskclip_bench.cli.run_view import (
-    cells_table,
+    final_tables,
+    left_out_line,
+    show_asked_for,
     show_failed,
     show_left_out,
     show_why,
@@ -21,8 +23,10 @@ from maskclip_bench.errors import (
     EXIT_DEPENDENCY,
     EXIT_FAILED,
     ConfigError,
+    DataError,
     MissingDependencyError,
 )
+from maskclip_bench.escaping import markup
 from maskclip_bench.runtime import Workspace, default_num_threads, resolve_device
 
 if TYPE_CHECKING:
@@ -80,10 +84,11 @@ def run_suite(
 ) -> None:
     """Measure every cell of a suite that this machine can measure, and show the table.
 
-    Makes the demo data and the demo rows if they are missing, skips cells already recorded, lists
-    what was left out and why. What --backbone and --task name is not left out: its cells are
-    recorded as failed, and the exit code is 3. A named row of a zoo is downloaded by its library.
-    A cell that fails is recorded as failed, the others are measured, and the exit code is 1.
+    Makes the demo data and the demo rows if they are missing, skips cells already recorded, and
+    ends with a table of exactly the cells asked for and a line on what was left out. What
+    --backbone and --task name is not left out: its cells are recorded as failed, and the exit code
+    is 3. A named row of a zoo is downloaded by its library. A cell that fails is recorded as
+    failed, the others are measured, and the exit code is 1.
     Interrupt it at any time: the same command continues.
 
     For example:
@@ -103,14 +108,18 @@ def run_suite(
     made_plan = _plan(chosen, opened, seeds, backbone, task, limit)
     result = _execute(made_plan, opened, target, jobs)
     output = console()
-    show_left_out([*made_plan.left_out, *result.left_out], output, remedies=False)
-    if limit is None:
-        _show_tables(chosen, opened, output)
-    output.print()
-    output.print(cells_table(made_plan, result))
-    _say_where(opened, limit, output)
+    left_out = [*made_plan.left_out, *result.left_out]
+    show_asked_for(left_out, output)
     show_failed(result.failed, output)
     output.print(f"Done in {_duration(time.monotonic() - began)}.")
+    _say_where(opened, limit, output)
+    if limit is None and not (backbone or task):
+        _show_tables(chosen, opened, output)
+    _show_cells(made_plan, result, opened, output)
+    if left_out:
+        words = _words(suite, backbone, task, seeds, limit)
+        line = left_out_line(left_out, ["plan", *words])
+        output.print(line, style="dim", soft_wrap=True, markup=False)
     code = _exit_code(made_plan, result)
     if code:
         raise typer.Exit(code)
@@ -166,7 +175,7 @@ def plan(
     chosen = _suite(suite if suite or backbone or task else "all", backbone, task)
     made_plan = _plan(chosen, opened, seeds, backbone, task, limit)
     show_plan(made_plan, output, cells=cells)
-    show_left_out(made_plan.left_out, output, remedies=True)
+    show_left_out(made_plan.left_out, output)
 
 
 def _execute(
@@ -261,9 +270,41 @@ def _show_tables(suite: SuiteDeclaration, workspace: Workspace, output: Console)
         if not table.rows:
             continue
         output.print()
-        output.print(to_terminal(table))
+        output.print(to_terminal(table, width=output.width))
         for path in write_table(table, workspace.tables, name):
             output.print(str(path), style="dim", soft_wrap=True, markup=False)
+
+
+def _show_cells(made_plan: Plan, result: RunResult, workspace: Workspace, output: Console) -> None:
+    """The table of exactly the cells asked for; a run never ends with an error because of it."""
+    from maskclip_bench.results.records import RecordStore
+    from maskclip_bench.results.tables import to_terminal
+    from maskclip_bench.tasks.cell import records_of
+
+    try:
+        store = RecordStore(records_of(workspace, made_plan.limit))
+        tables = final_tables(made_plan, result, store)
+    except (ConfigError, DataError) as error:
+        output.print(f"\n[yellow]No table of these cells[/]: {markup(error)}", soft_wrap=True)
+        return
+    for table in tables:
+        output.print()
+        output.print(to_terminal(table, width=output.width))
+
+
+def _words(
+    suite: str | None,
+    backbones: list[str] | None,
+    tasks: list[str] | None,
+    seeds: str,
+    limit: int | None,
+) -> list[str]:
+    """The options of a command line that says the same."""
+    words = ["--suite", suite] if suite else []
+    words += [word for name in backbones or [] for word in ("--backbone", name)]
+    words += [word for name in tasks or [] for word in ("--task", name)]
+    words += ["--seeds", seeds] if seeds != "0" else []
+    return [*words, *(["--limit", str(limit)] if limit is not None else [])]
 
 
 def _say_where(workspace: Workspace, limit: int | None, output: Console) -> None:

@@ -2,62 +2,57 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
 
-from maskclip_bench.escaping import markup, one_line
+from maskclip_bench.escaping import markup
 
 if TYPE_CHECKING:
-    from maskclip_bench.results.records import Record
+    from maskclip_bench.results.records import Record, RecordStore
+    from maskclip_bench.results.table_model import Table
     from maskclip_bench.tasks.cell import LeftOut
     from maskclip_bench.tasks.execution import RunResult
     from maskclip_bench.tasks.plan import Plan
     from maskclip_bench.tasks.why import Why
 
 
-def cells_table(plan: Plan, result: RunResult) -> RichTable:
-    """The scores of exactly the cells that were asked for, measured just now or long ago.
+def final_tables(plan: Plan, result: RunResult, store: RecordStore) -> list[Table]:
+    """Exactly the cells that were asked for, measured just now or long ago; one table a world.
 
-    Each is the primary metric with half the width of its 95 % interval, in percent.
+    Rows and columns are in the order of the plan; the first row is the baseline.
+
+    Args:
+        plan: What was asked for.
+        result: What was measured just now.
+        store: Of the records and their outcomes.
+
+    Raises:
+        ConfigError: The records do not belong into one table.
+        DataError: Their outcomes do not fit each other.
     """
+    from maskclip_bench.results.tables import recorded_tables
+
     now = {(record.row_id, record.task): record for record in (*result.measured, *result.failed)}
-    entries = []
+    found = [now.get((cell.row_id, cell.column.name), cell.recorded) for cell in plan.cells]
+    seeds: dict[str, list[int]] = {}
     for cell in plan.cells:
-        record = now.get((cell.row_id, cell.column.name), cell.recorded)
-        entries.append((cell.row.label, cell.column.name, _score(record)))
-    return _grid(entries)
+        asked = seeds.setdefault(cell.row.name, [])
+        if cell.row.seed not in asked:
+            asked.append(cell.row.seed)
+    return recorded_tables(
+        [record for record in found if record is not None],
+        store,
+        names={cell.row.name: cell.row.declaration.display_name for cell in plan.cells},
+        tasks=list(dict.fromkeys(cell.column.name for cell in plan.cells)),
+        seeds=seeds,
+    )
 
 
-def _score(record: Record | None) -> str:
-    if record is None:
-        return "left out"
-    if record.status == "failed":
-        return "failed"
-    metric = record.primary
-    width = "" if metric.half_width is None else f" ±{100 * metric.half_width:.1f}"
-    return f"{100 * metric.value:.1f}{width}"
-
-
-def _grid(entries: Sequence[tuple[str, str, str]]) -> RichTable:
-    """A table of (column, line, text)."""
-    view = RichTable("task", box=None)
-    labels = list(dict.fromkeys(label for label, _, _ in entries))
-    for label in labels:
-        view.add_column(Text(one_line(label)), justify="center")
-    found = {(label, task): text for label, task, text in entries}
-    for task in dict.fromkeys(task for _, task, _ in entries):
-        view.add_row(
-            Text(one_line(task)), *(Text(found.get((label, task), "")) for label in labels)
-        )
-    return view
-
-
-def show_left_out(left_out: Sequence[LeftOut], output: Console, *, remedies: bool) -> None:
-    """What the machine could not do, grouped by reason; with `remedies`, how to change that."""
+def show_left_out(left_out: Sequence[LeftOut], output: Console) -> None:
+    """What the machine cannot do now, grouped by reason, and how to change that."""
     if not left_out:
         return
     output.print(f"\n[bold]Left out[/] ({len(left_out)}):")
@@ -65,17 +60,31 @@ def show_left_out(left_out: Sequence[LeftOut], output: Console, *, remedies: boo
     for item in left_out:
         reasons.setdefault(item.why, []).append(item)
     for why, items in reasons.items():
-        if remedies:
-            output.print(f"  [bold]{markup(why)}[/]")
-            for item in items:
-                output.print(f"    {markup(item.what)}  [dim]{markup(item.remedy)}[/]")
-        else:
-            output.print(f"  {markup(why)}: {markup(', '.join(item.what for item in items))}")
+        output.print(f"  [bold]{markup(why)}[/]")
+        for item in items:
+            output.print(f"    {markup(item.what)}  [dim]{markup(item.remedy)}[/]")
+    show_asked_for(left_out, output)
+
+
+def show_asked_for(left_out: Sequence[LeftOut], output: Console) -> None:
+    """Why each thing that was asked for by name was left out."""
     for item in left_out:
         if item.error is not None:
             output.print(f"  [red]asked for by name[/]: {markup(str(item.error))}", soft_wrap=True)
-    if not remedies:
-        output.print("  [dim]How to get them: maskclip-bench plan[/]")
+
+
+def left_out_line(left_out: Sequence[LeftOut], command: Sequence[str]) -> str:
+    """One line: how much of what was asked for is left out, why, and what lists it.
+
+    Args:
+        left_out: Of the run.
+        command: The words after `maskclip-bench` that list it.
+    """
+    reasons: dict[str, int] = {}
+    for item in left_out:
+        reasons[item.why] = reasons.get(item.why, 0) + 1
+    counted = "; ".join(f"{number} because {why}" for why, number in reasons.items())
+    return f"Left out: {counted}. Names and remedies: maskclip-bench {shlex.join(command)}"
 
 
 def show_failed(failed: Sequence[Record], output: Console) -> None:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from maskclip_bench.escaping import one_line
 from maskclip_bench.results.cell_text import EMPTY_TEXT, cell_delta, cell_number, cell_spread
-from maskclip_bench.results.table_model import ColumnDeclaration, Table, TableRow
+from maskclip_bench.results.table_model import ColumnDeclaration, Table, TableRow, runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,19 +41,32 @@ WIDE = 12
 LINE_TALL = 31.0
 LINE_FLAT = 21.0
 GROUP_LINE = 17.0
+TITLE_LINE = 14.0
+EMPTY_WIDTH = 400.0
 NOTE_LINE = 10.5
 
 
 def to_png(table: Table, path: Path) -> None:
     """Draw `table` and write it as PNG to `path` (whatever its suffix)."""
+    to_picture(table, path, "png")
+
+
+def to_picture(table: Table, path: Path, kind: Literal["png", "svg", "pdf"]) -> None:
+    """Draw `table` and write it to `path`; the same table gives the same SVG and PDF.
+
+    The text of an SVG is text; the text of a PDF keeps its font.
+    """
+    import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    with warnings.catch_warnings():
+    same = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "table", "pdf.fonttype": 42}
+    with warnings.catch_warnings(), mpl.rc_context(settings):
         # A name may have characters that the font lacks: they are drawn as boxes.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = _draw(table)
         FigureCanvasAgg(figure)
-        figure.savefig(path, format="png", dpi=DPI, facecolor="white")
+        figure.savefig(path, format=kind, dpi=DPI, facecolor="white", metadata=same.get(kind))
 
 
 @dataclass
@@ -104,9 +116,12 @@ class _Pen:
 def _draw(table: Table) -> Figure:
     pen = _Pen()
     if table.is_empty:
-        pen.text(MARGIN, 18, table.title, fontsize=TITLE_SIZE, fontweight="bold")
-        pen.text(MARGIN, 38, EMPTY_TEXT, fontsize=HEADER_SIZE, color=GREY)
-        return pen.figure(420, 56)
+        y = 18.0
+        for line in _broken(table.title, EMPTY_WIDTH, TITLE_SIZE, bold=True):
+            pen.text(MARGIN, y, line, fontsize=TITLE_SIZE, fontweight="bold")
+            y += TITLE_LINE
+        pen.text(MARGIN, y + 6, EMPTY_TEXT, fontsize=HEADER_SIZE, color=GREY)
+        return pen.figure(EMPTY_WIDTH + 2 * MARGIN, y + 24)
     names_width = max(
         *(_text_width(row.label, HEADER_SIZE + 0.5, bold=True) for row in table.rows),
         *(_text_width(row.group, SMALL_SIZE + 1) for row in table.rows),
@@ -117,8 +132,9 @@ def _draw(table: Table) -> Figure:
     centers = [left + width / 2 for left, width in zip(lefts, widths, strict=False)]
 
     y = MARGIN + 5
-    pen.text(MARGIN, y, table.title, fontsize=TITLE_SIZE, fontweight="bold")
-    y += 14
+    for line in _broken(table.title, right - MARGIN, TITLE_SIZE, bold=True):
+        pen.text(MARGIN, y, line, fontsize=TITLE_SIZE, fontweight="bold")
+        y += TITLE_LINE
     pen.rule(MARGIN, right, y, width=1.4)
     y = _header(pen, table, lefts, centers, y)
     pen.rule(MARGIN, right, y, width=0.8)
@@ -151,7 +167,7 @@ def _draw(table: Table) -> Figure:
 def _header(pen: _Pen, table: Table, lefts: list[float], centers: list[float], y: float) -> float:
     """Group headers with their short rules, then column headers -> the y below them."""
     if any(column.group for column in table.columns):
-        for first, last, group in _spans([column.group for column in table.columns]):
+        for first, last, group in runs([column.group for column in table.columns]):
             if group:
                 middle = (lefts[first] + lefts[last + 1]) / 2
                 pen.text(
@@ -205,6 +221,8 @@ def _row(pen: _Pen, table: Table, row: TableRow, centers: list[float], y: float)
             fontweight="bold" if cell.best else "normal",
             color=GREY if cell.value is None or muted else INK,
         )
+        if cell.second:
+            pen.rule(left, left + number_width, middle + 4.5, width=0.6)
         if spread:
             pen.text(left + number_width + 2, middle, spread, fontsize=SMALL_SIZE, color=GREY)
         if cell.delta is not None:
@@ -235,7 +253,7 @@ def _column_widths(table: Table) -> list[float]:
             needed.append(number + (_text_width(spread, SMALL_SIZE) + 2 if spread else 0))
             needed.append(_text_width(cell_delta(cell, column), SMALL_SIZE + 0.4))
         widths.append(max(needed) + 2 * padding)
-    for first, last, group in _spans([column.group for column in table.columns]):
+    for first, last, group in runs([column.group for column in table.columns]):
         columns = range(first, last + 1)
         lacking = _text_width(group, HEADER_SIZE, bold=True) + 2 * CELL_PADDING
         lacking -= sum(widths[index] for index in columns)
@@ -252,29 +270,32 @@ def _one_line(column: ColumnDeclaration) -> str:
     return one_line(column.title)
 
 
-def _spans(names: list[str]) -> Iterator[tuple[int, int, str]]:
-    """Runs of equal names -> (first index, last index, name)."""
-    start = 0
-    for name, run in itertools.groupby(names):
-        length = len(list(run))
-        yield start, start + length - 1, name
-        start += length
-
-
 def _note_lines(table: Table, width: float) -> list[str]:
-    """Caption and notes, broken between words to `width`."""
+    """Caption and notes, broken to `width`."""
+    return [line for remark in table.remarks for line in _broken(remark, width, NOTE_SIZE)]
+
+
+def _broken(text: str, width: float, size: float, *, bold: bool = False) -> list[str]:
+    """`text` in lines of at most `width`, broken between words, and inside of longer words."""
     lines = []
-    for remark in (table.caption, *table.notes):
-        line = ""
-        for word in remark.split():
-            longer = f"{line} {word}" if line else word
-            if line and _text_width(longer, NOTE_SIZE) > width:
-                lines.append(line)
-                longer = word
+    line = ""
+    for word in one_line(text).split():
+        longer = f"{line} {word}" if line else word
+        if _text_width(longer, size, bold=bold) <= width:
             line = longer
+            continue
         if line:
             lines.append(line)
-    return lines
+        line = word
+        while _text_width(line, size, bold=bold) > width and len(line) > 1:
+            fits = next(
+                length
+                for length in range(len(line) - 1, 0, -1)
+                if length == 1 or _text_width(line[:length], size, bold=bold) <= width
+            )
+            lines.append(line[:fits])
+            line = line[fits:]
+    return [*lines, line] if line else lines
 
 
 def _text_width(text: str, size: float, *, bold: bool = False) -> float:

@@ -8,14 +8,16 @@ against the source; this module turns percentages into fractions. A user's own f
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from maskclip_bench import data_files, storage
-from maskclip_bench.config import Declaration, validate
+from maskclip_bench.config import Declaration, load_declaration, validate
 from maskclip_bench.errors import DataError, unknown_name
 
 KIND = "results/reference"
@@ -83,6 +85,52 @@ class PublishedSelector(Declaration):
             getattr(row, name) == wanted
             for name, wanted in self.model_dump(exclude_none=True).items()
         )
+
+
+@dataclass(frozen=True)
+class PublishedSource:
+    """Where a published number comes from.
+
+    Attributes:
+        citation: The paper's own table, e.g. "Dong et al. 2023, Table 1".
+        read_in: The place where the number was read.
+    """
+
+    citation: str
+    read_in: str
+
+
+class Papers(Declaration):
+    """`results/reference/*.yaml`: who published the tables."""
+
+    papers: dict[str, str]
+    """First word of a table's name ("MaskCLIP") -> the paper ("Dong et al. 2023")."""
+
+
+def load_papers() -> dict[str, str]:
+    """First word of a table's name -> the paper, of all files of the catalogue.
+
+    Raises:
+        ConfigError: A file does not fit.
+    """
+    found: dict[str, str] = {}
+    for path in data_files.declarations(KIND, suffix=".yaml").values():
+        found |= load_declaration(path, Papers).papers
+    return found
+
+
+def source_of(row: ReferenceRow, papers: Mapping[str, str]) -> PublishedSource:
+    """The source of a published number.
+
+    Args:
+        row: The number.
+        papers: From `load_papers`; a table whose first word is not among them keeps its name.
+    """
+    name, _, place = row.table.partition(" ")
+    if name not in papers:
+        return PublishedSource(row.table, row.source)
+    place = re.sub(r"^T(?=\d)", "Table ", place)
+    return PublishedSource(f"{papers[name]}, {place}" if place else papers[name], row.source)
 
 
 def load_references(paths: Iterable[Path] | None = None) -> list[ReferenceRow]:

@@ -48,29 +48,32 @@ def with_differences(
     return [replace(row, cells=tuple(new)) for row, new in zip(rows, cells, strict=True)]
 
 
-def with_best(
+def with_marks(
     rows: list[TableRow], declaration: TableDeclaration, measured: MeasuredCells
 ) -> list[TableRow]:
-    """Mark the best of each column: of all measured rows, and of each group of published rows.
+    """Mark the best and the second best of each column.
 
-    Groups of published rows differ in their training budget; measured rows are compared across
-    groups, so that a longer trained baseline shows. Cells that read the same share the mark: a
-    digit that is not shown decides nothing.
+    One rule: measured rows compete with all measured rows of the table, whatever their group, so
+    that a longer trained baseline shows; published rows compete with published rows. Cells that
+    read the same share a mark: a digit that is not shown decides nothing. The second best is
+    marked from three rows on.
     """
     cells = [list(row.cells) for row in rows]
-    rivals = [row.backbone is not None or row.group for row in rows]
+    is_measured = [row.backbone is not None for row in rows]
     for index, column in enumerate(declaration.columns):
         sign = 1 if measured.higher_is_better(column) else -1
-        for rival in dict.fromkeys(rivals):
+        for kind in (True, False):
             numbers = {}
             for position, row in enumerate(cells):
                 value = row[index].value
-                if rivals[position] == rival and value is not None:
+                if is_measured[position] is kind and value is not None:
                     numbers[position] = sign * round(100 * value, column.decimals)
             if len(numbers) < 2:
                 continue
-            best = max(numbers.values())
+            ranking = sorted(set(numbers.values()), reverse=True)
+            second = ranking[1] if len(numbers) > 2 and len(ranking) > 1 else None
             for position, number in numbers.items():
-                if number == best:
-                    cells[position][index] = replace(cells[position][index], best=True)
+                cells[position][index] = replace(
+                    cells[position][index], best=number == ranking[0], second=number == second
+                )
     return [replace(row, cells=tuple(new)) for row, new in zip(rows, cells, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,17 +35,31 @@ class MeasuredCells:
     records: dict[tuple[str, str], dict[int, Record]]
 
     @classmethod
-    def read(cls, declaration: TableDeclaration, store: RecordStore | None) -> MeasuredCells:
-        """The records of the declared rows and columns; none without a store."""
+    def read(
+        cls,
+        declaration: TableDeclaration,
+        store: RecordStore | None,
+        given: Sequence[Record] | None = None,
+    ) -> MeasuredCells:
+        """The records of the declared rows and columns.
+
+        Args:
+            declaration: Of the table.
+            store: Of the records and their outcomes; None = none.
+            given: Take these records instead of all that the store has.
+        """
         records: dict[tuple[str, str], dict[int, Record]] = {}
-        if store is not None:
-            tasks = {column.task for column in declaration.columns if column.task}
-            wanted = {row.backbone: row.seeds for row in declaration.rows if row.backbone}
-            for record in store.all(backbones=list(wanted), tasks=tasks):
-                cell = record.cell
-                seeds = wanted[cell.backbone]
-                if seeds is None or cell.seed in seeds:
-                    records.setdefault((cell.backbone, cell.task), {})[cell.seed] = record
+        tasks = {column.task for column in declaration.columns if column.task}
+        wanted = {row.backbone: row.seeds for row in declaration.rows if row.backbone}
+        if given is None:
+            given = [] if store is None else store.all(backbones=list(wanted), tasks=tasks)
+        for record in given:
+            cell = record.cell
+            if cell.backbone not in wanted or cell.task not in tasks:
+                continue
+            seeds = wanted[cell.backbone]
+            if seeds is None or cell.seed in seeds:
+                records.setdefault((cell.backbone, cell.task), {})[cell.seed] = record
         return cls(declaration, store, records)
 
     def check(self) -> None:
@@ -152,6 +166,8 @@ class MeasuredCells:
             half_width=metrics[0].half_width if len(values) == 1 else statistics.stdev(values),
             num_seeds=len(values),
             preset=next(iter(seeds.values())).preset,
+            low=metrics[0].low if len(values) == 1 else None,
+            high=metrics[0].high if len(values) == 1 else None,
         )
 
     def chance_cell(self, column: ColumnDeclaration) -> TableCell:
@@ -163,8 +179,22 @@ class MeasuredCells:
                 return TableCell("chance", value=level)
         return MISSING_CELL
 
+    def members(self, average: ColumnDeclaration) -> list[ColumnDeclaration]:
+        """The columns that an average column averages."""
+        return [
+            column
+            for column in self.declaration.columns
+            if column.average is None
+            and (average.average == "all" or column.group == average.group)
+        ]
+
     def higher_is_better(self, column: ColumnDeclaration) -> bool:
-        """Direction of the column's metric; published scores without records are taken as up."""
+        """Direction of a column; published scores without records are taken as up.
+
+        An average has the direction of its columns, which have one (else it is missing).
+        """
+        if column.average is not None:
+            return all(self.higher_is_better(member) for member in self.members(column))
         for record in self.ok(column):
             assert column.metric is not None
             return record.metrics[column.metric].higher_is_better

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from maskclip_bench.config import Declaration, World
-from maskclip_bench.results.reference import PublishedSelector
+from maskclip_bench.results.reference import PublishedSelector, PublishedSource
 
 SIGNIFICANCE = 0.05
 """Corrected p-value at which a difference is called clear."""
@@ -107,6 +109,8 @@ class TableCell:
     Attributes:
         origin: Where the number comes from.
         value: The score (mean over seeds); None where there is none.
+        low: Lower end of the 95 % interval over the test samples, of one seed.
+        high: Upper end.
         half_width: Longer side of the 95 % interval (one seed), or the standard deviation over
             seeds.
         num_seeds: Seeds behind the value.
@@ -116,8 +120,9 @@ class TableCell:
         adjusted_p_value: The same after Holm's correction over all differences of the table.
         covers: Which noise the test covers: "samples" of the test set (one training run a row) or
             training "seeds"; empty where there is no test.
-        best: Whether the value is the best of its column (as displayed).
-        sources: For a published cell, where it stands: "table: source".
+        best: Whether the value is the best of its column, as displayed (see `with_marks`).
+        second: Whether it is the second best.
+        sources: For a published cell, where it stands: the paper's table, and where that was read.
         error: For a failed cell, what went wrong.
         preset: Of the protocol, where it is known.
     """
@@ -132,9 +137,12 @@ class TableCell:
     adjusted_p_value: float | None = None
     covers: Literal["samples", "seeds", ""] = ""
     best: bool = False
-    sources: tuple[str, ...] = ()
+    second: bool = False
+    sources: tuple[PublishedSource, ...] = ()
     error: str = ""
     preset: str | None = None
+    low: float | None = None
+    high: float | None = None
 
     @property
     def is_clear(self) -> bool:
@@ -176,6 +184,7 @@ class Table:
         columns: As declared, without those that no row has.
         rows: Those that have a number.
         notes: What the marks mean, what was left out, where published numbers stand.
+        baseline: Backbone of the row that the others are compared with; None = no comparison.
     """
 
     title: str
@@ -184,11 +193,31 @@ class Table:
     columns: tuple[ColumnDeclaration, ...]
     rows: tuple[TableRow, ...]
     notes: tuple[str, ...]
+    baseline: str | None = None
 
     @property
     def is_empty(self) -> bool:
         """True if nothing was measured or published."""
         return not self.rows or not self.columns
+
+    @property
+    def remarks(self) -> list[str]:
+        """What stands below the rows: the caption, then the notes."""
+        return [remark for remark in (self.caption, *self.notes) if remark]
+
+
+def runs(names: Iterable[str]) -> Iterator[tuple[int, int, str]]:
+    """Runs of equal neighbours: (first index, last index, name).
+
+    Example:
+        >>> list(runs(["a", "a", "b"]))
+        [(0, 1, 'a'), (2, 2, 'b')]
+    """
+    start = 0
+    for name, run in itertools.groupby(names):
+        length = len(list(run))
+        yield start, start + length - 1, name
+        start += length
 
 
 def percent(value: float, decimals: int) -> str:

@@ -11,7 +11,7 @@ def table_notes(
     declaration: TableDeclaration,
     rows: Sequence[TableRow],
     *,
-    absent_rows: Sequence[str],
+    absent_rows: Sequence[TableRow],
     absent_columns: Sequence[str],
     limits: str,
 ) -> list[str]:
@@ -20,49 +20,100 @@ def table_notes(
     Args:
         declaration: Of the table.
         rows: With numbers, as shown.
-        absent_rows: Names of the rows left out, none of which has a number.
-        absent_columns: Likewise of columns.
+        absent_rows: The rows left out, none of which has a number.
+        absent_columns: Likewise names of columns.
         limits: Limits under which the cells were measured; empty for full runs.
     """
-    cells = [(row, cell) for row in rows for cell in row.cells]
+    cells = [cell for row in rows for cell in row.cells]
     notes = []
     if limits:
         notes.append(
             f"Limited run ({limits}): a check of the setup, not comparable with full runs."
         )
-    one_seed = any(cell.half_width is not None and cell.num_seeds == 1 for _, cell in cells)
-    counts = sorted({cell.num_seeds for _, cell in cells if cell.num_seeds > 1})
+    notes += _spread_notes(cells, data_by_seed=declaration.data_by_seed)
+    notes += _mark_notes(rows)
+    notes += _difference_notes(declaration, rows)
+    if declaration.world == "demo":
+        notes.append("Demo world: drawn scenes; not comparable with published numbers.")
+    notes += _published_notes(declaration, rows)
+    notes += _failure_notes(declaration, rows)
+    if absent_columns:
+        notes.append("Not measured in any row: " + ", ".join(absent_columns) + ".")
+    notes += _absence_notes(rows, absent_rows)
+    return list(dict.fromkeys(notes))
+
+
+def _spread_notes(cells: Sequence[TableCell], *, data_by_seed: bool) -> list[str]:
+    """What stands after ±."""
+    counts = sorted({cell.num_seeds for cell in cells if cell.num_seeds > 1})
+    notes = []
     if counts:
         seeds = " or ".join(str(count) for count in counts)
-        worlds = ", each with a world of its own" if declaration.data_by_seed else ""
+        worlds = ", each with a world of its own" if data_by_seed else ""
         notes.append(f"Mean ± standard deviation over {seeds} training seeds{worlds}.")
-    if one_seed:
+    if any(cell.half_width is not None and cell.num_seeds == 1 for cell in cells):
         where = "Cells with one training run: ±" if counts else "±:"
         notes.append(
             f"{where} longer side of the 95 % interval over the test images, by drawing or image."
         )
-    notes += _difference_notes(declaration, [cell for _, cell in cells])
-    if declaration.world == "demo":
-        notes.append("Demo world: drawn scenes; not comparable with published numbers.")
-    notes += _published_notes(declaration, rows)
-    for row, cell in cells:
-        if cell.origin == "failed":
-            first = cell.error.splitlines()[0][:160]
-            notes.append(f"Failed, so without a score: {row.name} ({first}).")
-    if absent_columns:
-        notes.append("Not measured in any row: " + ", ".join(absent_columns) + ".")
-    if absent_rows:
-        notes.append("Without any number here: " + ", ".join(absent_rows) + ".")
-    return list(dict.fromkeys(notes))
+    return notes
 
 
-def _difference_notes(declaration: TableDeclaration, cells: Sequence[TableCell]) -> list[str]:
+def _mark_notes(rows: Sequence[TableRow]) -> list[str]:
+    """What bold and underlined mean."""
+    marked = [row for row in rows if any(cell.best for cell in row.cells)]
+    if not marked:
+        return []
+    note = "Bold: best of its column"
+    if any(cell.second for row in rows for cell in row.cells):
+        note += "; underlined: second best"
+    if any(row.is_published for row in rows) and not all(row.is_published for row in rows):
+        note += "; measured rows among themselves, published rows among themselves"
+    return [f"{note}. Equal numbers share a mark."]
+
+
+def _failure_notes(declaration: TableDeclaration, rows: Sequence[TableRow]) -> list[str]:
+    """Each error once, with the row and the columns that it left without a score."""
+    failures: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for cell, column in zip(row.cells, declaration.columns, strict=True):
+            if cell.origin == "failed":
+                first = cell.error.splitlines()[0][:160] if cell.error else "no message"
+                failures.setdefault((row.name, first), []).append(column.one_line)
+    return [
+        f"Failed, so without a score: {name} in {', '.join(columns)} ({error})."
+        for (name, error), columns in failures.items()
+    ]
+
+
+def _absence_notes(rows: Sequence[TableRow], absent: Sequence[TableRow]) -> list[str]:
+    """Rows left out, by name; with its group where a row of the same name is shown."""
+    shown = {row.name for row in rows}
+    names: dict[bool, list[str]] = {True: [], False: []}
+    for row in absent:
+        described = f"{row.name} ({row.group})" if row.group and row.name in shown else row.name
+        names[row.backbone is not None].append(described)
+    notes = []
+    if names[True]:
+        notes.append("Not measured here, so left out: " + ", ".join(names[True]) + ".")
+    if names[False]:
+        notes.append("No published number for these columns: " + ", ".join(names[False]) + ".")
+    return notes
+
+
+def _difference_notes(declaration: TableDeclaration, rows: Sequence[TableRow]) -> list[str]:
     """What a signed number is, what a star says, and what the star does not say."""
-    if all(cell.delta is None for cell in cells):
+    found = [
+        (row.name, cell, column.one_line)
+        for row in rows
+        for cell, column in zip(row.cells, declaration.columns, strict=True)
+        if cell.delta is not None
+    ]
+    if not found:
         return []
     name = next(row.name for row in declaration.rows if row.backbone == declaration.baseline)
     note = f"Signed: difference to {name}, in points"
-    tested = [cell for cell in cells if cell.p_value is not None]
+    tested = [cell for _, cell, _ in found if cell.p_value is not None]
     if not tested:
         return [f"{note}."]
     units = {"seeds": "training seed", "samples": "sample"}
@@ -71,6 +122,16 @@ def _difference_notes(declaration: TableDeclaration, cells: Sequence[TableCell])
     if len(tested) > 1:
         note += f", corrected for {len(tested)} comparisons (Holm)"
     notes = [f"{note}."]
+    untested: dict[str, list[str]] = {}
+    for row, cell, column in found:
+        if cell.p_value is None:
+            untested.setdefault(column, []).append(row)
+    by_rows: dict[str, list[str]] = {}
+    for column, names in untested.items():
+        every = sum(other == column for _, _, other in found) == len(names)
+        by_rows.setdefault("" if every else f" of {', '.join(names)}", []).append(column)
+    for which, columns in by_rows.items():
+        notes.append(f"No test of the differences{which} in: {', '.join(columns)}.")
     if "sample" in paired:
         which = "Differences paired by sample" if len(paired) > 1 else "Differences"
         notes.append(
@@ -85,14 +146,18 @@ def _published_notes(declaration: TableDeclaration, rows: Sequence[TableRow]) ->
     rows = [row for row in rows if row.is_published]
     if not rows:
         return []
-    tables: dict[str, dict[str, None]] = {}  # source -> its tables, in order
+    found: dict[str, dict[str, dict[str, None]]] = {}  # where it was read -> paper -> its tables
     for row in rows:
         for cell in row.cells:
-            for part in cell.sources:
-                table, _, source = part.partition(": ")
-                tables.setdefault(source, {})[table] = None
-    listing = "; ".join(f"{', '.join(names)}: {source}" for source, names in tables.items())
-    notes = [f"† Published, not measured here. {listing}."]
+            for source in cell.sources:
+                paper, _, table = source.citation.partition(", ")
+                found.setdefault(source.read_in, {}).setdefault(paper, {})[table] = None
+    places = [
+        ", ".join(", ".join([paper, *filter(None, tables)]) for paper, tables in papers.items())
+        + f" (read in {place})"
+        for place, papers in found.items()
+    ]
+    notes = [f"† Published, not measured here: {'; '.join(places)}."]
     silent = []
     for index, column in enumerate(declaration.columns):
         published = [row for row in rows if row.cells[index].value is not None]

@@ -131,12 +131,24 @@ def test_damaged_record__is_set_aside_and_measured_again(in_process: Any, tmp_pa
 
 
 def test_run__ends_with_a_table_of_the_cells_asked_for(in_process: Any) -> None:
-    for _ in range(2):  # measured now, then recorded
-        result = in_process(*CELL)
+    tables = []
+    for arguments in (CELL, CELL, ("table", *CELL[1:])):  # measured now, recorded, later
+        result = in_process(*arguments)
         assert result.code == 0
         assert "untrained" in result.output
-        assert "knn/tiny_objects" in result.output
         assert "±" in result.output
+        tables.append(result.output[result.output.index("Measured here") :].strip())
+    assert "chance" in tables[0]
+    assert tables[0] == tables[1] == tables[2]
+
+
+def test_run__one_line_on_what_is_not_here(in_process: Any) -> None:
+    result = in_process("run", "--backbone", "tiny_untrained", "--task", "knn/*")
+    assert result.code == 0, result
+    (line,) = [line for line in result.output.splitlines() if "Left out" in line]
+    assert "because its data is not on this machine" in line
+    assert line.endswith("maskclip-bench plan --backbone tiny_untrained --task 'knn/*'")
+    assert result.output.strip().splitlines()[-1] == line
 
 
 def test_run__limit_is_a_trial_kept_apart(in_process: Any, tmp_path: Path) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 from rich.console import Console
 
 from maskclip_bench.backbones import BackboneDeclaration
 from maskclip_bench.cli.run_view import (
-    cells_table,
+    final_tables,
+    left_out_line,
+    show_asked_for,
     show_failed,
     show_left_out,
     show_why,
 )
-from maskclip_bench.results.records import Record
+from maskclip_bench.errors import DataError
+from maskclip_bench.results.records import MetricRecord, Record, RecordStore
+from maskclip_bench.results.tables import to_terminal
 from maskclip_bench.tasks import PROTOCOLS, TaskDeclaration
 from maskclip_bench.tasks.cell import Column, LeftOut, PlannedCell, Row
 from maskclip_bench.tasks.execution import RunResult
@@ -79,25 +84,53 @@ def shown(print_to: object) -> str:
     return text
 
 
-def test_cells_table__scores_failures_and_what_was_left_out() -> None:
-    plan = Plan(cells=[cell(record())])
-    text = shown(lambda output: output.print(cells_table(plan, RunResult())))
+def final_text(plan: Plan, result: RunResult, root: Path) -> str:
+    tables = final_tables(plan, result, RecordStore(root))
+    return shown(lambda output: [output.print(to_terminal(table)) for table in tables])
+
+
+def test_final_tables__scores_failures_and_nothing(tmp_path: Path) -> None:
+    text = final_text(Plan(cells=[cell(record())]), RunResult(), tmp_path)
     assert "50.0 ±10.0" in text
     assert "x[/bold]" in text
     open_plan = Plan(cells=[cell(None)])
-    failed = RunResult(failed=[record(message="")])
-    assert "failed" in shown(lambda output: output.print(cells_table(open_plan, failed)))
-    now = RunResult(measured=[record()])
-    assert "50.0" in shown(lambda output: output.print(cells_table(open_plan, now)))
-    assert "left out" in shown(lambda output: output.print(cells_table(open_plan, RunResult())))
+    failed = final_text(open_plan, RunResult(failed=[record(message="what it said")]), tmp_path)
+    assert "failed" in failed
+    assert "what it said" in failed
+    assert "50.0" in final_text(open_plan, RunResult(measured=[record()]), tmp_path)
+    assert final_text(open_plan, RunResult(), tmp_path) == ""
+
+
+def test_final_tables__measured_now_wins_over_what_was_recorded(tmp_path: Path) -> None:
+    newer = record().model_copy(
+        update={"metrics": {"top1_accuracy": MetricRecord(value=0.7, low=0.6, high=0.8)}}
+    )
+    text = final_text(Plan(cells=[cell(record())]), RunResult(measured=[newer]), tmp_path)
+    assert "70.0" in text
+    assert "50.0" not in text
 
 
 def test_show_left_out__reasons_and_remedies() -> None:
     items = [LeftOut(HOSTILE, "its data is not here", HOSTILE), LeftOut("b", "no text tower", "")]
-    text = shown(lambda output: show_left_out(items, output, remedies=True))
+    text = shown(lambda output: show_left_out(items, output))
     assert "x[/bold]" in text
     assert "Left out (2)" in text
-    assert shown(lambda output: show_left_out([], output, remedies=True)) == ""
+    assert shown(lambda output: show_left_out([], output)) == ""
+
+
+def test_show_asked_for__only_what_was_named() -> None:
+    items = [LeftOut("a", "no", "", DataError("birds: no folder")), LeftOut("b", "no", "")]
+    text = shown(lambda output: show_asked_for(items, output))
+    assert text == "  asked for by name: birds: no folder\n"
+
+
+def test_left_out_line__counts_and_the_command_that_lists() -> None:
+    items = [LeftOut(name, "its data is not here", "") for name in "abc"]
+    items.append(LeftOut("d", "it has no text tower", ""))
+    assert left_out_line(items, ["plan", "--task", "knn/*"]) == (
+        "Left out: 3 because its data is not here; 1 because it has no text tower. Names and "
+        "remedies: maskclip-bench plan --task 'knn/*'"
+    )
 
 
 def test_show_failed__an_error_of_several_cells_is_shown_once_and_whole() -> None:

@@ -13,8 +13,10 @@ from maskclip_bench.results.reference import (
     PublishedSelector,
     ReferenceRow,
     check_selector,
+    load_papers,
     load_references,
     select,
+    source_of,
 )
 
 FILES = data_files.declarations(KIND, suffix=".csv")
@@ -134,3 +136,19 @@ def test_load__names_the_line(tmp_path: Path) -> None:
     path.write_text(header + "\n" + ",".join(str(v) for v in {**fields, "unit": "mm"}.values()))
     with pytest.raises(ConfigError, match=r"mine.csv, line 2 is not a valid ReferenceRow:\n.*unit"):
         load_references([path])
+
+
+def test_source_of__the_paper_s_table_and_where_it_was_read() -> None:
+    rows = {row.table: row for row in load_references()}
+    papers = load_papers()
+    assert source_of(rows["MaskCLIP T6e"], papers).citation == "Dong et al. 2023, Table 6e"
+    readme = source_of(rows["SLIP README"], papers)
+    assert readme.citation == "Mu et al. 2022 (SLIP), README"
+    assert readme.read_in == "github:facebookresearch/SLIP README.md"
+    own = rows["SLIP README"].model_copy(update={"table": "My notes"})
+    assert source_of(own, papers).citation == "My notes"
+
+
+def test_papers__of_every_shipped_table() -> None:
+    names = {row.table.split(" ")[0] for row in load_references()}
+    assert names <= set(load_papers())

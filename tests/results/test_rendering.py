@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 
@@ -9,19 +10,20 @@ import pytest
 from rich.console import Console
 
 from maskclip_bench.results.cell_text import EMPTY_TEXT
-from maskclip_bench.results.picture import to_png
-from maskclip_bench.results.reference import load_references
+from maskclip_bench.results.picture import to_picture, to_png
+from maskclip_bench.results.table_html import to_html
+from maskclip_bench.results.table_latex import to_latex
 from maskclip_bench.results.tables import (
     ColumnDeclaration,
     Table,
     TableCell,
     TableRow,
-    build_table,
-    load_table,
     to_csv,
+    to_json,
     to_markdown,
     to_terminal,
 )
+from tests.results.latex_checker import check_latex
 
 COLUMNS = (
     ColumnDeclaration(group="Zero-shot", title="val", task="a/b", metric="m"),
@@ -36,7 +38,7 @@ def example(*, columns: tuple[ColumnDeclaration, ...] = COLUMNS) -> Table:
         "equal pairs",
         (
             TableCell("synthetic", 0.276, 0.028, 1),
-            TableCell("synthetic", 0.225, 0.027, 1),
+            TableCell("synthetic", 0.225, 0.027, 1, second=True),
             TableCell("failed", error="RuntimeError: x"),
         ),
     )
@@ -71,7 +73,7 @@ def test_markdown__exactly() -> None:
         "| | Zero-shot<br>val | Zero-shot<br>unseen | Retrieval<br>I→T<br>R@1 |",
         "| :-- | :-: | :-: | :-: |",
         "| *equal pairs* | | | |",
-        "| CLIP | 27.6 <sub>±2.8</sub> | 22.5 <sub>±2.7</sub> | failed |",
+        "| CLIP | 27.6 <sub>±2.8</sub> | <ins>22.5</ins> <sub>±2.7</sub> | failed |",
         "| MaskCLIP | **31.2** <sub>±2.9 (+3.6\\*)</sub> | 22.1 <sub>±2.6 (−0.4)</sub> | - |",
         "| *theirs* | | | |",
         "| Their\\|CLIP † | 30.0† | 30.0† | 30.00† |",
@@ -88,29 +90,6 @@ def render(table: Table, width: int) -> str:
     return console.file.getvalue()
 
 
-def test_terminal__one_line_a_cell_where_it_fits() -> None:
-    lines = render(example(), 100).splitlines()
-    assert lines[0] == "A title"
-    (line,) = [line for line in lines if line.strip().startswith("MaskCLIP")]
-    assert line.split() == ["MaskCLIP", "31.2", "±2.9", "+3.6*", "22.1", "±2.6", "−0.4", "-"]
-    assert lines[-1].rstrip() == "A * note."
-
-
-@pytest.mark.parametrize("width", [20, 30, 40, 50, 80])
-def test_terminal__never_cuts_a_number(width: int) -> None:
-    text = render(example(), width)
-    assert "…" not in text
-    for number in ("31.2", "±2.9", "+3.6*", "−0.4", "30.00", "failed"):
-        assert number in text
-
-
-def test_terminal__many_columns_go_into_blocks() -> None:
-    table = build_table(load_table("zero_shot_suite"), references=load_references())
-    text = render(table, 100)
-    assert text.count("MaskCLIP †") == 3
-    assert "…" not in text
-
-
 def test_csv__one_line_a_cell() -> None:
     frame = pd.read_csv(io.StringIO(to_csv(example())))
     assert len(frame) == 9
@@ -119,7 +98,31 @@ def test_csv__one_line_a_cell() -> None:
     assert (cell.difference_low, cell.difference_high) == (1.0, 6.0)
     assert (cell.p_value, cell.adjusted_p_value, cell.covers) == (0.001, 0.002, "samples")
     assert bool(cell.best)
+    assert not bool(cell.second)
+    assert list(frame.group.unique()) == ["equal pairs", "theirs"]
     assert frame[frame.origin == "failed"].percent.isna().all()
+
+
+def test_json__the_whole_table() -> None:
+    values = json.loads(to_json(example()))
+    assert values["title"] == "A title"
+    assert [column["group"] for column in values["columns"]] == ["Zero-shot"] * 2 + ["Retrieval"]
+    assert [(row["name"], row["group"]) for row in values["rows"]] == [
+        ("CLIP", "equal pairs"),
+        ("MaskCLIP", "equal pairs"),
+        ("Their|CLIP", "theirs"),
+    ]
+    cell = values["rows"][1]["cells"][0]
+    assert (cell["value"], cell["difference"], cell["difference_low"]) == (0.312, 0.036, 0.01)
+    assert cell["clear"]
+    assert cell["best"]
+    assert values["rows"][2]["published"]
+    assert values["rows"][0]["cells"][2] == {
+        **values["rows"][1]["cells"][2],
+        "origin": "failed",
+        "error": "RuntimeError: x",
+    }
+    assert values["notes"] == ["A * note."]
 
 
 @pytest.mark.parametrize("empty", [Table("Empty", "", "demo", (), (), ("A note.",))])
@@ -154,7 +157,8 @@ def hostile_table(text: str) -> Table:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text__stays_text_in_every_format(text: str, tmp_path: Path) -> None:
     table = hostile_table(text)
-    for shown in (render(table, 100), to_markdown(table), to_csv(table)):
+    texts = (to_markdown(table), to_csv(table), to_json(table), to_html(table), to_latex(table))
+    for shown in (render(table, 100), *texts):
         shown.encode()
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", shown)
     markdown = to_markdown(table)
@@ -165,7 +169,12 @@ def test_hostile_text__stays_text_in_every_format(text: str, tmp_path: Path) -> 
     frame = pd.read_csv(io.StringIO(to_csv(table)))
     assert len(frame) == 1
     assert not str(frame.row.iloc[0]).startswith("=")
-    to_png(table, tmp_path / "a.png")
+    assert not re.search(r"<(script|img|b)\b", to_html(table))
+    assert json.loads(to_json(table))["rows"][0]["name"] == text
+    check_latex(to_latex(table))
+    for kind in ("png", "svg", "pdf"):
+        to_picture(table, tmp_path / kind, kind)
+    assert "<script" not in (tmp_path / "svg").read_text()
 
 
 def test_hostile_text__rich_markup_is_printed_as_it_is() -> None:

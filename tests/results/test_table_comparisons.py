@@ -13,6 +13,8 @@ from maskclip_bench.results.tables import (
 )
 from tests.results.table_examples import (
     KNN,
+    MEAN,
+    PUBLISHED,
     cells,
     declare,
     paper_table,
@@ -85,7 +87,7 @@ def test_build__metric_without_outcomes_has_no_test(save: Save, store: RecordSto
     assert cell.delta_interval is None
 
 
-def test_build__best_within_each_group_of_published_rows() -> None:
+def test_build__published_rows_compete_across_groups() -> None:
     def row(name: str, method: str, epochs: int) -> dict[str, Any]:
         selector = {"table": "SLIP README", "method": method, "encoder": "ViT-B/16"}
         selector |= {"pretrain_data": "YFCC15M-V1", "epochs": epochs}  # type: ignore[dict-item]
@@ -95,7 +97,8 @@ def test_build__best_within_each_group_of_published_rows() -> None:
         row("CLIP 25", "CLIP", 25), row("SLIP 25", "SLIP", 25), row("SLIP 50", "SLIP", 50)
     )
     table = build_table(declaration, references=load_references())
-    assert [row.cells[0].best for row in table.rows] == [False, True, False]
+    assert [row.cells[0].best for row in table.rows] == [False, False, True]
+    assert [row.cells[0].second for row in table.rows] == [False, True, False]
 
 
 def test_build__a_star_is_corrected_for_all_differences_of_the_table(
@@ -123,3 +126,39 @@ def test_build__the_p_value_decides_and_not_the_interval() -> None:
     assert clear.is_clear
     assert not unclear.is_clear
     assert not TableCell("synthetic", 0.5, delta=0.1, delta_interval=(0.01, 0.2)).is_clear
+
+
+def test_build__second_best_from_three_rows_on(save: Save, store: RecordStore) -> None:
+    save("clip", hits=10)
+    save("slip", hits=20)
+    rows = [{"name": name, "backbone": name, "group": name} for name in ("clip", "slip", "mae")]
+    two = build_table(declare(rows=rows), store)
+    assert not any(row.cells[0].second for row in two.rows)
+    save("mae", hits=20)
+    tied = build_table(declare(rows=rows), store)
+    assert [(r.cells[0].best, r.cells[0].second) for r in tied.rows] == [
+        (False, True),
+        (True, False),
+        (True, False),
+    ]
+
+
+def test_build__measured_and_published_do_not_compete(save: Save, store: RecordStore) -> None:
+    save("clip", "zero_shot_classification/imagenet", hits=2, world="real", preset="slip_7_prompts")
+    save("slip", "zero_shot_classification/imagenet", hits=1, world="real", preset="slip_7_prompts")
+    declaration = paper_table({"name": "SLIP", "backbone": "slip"}, PUBLISHED)
+    table = build_table(declaration, store, references=load_references())
+    assert [row.cells[0].best for row in table.rows] == [True, False, False]
+    assert not any("among themselves" in note for note in build_table(declaration, store).notes)
+    assert any("published rows among themselves" in note for note in table.notes)
+
+
+def test_build__an_average_of_two_directions_is_missing(save: Save, store: RecordStore) -> None:
+    error = {**KNN, "task": "linear_probe/demo_objects", "metric": "error"}
+    for backbone, hits in (("clip", 10), ("slip", 30)):
+        save(backbone, hits=hits)
+        save(backbone, error["task"], hits, metric="error", higher_is_better=False)
+    mixed = build_table(declare(columns=[KNN, error, MEAN]), store)
+    assert [column.title for column in mixed.columns] == ["val", "val"]
+    down = build_table(declare(columns=[error, MEAN]), store)
+    assert [row.cells[1].best for row in down.rows] == [True, False]

@@ -108,7 +108,7 @@ def test_build__failed_cell_is_no_score(save: Save, store: RecordStore) -> None:
     (failed,) = cells(table, "SLIP")
     assert failed.origin == "failed"
     assert failed.value is None
-    assert any("SLIP (RuntimeError: out of memory)" in note for note in table.notes)
+    assert any("SLIP in kNN val (RuntimeError: out of memory)" in note for note in table.notes)
 
 
 def test_build__one_state_of_the_data_a_column(save: Save, store: RecordStore) -> None:

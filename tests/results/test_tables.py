@@ -55,7 +55,7 @@ def test_build__empty_rows_are_named(save: Save, store: RecordStore) -> None:
     save("clip")
     table = build_table(declare(), store)
     assert [row.name for row in table.rows] == ["CLIP"]
-    assert "Without any number here: SLIP." in table.notes
+    assert "Not measured here, so left out: SLIP." in table.notes
 
 
 def test_build__nothing_at_all(store: RecordStore) -> None:
@@ -82,7 +82,10 @@ def test_build__published_rows_on_demand(save: Save, store: RecordStore) -> None
     assert cell.value == pytest.approx(0.376)
     assert cell.delta is None  # published numbers are not tested against ours
     assert cells(table, "CLIP")[0].origin == "measured"
-    assert any("SLIP README: github:facebookresearch/SLIP" in note for note in table.notes)
+    assert (
+        "† Published, not measured here: Mu et al. 2022 (SLIP), README (read in "
+        "github:facebookresearch/SLIP README.md)." in table.notes
+    )
     assert table.rows[1].label == "CLIP (SLIP) †"
 
 
