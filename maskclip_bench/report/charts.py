@@ -172,10 +172,9 @@ def curves(
         role = series_role(curve.series)
         placed = [(frame.x(math.log10(x) if log_x else x), frame.y(y)) for x, y in points]
         drawing.line(placed, stroke=role, width=1.8)
-        if marked or len(placed) == 1:
-            for x, y in placed:
-                shape = MARKERS[curve.series % len(MARKERS)]
-                drawing.marker(x, y, shape=shape, fill=role, size=3.5)
+        for x, y in placed if marked else placed[-1:]:  # one marker tells rows apart without colour
+            shape = MARKERS[curve.series % len(MARKERS)]
+            drawing.marker(x, y, shape=shape, fill=role, size=3.5)
     return drawing
 
 
