@@ -28,6 +28,7 @@ from maskclip_bench.report.index_view import Parts, index_values
 from maskclip_bench.report.looking import has_torch, make_pictures
 from maskclip_bench.report.runs import read_runs
 from maskclip_bench.report.selection import Selection, select
+from maskclip_bench.report.stored_pictures import copy_pictures
 from maskclip_bench.report.tables import (
     declared_tables,
     tables_of_everything,
@@ -126,7 +127,7 @@ def _prepare(folder: Path) -> None:
                 "Name a new or empty folder."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("cells", "data/outcomes", "data/records"):
+    for name in ("cells", "data/outcomes", "data/records", "pictures/dense"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
@@ -214,6 +215,7 @@ def _write_cells(parts: Parts, progress: Progress) -> None:
                 }
                 for chart in cell.charts
             ],
+            beside=copy_pictures(record, parts.gallery.workspace, parts.folder),
             others=_others(record, selection),
             traceback=record.error.traceback if record.error else "",
             record_file=record_file,

@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from maskclip_bench.data.images import decode
 from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.report.cells import cell_page, mistakes_of, outcomes_of
 from maskclip_bench.report.drawing import Drawing
 from maskclip_bench.report.images import Gallery
 from maskclip_bench.report.selection import select
+from maskclip_bench.report.stored_pictures import StoredPicture, stored_pictures
 from maskclip_bench.results.records import Record, RecordStore
 from maskclip_bench.runtime import Workspace
 
@@ -90,7 +92,26 @@ def drawings_of(record: Record, store: RecordStore, gallery: Gallery) -> dict[st
         if shown:
             pictures = [(dataset.image(place[m.image]), m.caption) for m in shown]
             found["mistakes"] = picture_grid(what, pictures)
+    stored = stored_pictures(record, gallery.workspace)
+    if stored:
+        found["predictions"] = _beside(stored)
     return found
+
+
+def _beside(stored: Sequence[StoredPicture]) -> Drawing:
+    """Predictions beside the truth, one below the other."""
+    width, y = 640.0, 34.0
+    images = [(decode(picture.path, what=picture.path.name), picture) for picture in stored]
+    heights = [width * image.height / image.width for image, _ in images]
+    title = "Truth on the left, prediction on the right"
+    drawing = Drawing(width + 2 * GAP, y + sum(heights) + 30 * len(heights), title)
+    drawing.text(GAP, 20, title, size=12, bold=True)
+    for (image, picture), height in zip(images, heights, strict=True):
+        drawing.image(GAP, y, width, height, image)
+        caption = f"{picture.split}/{picture.sample_id}"
+        drawing.text(GAP, y + height + 13, caption, size=9.5, fill="muted")
+        y += height + 30
+    return drawing
 
 
 def _without_sheets(gallery: Gallery) -> Gallery:
