@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 from torch import Tensor
 
 from maskclip_bench.errors import DataError, NonFiniteError
@@ -54,6 +54,15 @@ class Ranks:
             factor = np.clip(left, 0, None) / np.maximum(left + self.best, 1)
             miss = np.where(drawn < positions, miss * factor, miss)
         return 1.0 - miss
+
+    def expected(self) -> Floats:
+        """Expected position of the first right one, counted from 1, tied ones in random order, [N].
+
+        Of `tied + best` candidates in random order the first right one is at (tied + best + 1) /
+        (best + 1).
+        """
+        position: Floats = self.better + (self.tied + self.best + 1) / (self.best + 1)
+        return position
 
     def optimistic_hits(self, k: int) -> Floats:
         """1.0 where a right one is among the first k if ties fall in its favour, [N]."""
@@ -135,6 +144,119 @@ def mean_per_class(hits: Floats, labels: Integers) -> float:
     """
     check_finite(torch.from_numpy(hits), "hits")
     return float(np.mean([hits[labels == label].mean() for label in np.unique(labels)]))
+
+
+def worst_group(hits: Floats, groups: Sequence[str]) -> tuple[str, float]:
+    """The group with the lowest mean, and that mean; of equal ones the first in order of names.
+
+    Raises:
+        NonFiniteError: Hits are NaN or infinite.
+
+    Example:
+        >>> worst_group(np.array([1.0, 0.0, 1.0]), ["sea", "sea", "land"])
+        ('sea', 0.5)
+    """
+    check_finite(torch.from_numpy(hits), "hits")
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    means = np.bincount(index, weights=hits) / np.bincount(index)
+    return str(names[means.argmin()]), float(means.min())
+
+
+def average_precision(scores: Floats, present: NDArray[np.bool_], *, points: int | None) -> float:
+    """Average precision of one class; samples of equal scores count together.
+
+    Args:
+        scores: [N].
+        present: Which samples show the class, bool [N]; at least one.
+        points: None = the area under the curve, scikit-learn's; 11 = VOC2007's, the mean over
+            recalls of 0, 0.1, ... 1 of the highest precision at that recall or above.
+
+    Raises:
+        NonFiniteError: Scores are NaN or infinite.
+
+    Example:
+        >>> average_precision(np.array([3.0, 2.0, 1.0]), np.array([True, False, True]), points=None)
+        0.8333333333333333
+    """
+    check_finite(torch.from_numpy(scores), "class scores")
+    if points is None:
+        return float(average_precision_score(present, scores))
+    precision, recall, _ = precision_recall_curve(present, scores)
+    precision, recall = precision[:-1], recall[:-1]  # the last point is scikit-learn's own (1, 0)
+    at_recall = np.linspace(0, 1, points)
+    # A recall of 3/10 is not the float 0.3.
+    return float(np.mean([precision[recall >= level - 1e-9].max() for level in at_recall]))
+
+
+def mean_average_precision(
+    scores: Floats, labels: NDArray[np.int8], *, points: int | None = None
+) -> tuple[float, list[float]]:
+    """Mean over classes of the average precision, and that of each class.
+
+    Args:
+        scores: [N, C].
+        labels: int8 [N, C]: 1 = present, 0 = absent, -1 = not scored for this class.
+        points: See `average_precision`.
+
+    Raises:
+        NonFiniteError: Scores are NaN or infinite.
+        DataError: A class occurs in no sample.
+    """
+    absent = np.flatnonzero((labels == 1).sum(axis=0) == 0)
+    if len(absent):
+        raise DataError(
+            f"{len(absent)} of {labels.shape[1]} classes occur in no sample (the first is "
+            f"{absent[0]}), so they have no average precision. Use a split that has all classes."
+        )
+    values = []
+    for column in range(labels.shape[1]):
+        scored = labels[:, column] >= 0
+        values.append(
+            average_precision(scores[scored, column], labels[scored, column] == 1, points=points)
+        )
+    return float(np.mean(values)), values
+
+
+def expected_calibration_error(confidence: Floats, hits: Floats, *, num_bins: int = 15) -> float:
+    """ECE (Guo et al., 2017): how far confidence is from accuracy, in bins of equal width.
+
+    Args:
+        confidence: Probability of the predicted class, [N].
+        hits: Whether it was right, or the probability of that where classes tie, [N].
+        num_bins: Bins ((b - 1) / num_bins, b / num_bins].
+
+    Raises:
+        NonFiniteError: A value is NaN or infinite.
+
+    Example:
+        >>> expected_calibration_error(np.array([0.75, 0.75]), np.array([1.0, 0.0]))
+        0.25
+    """
+    check_finite(torch.from_numpy(confidence), "confidences")
+    check_finite(torch.from_numpy(hits), "hits")
+    bins = np.clip(np.ceil(confidence * num_bins) - 1, 0, num_bins - 1).astype(np.int64)
+    gaps = np.bincount(bins, weights=hits - confidence, minlength=num_bins)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def brier_scores(probabilities: Tensor, labels: Tensor) -> Floats:
+    """Half the squared distance between probabilities and the truth, 0 to 1, [N].
+
+    Args:
+        probabilities: [N, C], each row sums to 1.
+        labels: int64 [N].
+
+    Raises:
+        NonFiniteError: Probabilities are NaN or infinite.
+
+    Example:
+        >>> brier_scores(torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
+        array([0.25])
+    """
+    check_finite(probabilities, "probabilities")
+    truth = torch.nn.functional.one_hot(labels, probabilities.shape[1])
+    squared: Floats = (probabilities.double() - truth).square().sum(dim=1).cpu().numpy()
+    return squared / 2
 
 
 def roc_auc(scores: Floats, positive: NDArray[np.bool_]) -> float:

@@ -53,6 +53,14 @@ if TYPE_CHECKING:
     from maskclip_bench.data.dataset import Dataset
 
 JOB_MODULE = "maskclip_bench.tasks.finetuning.job"
+SAMPLE_COLUMNS = (
+    "sample_id",
+    "group",
+    "label",
+    "prediction",
+    "confidence",
+    "truth_confidence",
+)
 TRAINING_SHARE = 0.85
 """Of the display's bar; the rest is testing."""
 
@@ -157,10 +165,12 @@ class TrainedProtocol(Protocol):
         return self._measurement(context, job, train, tested, found)
 
     def _train_and_test(self, context: ProtocolContext, job: TrainJob) -> None:
-        """In a subprocess; in this process where the model is only here."""
+        """In a subprocess; in this one where the model is only here, or all is trained already."""
         backbone, folder = context.backbone, job.folder
         declaration, seed = backbone.declaration, backbone.seed
-        if declaration.family.missing(declaration, context.workspace, seed) is not None:
+        only_here = declaration.family.missing(declaration, context.workspace, seed) is not None
+        only_tests = folder.report.is_file() and context.device.type == "cpu"
+        if only_here or only_tests:
             run_here(
                 job,
                 backbone,
@@ -322,7 +332,7 @@ def joined(
         for alpha, result in results.items():
             outcomes = result.outcomes
             if alpha is None:
-                for column in ("sample_id", "group", "label", "prediction"):
+                for column in SAMPLE_COLUMNS:
                     table[column] = outcomes[column]
                 for column in ("sample_id", "group"):
                     if split.key:

@@ -11,18 +11,24 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from maskclip_bench.errors import DataError, NonFiniteError
 from maskclip_bench.tasks.metrics import (
     Candidates,
     Ranks,
+    average_precision,
+    brier_scores,
+    expected_calibration_error,
     label_ranks,
+    mean_average_precision,
     mean_per_class,
     predictions,
     retrieval_chance,
     retrieval_ranks,
     roc_auc,
+    worst_group,
 )
 
 OWNER = [0, 0, 1, 1, 2, 2, 3, 3]
@@ -258,3 +264,80 @@ def test_candidates__equal_vectors_get_equal_scores() -> None:
         same = (vectors == vectors[one]).all(dim=1)
         assert (scores[:, same] == scores[:, one : one + 1]).all()
     assert len(Candidates(vectors)) == 203
+
+
+def test_ranks__expected_position_of_the_first_right_one() -> None:
+    """Against all orders of the tied ones."""
+    for better, tied, best in ((0, 0, 1), (2, 3, 1), (0, 2, 2), (5, 4, 3)):
+        ranks = Ranks(*(np.array([value]) for value in (better, tied, best)))
+        right = ["wrong"] * tied + ["right"] * best
+        places = [1 + order.index("right") for order in itertools.permutations(right)]
+        assert ranks.expected().tolist() == pytest.approx([better + np.mean(places)])
+
+
+def test_mean_average_precision__equals_scikit_learn() -> None:
+    generator = np.random.default_rng(0)
+    scores = generator.normal(size=(60, 4)).round(1)  # with ties
+    labels = (generator.random((60, 4)) < 0.3).astype(np.int8)
+    value, by_class = mean_average_precision(scores, labels)
+    assert value == pytest.approx(average_precision_score(labels, scores, average="macro"))
+    labels[:10, 2] = -1
+    _, without = mean_average_precision(scores, labels)
+    assert without[2] == pytest.approx(average_precision_score(labels[10:, 2], scores[10:, 2]))
+    assert without[:2] == by_class[:2]
+
+
+def test_average_precision__eleven_points_as_in_vocs_kit() -> None:
+    """The kit's loop: at each recall of 0, 0.1, ... the best precision at that recall or above."""
+    generator = np.random.default_rng(1)
+    for size in (3, 10, 50):
+        scores, present = generator.permutation(size) * 1.0, generator.random(size) < 0.4
+        present[0] = True
+        order = np.argsort(-scores)
+        found = np.cumsum(present[order])
+        recall, precision = found / present.sum(), found / np.arange(1, size + 1)
+        expected = 0.0
+        for tenth in range(11):
+            above = precision[recall * 10 >= tenth - 1e-6]
+            expected += (above.max() if len(above) else 0) / 11
+        assert average_precision(scores, present, points=11) == pytest.approx(expected)
+    tied = average_precision(np.zeros(4), np.array([True, False, False, False]), points=11)
+    assert tied == pytest.approx(0.25)  # chance: the share of images that show the class
+
+
+def test_mean_average_precision__what_is_refused() -> None:
+    labels = np.array([[1, 0], [0, 0]], dtype=np.int8)
+    with pytest.raises(DataError, match=r"1 of 2 classes occur in no sample \(the first is 1\)"):
+        mean_average_precision(np.zeros((2, 2)), labels)
+    with pytest.raises(NonFiniteError, match="class scores"):
+        average_precision(np.array([np.nan, 1.0]), np.array([True, False]), points=None)
+
+
+def test_expected_calibration_error__equals_scikit_learns_curve() -> None:
+    generator = np.random.default_rng(2)
+    confidence = generator.random(500)
+    hits = (generator.random(500) < confidence**2).astype(float)
+    accuracy, mean = calibration_curve(hits, confidence, n_bins=15)
+    counts = np.histogram(confidence, bins=np.linspace(0, 1, 16))[0]
+    expected = (np.abs(accuracy - mean) * counts[counts > 0]).sum() / 500
+    assert expected_calibration_error(confidence, hits) == pytest.approx(expected)
+
+
+def test_expected_calibration_error__by_hand() -> None:
+    # Bins of (0, 1/2] and (1/2, 1]: gaps |(1 - 0.5) + (0 - 0.4)| = 0.1 and |1 - 1| = 0.
+    confidence, hits = np.array([0.5, 0.4, 1.0]), np.array([1.0, 0.0, 1.0])
+    found = expected_calibration_error(confidence, hits, num_bins=2)
+    assert found == pytest.approx(0.1 / 3)
+    with pytest.raises(NonFiniteError, match="confidences"):
+        expected_calibration_error(np.array([np.inf]), np.array([1.0]))
+
+
+def test_brier_scores__by_hand() -> None:
+    probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.0, 1.0, 0.0]])
+    found = brier_scores(probabilities, torch.tensor([0, 2]))
+    assert found.tolist() == pytest.approx([(0.09 + 0.04 + 0.01) / 2, 1.0])
+
+
+def test_worst_group__of_equal_ones_the_first_name() -> None:
+    hits = np.array([1.0, 0.0, 0.0, 1.0, 1.0])
+    assert worst_group(hits, ["b", "b", "a", "a", "c"]) == ("a", 0.5)

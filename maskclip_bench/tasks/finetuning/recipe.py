@@ -220,7 +220,7 @@ FINETUNE_PRESETS: dict[str, TrainRecipe] = {
         precision="fp32",
     ),
     "small": TrainRecipe(
-        epochs=4,
+        epochs=3,
         global_batch_size=64,
         micro_batch_size=64,
         lr=1e-3,

@@ -164,9 +164,13 @@ def result_of(scores: Tensor, tested: ScoredSplit) -> ClassificationResult:
     Raises:
         NonFiniteError: Logits are NaN or infinite.
     """
-    columns = torch.from_numpy(tested.classes)
+    answered = scores[:, torch.from_numpy(tested.classes)]
     return classification_result(
-        scores[:, columns], tested.dataset, classes=tested.classes, primary=tested.metric
+        answered,
+        tested.dataset,
+        classes=tested.classes,
+        primary=tested.metric,
+        probabilities=answered.softmax(dim=1),
     )
 
 

@@ -20,6 +20,7 @@ PROTOCOLS: Registry[Protocol] = Registry(
         "augmented_linear_probe": f"{_HERE}.augmented_linear_probe:AugmentedLinearProbe",
         "knn": f"{_HERE}.knn:KNN",
         "few_shot": f"{_HERE}.few_shot:FewShot",
+        "calibration": f"{_HERE}.calibration:Calibration",
         "finetune": f"{_HERE}.finetune:Finetune",
         "retrieval": f"{_HERE}.retrieval:Retrieval",
         "knn_segmentation": f"{_HERE}.knn_segmentation:KnnSegmentation",

@@ -13,7 +13,16 @@ from torch import Tensor
 from maskclip_bench.data.readers import Dataset
 from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.results.measurement import Metric
-from maskclip_bench.tasks.metrics import Integers, label_ranks, mean_per_class, roc_auc
+from maskclip_bench.tasks.metrics import (
+    Floats,
+    Integers,
+    check_finite,
+    label_ranks,
+    mean_average_precision,
+    mean_per_class,
+    roc_auc,
+    worst_group,
+)
 from maskclip_bench.tasks.metrics import predictions as best_classes
 
 ClassificationMetric = Literal[
@@ -22,13 +31,26 @@ ClassificationMetric = Literal[
     "mean_per_class_accuracy",
     "mean_of_top1_and_top5",
     "roc_auc",
+    "worst_group_accuracy",
+    "mean_average_precision",
+    "mean_average_precision_11_point",
 ]
-"""Primary metrics that a data set may ask for."""
+"""Primary metrics that a data set may ask for; the last two are for images of several classes."""
+
+POINTS = {"mean_average_precision": None, "mean_average_precision_11_point": 11}
+"""See `metrics.average_precision`. VOC2007's 11 points are those of its own kit; ELEVATER's code
+takes precision 1 at recall 0 in addition, which gives at most 1/11 more."""
+
+DECIMALS = 6
+"""Of the confidences that outcomes keep."""
 
 CLASSIFICATION_LABELS = {
     "top1_accuracy": "top-1",
     "top5_accuracy": "top-5",
     "mean_per_class_accuracy": "mean per class",
+    "worst_group_accuracy": "worst group",
+    "mean_average_precision": "mAP",
+    "mean_average_precision_11_point": "mAP, 11 points",
 }
 """What tables call the metrics."""
 
@@ -42,7 +64,12 @@ class ClassificationResult:
 
 
 def classification_result(
-    scores: Tensor, dataset: Dataset, *, classes: Integers, primary: ClassificationMetric
+    scores: Tensor,
+    dataset: Dataset,
+    *,
+    classes: Integers,
+    primary: ClassificationMetric,
+    probabilities: Tensor | None = None,
 ) -> ClassificationResult:
     """Metrics of class scores on a labelled split.
 
@@ -51,6 +78,8 @@ def classification_result(
         dataset: The split, N images.
         classes: Label of each column, ascending.
         primary: The metric that the data set is reported with; computed beside the usual ones.
+        probabilities: [N, C], where the scores stand for some; the outcomes then keep that of the
+            prediction (`confidence`) and that of the truth (`truth_confidence`).
 
     Raises:
         ConfigError: The primary metric has no meaning with this number of classes.
@@ -72,6 +101,9 @@ def classification_result(
             "mean_per_class_accuracy": top1,
         }
     )
+    if probabilities is not None:
+        for name, values in confidences(probabilities, columns).items():
+            outcomes[name] = values
     chance = 1 / num_classes
     metrics = {
         "top1_accuracy": Metric(float(top1.mean()), chance_level=chance),
@@ -99,11 +131,75 @@ def classification_result(
         value = roc_auc(difference, labels == classes[1])
         outcomes[primary] = difference
         metrics[primary] = Metric(value, chance_level=0.5, statistic="roc_auc")
+    if primary == "worst_group_accuracy":
+        _, value = worst_group(top1, dataset.groups)
+        metrics[primary] = Metric(value, chance_level=chance, statistic="none")
     if primary not in metrics:
         raise ConfigError(
             f"{dataset.name}: metric {primary} has no meaning with {num_classes} classes. "
             "Use top1_accuracy."
         )
+    return ClassificationResult(metrics=metrics, outcomes=outcomes)
+
+
+def confidences(probabilities: Tensor, columns: Tensor) -> dict[str, Floats]:
+    """Outcome columns of class probabilities: of the prediction, and of the truth.
+
+    Args:
+        probabilities: [N, C].
+        columns: The column of the truth, int64 [N].
+    """
+    check_finite(probabilities, "probabilities")
+    found = {
+        "confidence": probabilities.amax(dim=1),
+        "truth_confidence": probabilities.gather(1, columns[:, None])[:, 0],
+    }
+    return {name: values.double().cpu().numpy().round(DECIMALS) for name, values in found.items()}
+
+
+def multi_label_result(
+    scores: Tensor, dataset: Dataset, *, primary: ClassificationMetric
+) -> ClassificationResult:
+    """Metrics of class scores on a split of images with several classes.
+
+    Chance is the mean share of images that show a class. An average precision is not made image by
+    image, so it has no interval; the outcomes keep all scores and labels as lists.
+
+    Args:
+        scores: [N, C].
+        dataset: The split, N images.
+        primary: One of `POINTS`.
+
+    Raises:
+        ConfigError: The metric is for images of one class.
+        DataError: A class occurs in no image.
+        NonFiniteError: Scores are NaN or infinite.
+    """
+    labels = dataset.need_multi_labels()
+    if primary not in POINTS:
+        raise ConfigError(
+            f"{dataset.name}: metric {primary} is for images of one class, and these have several. "
+            f"Use {' or '.join(POINTS)}."
+        )
+    values = scores.double().cpu().numpy()
+    outcomes = pd.DataFrame(
+        {
+            "sample_id": dataset.sample_ids,
+            "group": dataset.groups,
+            "scores": values.round(DECIMALS).tolist(),
+            "labels": labels.tolist(),
+        }
+    )
+    scored = labels >= 0
+    chance = float(((labels == 1).sum(axis=0) / np.maximum(scored.sum(axis=0), 1)).mean())
+    metrics = {
+        name: Metric(
+            mean_average_precision(values, labels, points=points)[0],
+            chance_level=chance,
+            statistic="none",
+        )
+        for name, points in POINTS.items()
+    }
     return ClassificationResult(metrics=metrics, outcomes=outcomes)
 
 

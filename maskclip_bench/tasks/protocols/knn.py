@@ -134,8 +134,13 @@ class KNN(Protocol):
             num_neighbors=num_neighbors,
         )
         classes = np.arange(num_classes, dtype=np.int64)
+        votes = scores[primary].double()
         result = classification_result(
-            scores[primary], test, classes=classes, primary=settings.metric
+            scores[primary],
+            test,
+            classes=classes,
+            primary=settings.metric,
+            probabilities=votes / votes.sum(dim=1, keepdim=True),
         )
         metrics, outcomes = dict(result.metrics), result.outcomes
         truth = torch.from_numpy(test.need_labels()).to(context.device)

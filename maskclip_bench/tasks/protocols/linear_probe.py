@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip_bench.config import Declaration
+from maskclip_bench.data.readers import Dataset
 from maskclip_bench.errors import DataError
 from maskclip_bench.progress import Progress
 from maskclip_bench.results.measurement import Measurement
@@ -104,10 +105,16 @@ class LinearProbe(Protocol):
         preset = PRESETS[settings.preset]
         test = context.dataset("test")
         classifier, details = self._probe(context, settings.preset, preset)
-        features = self._features(context, preset, "test")
+        features = self._features(context, preset, test)
         scores = classifier(features.to(context.device))  # [N, C]
         classes = np.arange(scores.shape[1], dtype=np.int64)
-        result = classification_result(scores, test, classes=classes, primary=settings.metric)
+        result = classification_result(
+            scores,
+            test,
+            classes=classes,
+            primary=settings.metric,
+            probabilities=scores.softmax(dim=1),
+        )
         return Measurement(
             metrics=result.metrics,
             primary_metric=settings.metric,
@@ -145,10 +152,11 @@ class LinearProbe(Protocol):
 
         def fit() -> dict[str, Tensor]:
             labels = train.need_labels()
-            features = self._features(context, preset, "train")
+            features = self._features(context, preset, train)
             if validation:
-                labels = np.concatenate([labels, context.dataset("validation").need_labels()])
-                features = torch.cat([features, self._features(context, preset, "validation")])
+                other = context.dataset("validation")
+                labels = np.concatenate([labels, other.need_labels()])
+                features = torch.cat([features, self._features(context, preset, other)])
                 held_out = np.arange(len(labels)) >= len(train)
             else:
                 held_out = hold_out(labels, preset.held_out, seed=context.seed)
@@ -195,14 +203,25 @@ class LinearProbe(Protocol):
         return 1 + max(int(split.need_labels().max()) for split in splits)
 
     @staticmethod
-    def _features(context: ProtocolContext, preset: Preset, split: str) -> Tensor:
-        features = context.features.images(
-            context.backbone, context.dataset(split), progress=context.progress
-        )
+    def _features(context: ProtocolContext, preset: Preset, dataset: Dataset) -> Tensor:
+        features = context.features.images(context.backbone, dataset, progress=context.progress)
         if preset.feature_point == "backbone":
             return features.backbone
         assert features.joint is not None  # `needs_text_tower` was asked
         return F.normalize(features.joint, dim=-1)
+
+
+def linear_probe_scores(
+    context: ProtocolContext, dataset: Dataset, preset: str = "clip_logistic"
+) -> Tensor:
+    """Logits [N, C] of a split by the probe of the task's train (and validation) split.
+
+    Raises:
+        DataError: The data is missing or broken.
+    """
+    classifier, _ = LinearProbe()._probe(context, preset, PRESETS[preset])
+    features = LinearProbe._features(context, PRESETS[preset], dataset)
+    return classifier(features.to(context.device))
 
 
 def hold_out(labels: Integers, share: float, *, seed: int) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -107,11 +107,13 @@ def class_names_of(task: TaskDeclaration, dataset: Dataset) -> list[list[str]]:
         names = _open_clip_list(declared.names)
     else:
         names = declared.names
-    num_classes = int(dataset.need_labels().max()) + 1
-    if len(names) < max(num_classes, len(dataset.class_names)):
+    num_classes = len(dataset.class_names)
+    if dataset.multi_labels is None:
+        num_classes = max(num_classes, int(dataset.need_labels().max()) + 1)
+    if len(names) < num_classes:
         raise ConfigError(
             f"{task.name} declares {len(names)} class names, and its data has "
-            f"{max(num_classes, len(dataset.class_names))} classes. Correct `class_names`."
+            f"{num_classes} classes. Correct `class_names`."
         )
     aliases = [[name] if isinstance(name, str) else list(name) for name in names]
     _refuse_equal_names(aliases, task, dataset)

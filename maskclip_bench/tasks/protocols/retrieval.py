@@ -115,6 +115,7 @@ class Retrieval(Protocol):
                 "captions_per_image": settings.captions_per_image,
                 "prefix": prefix,
                 "ties": _tie_details(image_ranks, text_ranks),
+                "ranks": _rank_details(image_ranks, text_ranks),
                 "transform": context.backbone.transform_id,
                 "data": dataset.fingerprint,
             },
@@ -186,6 +187,17 @@ def _outcomes(
             [nothing[TEXT_TO_IMAGE], text_ranks.hits(k)]
         )
     return pd.DataFrame(columns)
+
+
+def _rank_details(image_ranks: Ranks, text_ranks: Ranks) -> dict[str, dict[str, float]]:
+    """Mean and median position of the first right answer, counted from 1, ties in random order."""
+    return {
+        direction: {"mean": float(ranks.mean()), "median": float(np.median(ranks))}
+        for direction, ranks in (
+            ("image_to_text", image_ranks.expected()),
+            ("text_to_image", text_ranks.expected()),
+        )
+    }
 
 
 def _tie_details(image_ranks: Ranks, text_ranks: Ranks) -> dict[str, dict[str, float]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from maskclip_bench import storage
 from maskclip_bench.config import Declaration
+from maskclip_bench.data.readers import Dataset
 from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks.declaration import TaskDeclaration
@@ -18,10 +21,12 @@ from maskclip_bench.tasks.protocols.classification import (
     CLASSIFICATION_LABELS,
     ClassificationMetric,
     classification_result,
+    multi_label_result,
 )
 from maskclip_bench.tasks.protocols.prompts import (
     build_zero_shot_classifier,
     class_names_of,
+    logit_scale_of,
     prompt_set,
     templates_of,
 )
@@ -68,23 +73,22 @@ class ZeroShotClassification(Protocol):
         settings: Settings = context.settings
         dataset = context.dataset("test")
         names = class_names_of(context.task, dataset)
-        classes = self._classes(context.task, dataset.need_labels(), len(names))
+        classes = self._classes(context.task, dataset, len(names))
         prompts = prompt_set(context.task, settings.prompts)
         templates = templates_of(prompts)
-        classifier = build_zero_shot_classifier(
-            [names[index] for index in classes],
-            templates,
-            lambda texts: context.features.texts(
-                context.backbone, texts, progress=context.progress
-            ),
-        ).to(context.device)  # [C, P]
-        images = context.features.images(context.backbone, dataset, progress=context.progress)
-        assert images.joint is not None
-        candidates = Candidates(classifier)
-        scores = torch.cat(
-            [candidates.scores(part.to(context.device)) for part in images.joint.split(BLOCK)]
+        scores = zero_shot_scores(
+            context, dataset, [names[index] for index in classes], settings.prompts
         )  # [N, C]
-        result = classification_result(scores, dataset, classes=classes, primary=settings.metric)
+        if dataset.multi_labels is not None:
+            result = multi_label_result(scores, dataset, primary=settings.metric)
+        else:
+            result = classification_result(
+                scores,
+                dataset,
+                classes=classes,
+                primary=settings.metric,
+                probabilities=(logit_scale_of(context.backbone) * scores).softmax(dim=1),
+            )
         return Measurement(
             metrics=result.metrics,
             primary_metric=settings.metric,
@@ -104,8 +108,35 @@ class ZeroShotClassification(Protocol):
         )
 
     @staticmethod
-    def _classes(task: TaskDeclaration, labels: Integers, num_classes: int) -> Integers:
+    def _classes(task: TaskDeclaration, dataset: Dataset, num_classes: int) -> Integers:
         """Labels that the classifier may answer, ascending."""
         if task.class_names.present_only:
-            return np.unique(labels)
+            return np.unique(dataset.need_labels())
         return np.arange(num_classes, dtype=np.int64)
+
+
+def zero_shot_scores(
+    context: ProtocolContext, dataset: Dataset, class_names: Sequence[Sequence[str]], prompts: str
+) -> Tensor:
+    """Cosines of a split's images with classes, [N, C]; equal classes get equal ones.
+
+    Args:
+        context: Of the cell.
+        dataset: The split.
+        class_names: Aliases of each class.
+        prompts: Name of a prompt set.
+
+    Raises:
+        ConfigError: The backbone has no text tower, or there is no such prompt set.
+    """
+    classifier = build_zero_shot_classifier(
+        class_names,
+        templates_of(prompt_set(context.task, prompts)),
+        lambda texts: context.features.texts(context.backbone, texts, progress=context.progress),
+    ).to(context.device)  # [C, P]
+    images = context.features.images(context.backbone, dataset, progress=context.progress)
+    assert images.joint is not None
+    candidates = Candidates(classifier)
+    return torch.cat(
+        [candidates.scores(part.to(context.device)) for part in images.joint.split(BLOCK)]
+    )

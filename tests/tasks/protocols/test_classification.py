@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ import torch
 
 from maskclip_bench.data.readers import open_dataset
 from maskclip_bench.errors import ConfigError, DataError
-from maskclip_bench.tasks.protocols.classification import classification_result, columns_of
+from maskclip_bench.tasks.protocols.classification import (
+    classification_result,
+    columns_of,
+    multi_label_result,
+)
 from tests.tasks.conftest import (
     CLASSIFICATION,
     BlindEncoder,
@@ -92,3 +97,61 @@ def test_classification_result__a_metric_without_meaning(data_root: Path) -> Non
         classification_result(
             torch.zeros(len(few), 2), few, classes=np.arange(2), primary="top5_accuracy"
         )
+
+
+def test_classification__outcomes_keep_the_confidence(make_context: MakeContext) -> None:
+    for protocol in ("zero_shot_classification", "linear_probe", "knn"):
+        outcomes = run(make_context(protocol, squares_task(), ColourEncoder()), protocol).outcomes
+        right = outcomes["prediction"] == outcomes["label"]
+        assert right.all()
+        assert (outcomes["confidence"] == outcomes["truth_confidence"]).all(), protocol
+        assert outcomes["confidence"].between(1 / 6, 1).all(), protocol
+
+
+def test_classification_result__confidence_of_prediction_and_truth(data_root: Path) -> None:
+    dataset = open_dataset(squares_task().reader, "val", data_root).take([0, 5])
+    probabilities = torch.tensor([[0.7, 0.3, 0, 0, 0, 0], [0.6, 0.4, 0, 0, 0, 0]])
+    found = classification_result(
+        probabilities,
+        dataset,
+        classes=np.arange(6),
+        primary="top1_accuracy",
+        probabilities=probabilities,
+    )
+    assert found.outcomes["confidence"].tolist() == pytest.approx([0.7, 0.6])
+    assert found.outcomes["truth_confidence"].tolist() == pytest.approx([0.7, 0.4])
+    without = classification_result(
+        probabilities, dataset, classes=np.arange(6), primary="top1_accuracy"
+    )
+    assert "confidence" not in without.outcomes
+
+
+def test_classification_result__worst_group(data_root: Path) -> None:
+    dataset = open_dataset(squares_task().reader, "val", data_root)
+    scores = torch.eye(6)[torch.from_numpy(dataset.need_labels())]
+    scores[0] = 0
+    found = classification_result(
+        scores, dataset, classes=np.arange(6), primary="worst_group_accuracy"
+    )
+    assert found.metrics["worst_group_accuracy"].value == pytest.approx((1 + 1 / 6) / 2)
+    assert found.metrics["worst_group_accuracy"].statistic == "none"
+
+
+def test_multi_label_result__map_with_its_chance(data_root: Path) -> None:
+    plain = open_dataset(squares_task().reader, "val", data_root)
+    labels = np.zeros((len(plain), 6), dtype=np.int8)
+    labels[np.arange(len(plain)), plain.need_labels()] = 1
+    labels[0, 1] = -1
+    several = replace(plain, labels=None, multi_labels=labels)
+    perfect = torch.from_numpy(labels.clip(0).astype(np.float32))
+    found = multi_label_result(perfect, several, primary="mean_average_precision")
+    assert {name: metric.value for name, metric in found.metrics.items()} == {
+        "mean_average_precision": 1.0,
+        "mean_average_precision_11_point": 1.0,
+    }
+    equal = multi_label_result(torch.zeros(24, 6), several, primary="mean_average_precision")
+    for metric in equal.metrics.values():
+        assert metric.value == pytest.approx(metric.chance_level)
+    assert list(found.outcomes["labels"].iloc[0]) == labels[0].tolist()
+    with pytest.raises(ConfigError, match="top1_accuracy is for images of one class"):
+        multi_label_result(perfect, several, primary="top1_accuracy")

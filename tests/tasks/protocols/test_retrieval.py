@@ -41,6 +41,11 @@ def test_retrieval__ties_are_told(make_context: MakeContext) -> None:
     ties = found.details["ties"]["text_to_image_recall"]
     assert ties["tied_queries"] == 1.0
     assert (ties["optimistic@1"], ties["pessimistic@1"]) == (1.0, 0.0)
+    # Of 12 texts 2 are right, of 6 images 1: the first right one is expected at 13/3 and 7/2.
+    assert found.details["ranks"] == {
+        "image_to_text": {"mean": pytest.approx(13 / 3), "median": pytest.approx(13 / 3)},
+        "text_to_image": {"mean": 3.5, "median": 3.5},
+    }
 
 
 def test_retrieval__needs_captions(make_context: MakeContext) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from maskclip_bench.backbones.declaration import BackboneDeclaration
@@ -12,6 +15,7 @@ from tests.tasks.conftest import (
     ColourEncoder,
     MakeContext,
     run,
+    square,
     squares_task,
 )
 
@@ -80,3 +84,34 @@ def test_zero_shot__needs_a_text_tower(make_context: MakeContext) -> None:
     reason = PROTOCOLS["zero_shot_classification"].left_out(squares_task(), timm)
     assert reason == "MAE has no text tower, which Zero-shot needs"
     assert PROTOCOLS["knn"].left_out(squares_task(), timm) is None
+
+
+def test_zero_shot__images_of_several_classes(make_context: MakeContext, data_root: Path) -> None:
+    """In VOC's layout, with the metric of its 2007 challenge."""
+    folder = data_root / "voc" / "VOCdevkit" / "VOC2007"
+    if not folder.exists():
+        (folder / "JPEGImages").mkdir(parents=True)
+        (folder / "ImageSets" / "Main").mkdir(parents=True)
+        generator = np.random.default_rng(0)
+        names = [f"{colour}{index}" for colour in ("red", "blue") for index in range(3)]
+        for name in names:
+            square(name[:-1], generator).save(folder / "JPEGImages" / f"{name}.jpg")
+        (folder / "ImageSets" / "Main" / "test.txt").write_text("\n".join(names))
+        for colour in ("red", "blue"):
+            lines = [f"{name} {1 if name.startswith(colour) else -1}" for name in names]
+            path = folder / "ImageSets" / "Main" / f"{colour}_test.txt"
+            path.write_text("\n".join(lines))
+    task = squares_task(
+        reader={"kind": "voc", "root": "voc"},
+        splits={"test": "test"},
+        protocols={
+            "zero_shot_classification": {
+                "prompts": "two",
+                "metric": "mean_average_precision_11_point",
+            }
+        },
+    )
+    found = run(make_context("zero_shot_classification", task, ColourEncoder()), task_name())
+    assert found.primary_metric == "mean_average_precision_11_point"
+    assert {metric.value for metric in found.metrics.values()} == {1.0}
+    assert found.metrics["mean_average_precision"].chance_level == 0.5

@@ -1,0 +1,239 @@
+"""Calibration: whether a classifier is right as often as its probabilities say.
+
+Three numbers, each once for the model's own probabilities and once after temperature scaling (Guo
+et al., 2017, "On Calibration of Modern Neural Networks"):
+
+- `expected_calibration_error`: 15 bins of equal width, on the probability of the prediction.
+- `brier_score`: half the squared distance between probabilities and the truth, 0 to 1.
+- `truth_probability`: the geometric mean probability of the truth, exp(-NLL), 0 to 1; the negative
+  log-likelihood itself is in the details.
+
+The probabilities are those of the zero-shot classifier (softmax of the cosines times the scale that
+the model learnt), or of the logistic linear probe. The one temperature minimizes the NLL on a split
+that neither trains the classifier nor is tested.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import model_validator
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from maskclip_bench import storage
+from maskclip_bench.config import Declaration
+from maskclip_bench.data.class_table import same_classes
+from maskclip_bench.data.readers import Dataset, open_dataset
+from maskclip_bench.errors import ConfigError
+from maskclip_bench.results.measurement import Measurement, Metric
+from maskclip_bench.runtime import Workspace
+from maskclip_bench.tasks.declaration import TaskDeclaration
+from maskclip_bench.tasks.metrics import brier_scores, check_finite, expected_calibration_error
+from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext, declared_splits
+from maskclip_bench.tasks.protocols.base import open_split as open_own_split
+from maskclip_bench.tasks.protocols.classification import classification_result, columns_of
+from maskclip_bench.tasks.protocols.linear_probe import linear_probe_scores
+from maskclip_bench.tasks.protocols.prompts import class_names_of, logit_scale_of
+from maskclip_bench.tasks.protocols.zero_shot_classification import zero_shot_scores
+
+PRESET_VERSION = 1
+NUM_BINS = 15
+TEMPERATURES = (1e-3, 1e3)
+"""Where the temperature is looked for."""
+
+
+class Settings(Declaration):
+    """`protocols: {calibration: ...}` of a data set."""
+
+    preset: Literal["zero_shot", "linear_probe"] = "zero_shot"
+    """Whose probabilities: the zero-shot classifier's, or the linear probe's (`clip_logistic`)."""
+    prompts: str | None = None
+    """Prompt set of the zero-shot classifier."""
+    tuned_on: str | None = None
+    """Split on which the temperature is chosen, in the data set's own words. None: of the zero-shot
+    classifier the split `validation`, or else `train`, which it has not seen."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Settings:
+        if (self.prompts is None) == (self.preset == "zero_shot"):
+            raise ValueError("prompts go with preset zero_shot, which needs them")
+        if self.preset == "linear_probe" and self.tuned_on is None:
+            raise ValueError(
+                "tuned_on: a probe is fitted on train and validation, so its temperature needs a "
+                "split of its own"
+            )
+        return self
+
+
+class Calibration(Protocol):
+    """ECE, Brier score and likelihood, before and after temperature scaling."""
+
+    name = "calibration"
+    title = "Calibration"
+    metric_labels: ClassVar[dict[str, str]] = {
+        "expected_calibration_error": "ECE",
+        "expected_calibration_error_tempered": "ECE, tempered",
+        "brier_score": "Brier",
+        "brier_score_tempered": "Brier, tempered",
+        "truth_probability": "exp(-NLL)",
+        "truth_probability_tempered": "exp(-NLL), tempered",
+    }
+    table_columns = ("expected_calibration_error", "expected_calibration_error_tempered")
+    settings_model: ClassVar[type[Declaration]] = Settings
+    expected_seconds = 2.0
+
+    def preset_version(self, task: TaskDeclaration) -> int:
+        """Version of the preset."""
+        return PRESET_VERSION
+
+    def needs_text_tower(self, task: TaskDeclaration) -> bool:
+        """The zero-shot classifier does."""
+        return self.settings_of(task).preset == "zero_shot"
+
+    def data_fingerprint(self, task: TaskDeclaration, workspace: Workspace) -> str:
+        """Hash of the splits that are tested, trained and tuned on.
+
+        Raises:
+            ConfigError: The data set has no such split.
+            DataError: The data is missing or broken.
+        """
+        probe = self.settings_of(task).preset == "linear_probe"
+        ours: list[str] = sorted(task.splits) if probe else ["test"]
+        parts = {split: open_own_split(task, split, workspace).fingerprint for split in ours}
+        parts["tuned_on"] = self._tuned_on(task, workspace).fingerprint
+        return storage.fingerprint(parts)
+
+    def run(self, context: ProtocolContext) -> Measurement:
+        """Choose the temperature, then score the test split.
+
+        Raises:
+            ConfigError: The backbone has no text tower, or the splits are one.
+            DataError: The data is missing or broken.
+        """
+        settings: Settings = context.settings
+        test = context.dataset("test")
+        held_out = self._tuned_on(context.task, context.workspace)
+        same_classes(test, held_out)
+        if held_out.fingerprint == test.fingerprint:
+            raise ConfigError(
+                f"{test.name}: tuned_on is the test split, which may choose nothing. Name another."
+            )
+        logits, truth = self._logits(context, test)
+        temperature = fit_temperature(*self._logits(context, held_out))
+        classes = np.arange(logits.shape[1], dtype=np.int64)
+        result = classification_result(
+            logits,
+            test,
+            classes=classes,
+            primary="top1_accuracy",
+            probabilities=logits.softmax(dim=1),
+        )
+        outcomes = result.outcomes[
+            ["sample_id", "group", "label", "prediction", "confidence", "truth_confidence"]
+        ].copy()
+        hits = result.outcomes["top1_accuracy"].to_numpy(copy=True)
+        outcomes["top1_accuracy"] = hits
+        metrics = {"top1_accuracy": result.metrics["top1_accuracy"]}
+        nll = {}
+        for suffix, scale in (("", 1.0), ("_tempered", temperature)):
+            logs = (logits.double() / scale).log_softmax(dim=1)
+            probabilities = logs.exp()
+            name = f"brier_score{suffix}"
+            outcomes[name] = brier_scores(probabilities, truth)
+            metrics |= _metrics(probabilities, hits, suffix)
+            metrics[name] = Metric(
+                float(outcomes[name].mean()),
+                higher_is_better=False,
+                chance_level=(1 - 1 / len(classes)) / 2,
+            )
+            own = logs.gather(1, truth[:, None])[:, 0]
+            nll[f"nll{suffix}"] = -float(own.mean())
+            metrics[f"truth_probability{suffix}"] = Metric(
+                float(own.mean().exp()), chance_level=1 / len(classes), statistic="none"
+            )
+        return Measurement(
+            metrics=metrics,
+            primary_metric="expected_calibration_error",
+            outcomes=outcomes,
+            preset=settings.preset,
+            preset_version=PRESET_VERSION,
+            details={
+                **nll,
+                "temperature": temperature,
+                "tuned_on": held_out.split,
+                "num_bins": NUM_BINS,
+                "num_images": len(test),
+                "num_tuned_on": len(held_out),
+                "num_classes": len(classes),
+                "transform": context.backbone.transform_id,
+                "data": {"test": test.fingerprint, "tuned_on": held_out.fingerprint},
+            },
+        )
+
+    def _tuned_on(self, task: TaskDeclaration, workspace: Workspace) -> Dataset:
+        """The split that the temperature is chosen on.
+
+        Raises:
+            ConfigError: The data set declares none that may be.
+        """
+        settings = self.settings_of(task)
+        if settings.tuned_on is None:
+            ours = "validation" if "validation" in task.splits else "train"
+            return open_own_split(task, ours, workspace)
+        return open_dataset(
+            task.reader,
+            settings.tuned_on,
+            workspace.data,
+            what=task.name,
+            splits=list(dict.fromkeys([*declared_splits(task), settings.tuned_on])),
+        )
+
+    @staticmethod
+    def _logits(context: ProtocolContext, dataset: Dataset) -> tuple[Tensor, Tensor]:
+        """Logits [N, C] of a split, and the column of each truth, int64 [N]."""
+        settings: Settings = context.settings
+        if settings.prompts is not None:
+            names = class_names_of(context.task, dataset)
+            cosines = zero_shot_scores(context, dataset, names, settings.prompts)
+            logits = logit_scale_of(context.backbone) * cosines
+        else:
+            logits = linear_probe_scores(context, dataset)
+        classes = np.arange(logits.shape[1], dtype=np.int64)
+        truth = torch.from_numpy(columns_of(dataset.need_labels(), classes, dataset))
+        return logits.cpu(), truth
+
+
+def _metrics(probabilities: Tensor, hits: np.ndarray, suffix: str) -> dict[str, Metric]:  # type: ignore[type-arg]
+    """The calibration error of class probabilities [N, C]."""
+    confidence = probabilities.amax(dim=1).numpy()
+    value = expected_calibration_error(confidence, hits, num_bins=NUM_BINS)
+    return {
+        f"expected_calibration_error{suffix}": Metric(
+            value, higher_is_better=False, chance_level=0.0, statistic="none"
+        )
+    }
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The temperature with the lowest mean negative log-likelihood; 1 where none is lower.
+
+    Args:
+        logits: [N, C].
+        labels: int64 [N].
+
+    Raises:
+        NonFiniteError: Logits are NaN or infinite.
+    """
+    check_finite(logits, "class scores")
+    values = logits.double()
+
+    def nll(log_temperature: float) -> float:
+        logs = (values / np.exp(log_temperature)).log_softmax(dim=1)
+        return -float(logs.gather(1, labels[:, None]).mean())
+
+    bounds = tuple(np.log(TEMPERATURES))
+    found = minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(found.x)) if nll(found.x) < nll(0.0) - 1e-12 else 1.0
