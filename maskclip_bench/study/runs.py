@@ -24,7 +24,7 @@ TUNING = "tuning"
 PAIRS_PER_SECOND = 430.0
 """Image-text pairs that CLIP's demo model sees in a second on one quiet core (docs/study.md)."""
 
-MEASURE_SECONDS = 90.0
+MEASURE_SECONDS = 150.0
 """Of all columns of one run, likewise."""
 
 
