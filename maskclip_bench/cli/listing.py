@@ -82,7 +82,7 @@ def list_backbones(
 
     def row(declaration: BackboneDeclaration) -> tuple[str, str, str]:
         if declaration.downloads_by_itself and not check:
-            here = "downloaded when named"
+            here = "download"
         else:
             here = "yes" if weights_available(declaration, opened, 0) else "no"
         return declaration.display_name, declaration.world, here
@@ -90,7 +90,8 @@ def list_backbones(
     listing = Listing(("backbone", "name in tables", "world", "weights here"))
     listing.fill(backbone_names(), load_backbone_declaration, row)
     listing.show(
-        "How to get what is not here: maskclip-bench plan --suite all\n"
+        "download: its library fetches it when `run --backbone` names it; --check looks whether "
+        "that was done.\nHow to get the others: maskclip-bench plan --suite all --cells\n"
         "Any other model, without a file: -b timm:NAME, -b open_clip:ARCH/TAG, -b hf:ORG/NAME, "
         "-b path/to/folder"
     )

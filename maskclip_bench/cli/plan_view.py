@@ -9,17 +9,21 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from maskclip_bench.escaping import markup, one_line
 
 if TYPE_CHECKING:
-    from maskclip_bench.tasks.cell import PlannedCell
+    from maskclip_bench.tasks.cell import LeftOut, PlannedCell
     from maskclip_bench.tasks.plan import Plan
 
 RECORDED, TO_MEASURE, REFUSED = "recorded", "to measure", "not possible"
 STATES = (RECORDED, TO_MEASURE, REFUSED)
+
+REMEDIES_AT_MOST = 8
+"""Things left out for one reason that are listed with their remedies; of more, only the names."""
 
 NAMED_AT_MOST = 4
 """Cells that share a reason and are named with it; the others are counted."""
@@ -54,6 +58,44 @@ def show_plan(plan: Plan, output: Console, *, cells: bool = False) -> None:
         output.print("\n[bold]Pretrained first:[/]")
     for row in plan.pretraining:
         output.print(f"  {row.label} ({row.declaration.recipe})", markup=False)
+
+
+def show_missing(left_out: Sequence[LeftOut], output: Console, *, remedies: bool = False) -> None:
+    """What this machine cannot do now, by reason; how to change that where it is not too much.
+
+    Args:
+        left_out: Of the plan.
+        output: Where to print.
+        remedies: Say for each how to get it, however many there are.
+    """
+    if not left_out:
+        return
+    output.print(f"\n[bold]Left out[/] ({len(left_out)}):")
+    reasons: dict[str, list[LeftOut]] = {}
+    for item in left_out:
+        reasons.setdefault(item.why, []).append(item)
+    for why, items in reasons.items():
+        output.print(f"  [bold]{markup(why)}[/] ({len(items)})")
+        if remedies or len(items) <= REMEDIES_AT_MOST:
+            for item in items:
+                remedy = f": {item.remedy}" if item.remedy else ""
+                output.print(f"    {item.what}{remedy}", markup=False, soft_wrap=True)
+        else:
+            names = Text(f"{', '.join(one_line(item.what) for item in items)}")
+            output.print(Padding(names, (0, 0, 0, 4)))
+            output.print(f"    [dim]How to get one: {_how_to_get(items[0])}[/]", soft_wrap=True)
+    show_reasons(
+        "error:",
+        [(item.what, str(item.error)) for item in left_out if item.error is not None],
+        output,
+    )
+
+
+def _how_to_get(item: LeftOut) -> str:
+    """The command that says it of one thing of a long list."""
+    if item.what.startswith("*/"):
+        return "maskclip-bench data list"
+    return "maskclip-bench plan --backbone NAME --task TASK, or with --cells of all"
 
 
 def cell_name(cell: PlannedCell) -> str:

@@ -77,6 +77,10 @@ def pretrain(
         raise ConfigError(f"No launcher {launcher!r}. Choose one of: {', '.join(LAUNCHERS)}.")
     if slurm and launcher != "slurm":
         raise ConfigError("--slurm goes with --launcher slurm.")
+    if launcher == "slurm":
+        from maskclip_bench.pretrain.launch import need_submitit
+
+        need_submitit()  # before the demo world is drawn
     loaded = load_recipe(recipe, overrides or [])
     place = Workspace.open(workspace)
     folder = output or place.pretraining(loaded.name, loaded.seed)

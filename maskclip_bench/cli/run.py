@@ -9,13 +9,12 @@ import typer
 from rich.console import Console
 
 from maskclip_bench.cli.options import DeviceOption, WorkspaceOption, console
-from maskclip_bench.cli.plan_view import show_plan
+from maskclip_bench.cli.plan_view import show_missing, show_plan
 from maskclip_bench.cli.run_view import (
     final_tables,
     left_out_line,
     show_asked_for,
     show_failed,
-    show_left_out,
     show_why,
 )
 from maskclip_bench.errors import (
@@ -109,7 +108,7 @@ def run_suite(
     result = _execute(made_plan, opened, target, jobs)
     output = console()
     left_out = [*made_plan.left_out, *result.left_out]
-    show_asked_for(left_out, output)
+    show_asked_for(left_out, output, told=result.failed)
     show_failed(result.failed, output)
     output.print(f"Done in {_duration(time.monotonic() - began)}.")
     _say_where(opened, limit, output)
@@ -143,7 +142,9 @@ def plan(
     task: TaskOption = None,
     seeds: SeedsOption = "0",
     limit: LimitOption = None,
-    cells: Annotated[bool, typer.Option("--cells", help="Every cell, not only counts.")] = False,
+    cells: Annotated[
+        bool, typer.Option("--cells", help="Every cell, and how to get what is missing.")
+    ] = False,
     why: Annotated[
         str | None,
         typer.Option(
@@ -175,7 +176,7 @@ def plan(
     chosen = _suite(suite if suite or backbone or task else "all", backbone, task)
     made_plan = _plan(chosen, opened, seeds, backbone, task, limit)
     show_plan(made_plan, output, cells=cells)
-    show_left_out(made_plan.left_out, output)
+    show_missing(made_plan.left_out, output, remedies=cells)
 
 
 def _execute(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from maskclip_bench.cli.plan_view import show_reasons
 from maskclip_bench.escaping import markup
 
 if TYPE_CHECKING:
@@ -51,26 +52,26 @@ def final_tables(plan: Plan, result: RunResult, store: RecordStore) -> list[Tabl
     )
 
 
-def show_left_out(left_out: Sequence[LeftOut], output: Console) -> None:
-    """What the machine cannot do now, grouped by reason, and how to change that."""
-    if not left_out:
-        return
-    output.print(f"\n[bold]Left out[/] ({len(left_out)}):")
-    reasons: dict[str, list[LeftOut]] = {}
-    for item in left_out:
-        reasons.setdefault(item.why, []).append(item)
-    for why, items in reasons.items():
-        output.print(f"  [bold]{markup(why)}[/]")
-        for item in items:
-            output.print(f"    {markup(item.what)}  [dim]{markup(item.remedy)}[/]")
-    show_asked_for(left_out, output)
+def show_asked_for(
+    left_out: Sequence[LeftOut], output: Console, *, told: Sequence[Record] = ()
+) -> None:
+    """Why each thing that was asked for by name was left out, each reason once.
 
-
-def show_asked_for(left_out: Sequence[LeftOut], output: Console) -> None:
-    """Why each thing that was asked for by name was left out."""
-    for item in left_out:
-        if item.error is not None:
-            output.print(f"  [red]asked for by name[/]: {markup(str(item.error))}", soft_wrap=True)
+    Args:
+        left_out: Of the run.
+        output: Where to print.
+        told: Failed cells, whose errors are shown beside them.
+    """
+    shown = {record.error.message for record in told if record.error is not None}
+    show_reasons(
+        "asked for by name:",
+        [
+            (item.what, str(item.error))
+            for item in left_out
+            if item.error is not None and str(item.error) not in shown
+        ],
+        output,
+    )
 
 
 def left_out_line(left_out: Sequence[LeftOut], command: Sequence[str]) -> str:
@@ -89,7 +90,6 @@ def left_out_line(left_out: Sequence[LeftOut], command: Sequence[str]) -> str:
 
 def show_failed(failed: Sequence[Record], output: Console) -> None:
     """The failed cells; an error of several is shown once, whole."""
-    from maskclip_bench.cli.plan_view import show_reasons
 
     def said(record: Record) -> str:
         error = record.error

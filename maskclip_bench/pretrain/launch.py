@@ -154,6 +154,21 @@ def preemption_signal() -> signal.Signals:
     return signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
 
 
+def need_submitit() -> Any:
+    """The module submitit, which the extra `slurm` brings.
+
+    Raises:
+        MissingDependencyError: It is not installed.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise MissingDependencyError(
+            f"--launcher slurm needs submitit: {install_command('slurm')}"
+        ) from None
+    return submitit
+
+
 def submit_to_slurm(
     recipe: Recipe,
     *,
@@ -180,12 +195,7 @@ def submit_to_slurm(
         MissingDependencyError: submitit is not installed.
         ConfigError: An option is not `key=value`, or unknown to submitit, or there is no Slurm.
     """
-    try:
-        import submitit
-    except ImportError:
-        raise MissingDependencyError(
-            f"--launcher slurm needs submitit: {install_command('slurm')}"
-        ) from None
+    submitit = need_submitit()
     parameters = {**SLURM_DEFAULTS, **_parse_options(options)}
     parameters.setdefault("tasks_per_node", parameters["gpus_per_node"] or 1)
     parameters.setdefault("slurm_signal_delay_s", PREEMPTION_SIGNAL_SECONDS)

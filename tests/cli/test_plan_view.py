@@ -7,11 +7,11 @@ import io
 from rich.console import Console
 
 from maskclip_bench.backbones import BackboneDeclaration
-from maskclip_bench.cli.plan_view import cell_name, show_plan, state
+from maskclip_bench.cli.plan_view import cell_name, show_missing, show_plan, state
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.results.records import Record
 from maskclip_bench.tasks import PROTOCOLS, TaskDeclaration
-from maskclip_bench.tasks.cell import Column, PlannedCell, Row
+from maskclip_bench.tasks.cell import Column, LeftOut, PlannedCell, Row
 from maskclip_bench.tasks.plan import Plan
 
 from .test_run_view import record
@@ -93,6 +93,38 @@ def test_show_plan__every_cell_as_why_takes_it() -> None:
     text = shown(plan(), cells=True)
     assert f"to measure    clip/knn/{DATASET}\n" in text
     assert cell_name(plan().cells[0]) == f"clip/zero_shot_classification/{DATASET}"
+
+
+def missing(items: list[LeftOut], *, remedies: bool = False) -> str:
+    output = Console(file=io.StringIO(), width=80)
+    show_missing(items, output, remedies=remedies)
+    text: str = output.file.getvalue()  # type: ignore[attr-defined]
+    return text
+
+
+def test_show_missing__remedies_of_a_few_names_of_many() -> None:
+    few = [LeftOut(f"row{n}", "no weights", f"fetch {n} [now]") for n in range(3)]
+    text = missing(few)
+    assert "Left out (3):" in text
+    assert "    row1: fetch 1 [now]\n" in text
+    many = [LeftOut(f"row{n}", "no weights", f"fetch {n}") for n in range(40)]
+    text = missing(many)
+    assert "no weights (40)" in text
+    assert "row39" in text
+    assert "fetch" not in text
+    assert "plan --backbone NAME --task TASK" in text
+    assert text.count("\n") < 12
+    assert "row39: fetch 39" in missing(many, remedies=True)
+    sets = [LeftOut(f"*/set{n}", "no data", "") for n in range(40)]
+    assert "maskclip-bench data list" in missing(sets)
+    assert missing([]) == ""
+
+
+def test_show_missing__errors_of_what_was_asked_for_once() -> None:
+    broken = LeftOut("mine", "its file is broken", "Correct it.", ConfigError("mine.yaml:\n  - x"))
+    text = missing([broken])
+    assert "mine: Correct it." in text
+    assert "error: mine\n  mine.yaml:\n    - x\n" in text
 
 
 def test_show_plan__nothing() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -187,3 +188,14 @@ def test_describe__quantizer_and_held_out_pairs() -> None:
         "teacher age 6  codewords used 100  a patch 12  turn 0.46 deg  held-out 2.346"
         in cli.describe(Snapshot(step=3, total_steps=10, values=values))
     )
+
+
+def test_pretrain__slurm_without_submitit_is_said_before_anything_is_drawn(
+    command: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    monkeypatch.setattr(cli, "_prepare_demo", lambda place, quiet: drawn.append(place))
+    assert command("pretrain", "demo/clip", "--launcher", "slurm") == 5
+    assert "--launcher slurm needs submitit" in capsys.readouterr().err
+    assert not drawn

@@ -13,7 +13,6 @@ from maskclip_bench.cli.run_view import (
     left_out_line,
     show_asked_for,
     show_failed,
-    show_left_out,
     show_why,
 )
 from maskclip_bench.errors import DataError
@@ -110,18 +109,13 @@ def test_final_tables__measured_now_wins_over_what_was_recorded(tmp_path: Path) 
     assert "50.0" not in text
 
 
-def test_show_left_out__reasons_and_remedies() -> None:
-    items = [LeftOut(HOSTILE, "its data is not here", HOSTILE), LeftOut("b", "no text tower", "")]
-    text = shown(lambda output: show_left_out(items, output))
-    assert "x[/bold]" in text
-    assert "Left out (2)" in text
-    assert shown(lambda output: show_left_out([], output)) == ""
-
-
-def test_show_asked_for__only_what_was_named() -> None:
-    items = [LeftOut("a", "no", "", DataError("birds: no folder")), LeftOut("b", "no", "")]
+def test_show_asked_for__only_what_was_named_and_nothing_twice() -> None:
+    error = DataError("birds: no folder")
+    items = [LeftOut("a", "no", "", error), LeftOut("c", "no", "", error), LeftOut("b", "no", "")]
     text = shown(lambda output: show_asked_for(items, output))
-    assert text == "  asked for by name: birds: no folder\n"
+    assert text == "\nasked for by name: a, c\n  birds: no folder\n"
+    told = [record(message="birds: no folder")]
+    assert shown(lambda output: show_asked_for(items, output, told=told)) == ""
 
 
 def test_left_out_line__counts_and_the_command_that_lists() -> None:

@@ -267,12 +267,13 @@ def add_lora(trunk: nn.Module, settings: Mapping[str, Any]) -> None:
         ConfigError: peft refuses the settings.
     """
     from maskclip_bench.errors import MissingDependencyError
+    from maskclip_bench.extras import install_command
 
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise MissingDependencyError(
-            "lora= needs peft, which is not installed: pip install 'maskclip-bench[lora]'"
+            f"lora= needs peft, which is not installed: {install_command('lora')}"
         ) from error
     trunk.requires_grad_(False)
     try:

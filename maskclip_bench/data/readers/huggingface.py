@@ -26,6 +26,7 @@ from maskclip_bench.data.images import decode, read_header
 from maskclip_bench.data.left_over import examples
 from maskclip_bench.data.readers.base import ReaderDeclaration
 from maskclip_bench.errors import DataError, MissingDependencyError, did_you_mean
+from maskclip_bench.extras import install_command
 
 STATE = ("dataset_info.json", "dataset_dict.json")
 """Files by which a folder of `save_to_disk` is known."""
@@ -97,8 +98,7 @@ class HuggingFaceSet(ReaderDeclaration):
             import datasets
         except ImportError as error:
             raise MissingDependencyError(
-                "Data sets of Hugging Face need their library: "
-                "pip install 'maskclip-bench[huggingface]'"
+                f"Data sets of Hugging Face need their library: {install_command('huggingface')}"
             ) from error
         try:
             with _quiet(datasets):
