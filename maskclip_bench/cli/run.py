@@ -10,6 +10,18 @@ from rich.console import Console
 
 from maskclip_bench.cli.options import DeviceOption, WorkspaceOption, console
 from maskclip_bench.cli.plan_view import show_missing, show_plan
+from maskclip_bench.cli.run_how import (
+    BatchSizeOption,
+    How,
+    LauncherOption,
+    PrecisionOption,
+    RetryFailedOption,
+    SlurmOption,
+    WorkersOption,
+    how_of,
+    run_on_cluster,
+    together,
+)
 from maskclip_bench.cli.run_view import (
     final_tables,
     left_out_line,
@@ -26,7 +38,7 @@ from maskclip_bench.errors import (
     MissingDependencyError,
 )
 from maskclip_bench.escaping import markup
-from maskclip_bench.runtime import Workspace, default_num_threads, resolve_device
+from maskclip_bench.runtime import Workspace
 
 if TYPE_CHECKING:
     import torch
@@ -77,6 +89,12 @@ def run_suite(
     task: TaskOption = None,
     seeds: SeedsOption = "0",
     limit: LimitOption = None,
+    precision: PrecisionOption = "fp32",
+    batch_size: BatchSizeOption = None,
+    workers: WorkersOption = None,
+    retry_failed: RetryFailedOption = False,
+    launcher: LauncherOption = "here",
+    slurm: SlurmOption = None,
     workspace: WorkspaceOption = None,
     device: DeviceOption = "auto",
     jobs: JobsOption = None,
@@ -99,13 +117,20 @@ def run_suite(
         maskclip-bench run --backbone clip_vit-demo_demo --task "*/demo_objects"
 
         maskclip-bench run --backbone clip_vit-demo_demo --task "knn/*" --limit 20
+
+        torchrun --nproc-per-node 8 -m maskclip_bench run --suite slip26
+
+        maskclip-bench run --suite slip26 --launcher slurm --slurm slurm_partition=gpu
     """
     began = time.monotonic()
-    target = resolve_device(device)
     opened = Workspace.open(workspace)
-    chosen = _suite(suite, backbone, task)
-    made_plan = _plan(chosen, opened, seeds, backbone, task, limit)
-    result = _execute(made_plan, opened, target, jobs)
+    how = how_of(precision, batch_size, workers, retry_failed, launcher, slurm)
+    with together(how, opened, device) as target:
+        if target is None:
+            return  # a rank that helped; rank 0 says what came of it
+        chosen = _suite(suite, backbone, task)
+        made_plan = _plan(chosen, opened, seeds, backbone, task, limit, how)
+        result = _execute(made_plan, opened, target, jobs, how)
     output = console()
     left_out = [*made_plan.left_out, *result.left_out]
     show_asked_for(left_out, output, told=result.failed)
@@ -180,7 +205,7 @@ def plan(
 
 
 def _execute(
-    made_plan: Plan, workspace: Workspace, device: torch.device, jobs: int | None
+    made_plan: Plan, workspace: Workspace, device: torch.device, jobs: int | None, how: How
 ) -> RunResult:
     """Make the open cells of a plan, with a display of the progress."""
     from maskclip_bench.cli.run_display import RunDisplay
@@ -196,13 +221,16 @@ def _execute(
     )
     if not num_open:
         return RunResult()
+    if how.launcher == "slurm":
+        return run_on_cluster(made_plan, workspace, device, how, messages)
     with RunDisplay(messages) as display:
         return Execution(
             made_plan,
             workspace,
             device=device,
-            num_jobs=jobs or (1 if device.type == "cuda" else min(2, default_num_threads())),
+            num_jobs=how.num_jobs(jobs, device),
             listener=display,
+            features=how.store(workspace),
         ).run()
 
 
@@ -233,19 +261,23 @@ def _plan(
     backbones: list[str] | None,
     tasks: list[str] | None,
     limit: int | None,
+    how: How | None = None,
 ) -> Plan:
     """The suite's plan; what the command names is asked for, not only part of a suite."""
-    from maskclip_bench.tasks.plan import Named, make_plan
+    from maskclip_bench.tasks.plan import Named, make_plan, only_failed
 
     named = Named.of(backbones or [], tasks or [])
-    made = make_plan(suite, workspace, seeds=_seeds(seeds), named=named, limit=limit)
+    how = how or How()
+    made = make_plan(
+        suite, workspace, seeds=_seeds(seeds), named=named, limit=limit, precision=how.precision
+    )
     if not made.cells and not made.left_out:
         raise ConfigError(
             "There is no cell: in a suite a row of the demo world meets only columns of the demo "
             "world, and likewise in the real world. Name both the row and the data set to measure "
             "it all the same; see: maskclip-bench list backbones, and maskclip-bench list tasks."
         )
-    return made
+    return only_failed(made, workspace) if how.retry_failed else made
 
 
 def _seeds(text: str) -> list[int]:

@@ -125,6 +125,7 @@ def fingerprints_of(
     *,
     weights: str,
     limit: int | None = None,
+    precision: str = "float32",
 ) -> dict[str, str]:
     """Hashes of all that a cell's number depends on, by part.
 
@@ -135,6 +136,7 @@ def fingerprints_of(
         workspace: Where the data is.
         weights: Identity of the row's weights.
         limit: Images of each split, for a run that does not use all of them.
+        precision: Of the forward pass; jobs have their own.
 
     Raises:
         DataError: The data is missing or broken.
@@ -145,7 +147,11 @@ def fingerprints_of(
         "preprocess": preprocess_fingerprint(backbone),
         **protocol.cell_fingerprints(task, backbone, workspace),
     }
-    return parts if limit is None else {**parts, "limit": str(limit)}
+    if limit is not None:
+        parts["limit"] = str(limit)
+    if precision != "float32" and not protocol.runs_as_job:
+        parts["precision"] = precision
+    return parts
 
 
 def fingerprints_of_backbone(
@@ -169,6 +175,7 @@ def fingerprints_of_backbone(
         workspace,
         weights=backbone.identity or backbone.weights_fingerprint,
         limit=limit,
+        precision=getattr(backbone, "precision", "float32"),
     )
 
 

@@ -38,7 +38,9 @@ from maskclip_bench.pretrain.recipe import load_recipe
 from maskclip_bench.progress import Listener, Unit, read_progress
 from maskclip_bench.results.records import Record, RecordStore, failed_record
 from maskclip_bench.runtime import DATA_VARIABLE, Workspace, default_num_threads, provenance
+from maskclip_bench.tasks.ahead import ReadAhead, encode_texts_ahead
 from maskclip_bench.tasks.cell import (
+    Column,
     LeftOut,
     PlannedCell,
     Row,
@@ -116,6 +118,7 @@ class Execution:
         device: For features and protocols.
         num_jobs: Pieces of work side by side; the cores are divided among them.
         listener: Told of all progress.
+        features: The store of features; None opens the workspace's.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class Execution:
         device: torch.device,
         num_jobs: int,
         listener: Listener,
+        features: FeatureStore | None = None,
     ) -> None:
         self._plan = plan
         self._workspace = workspace
@@ -134,7 +138,8 @@ class Execution:
         self._num_threads = max(1, default_num_threads() // num_jobs)
         self._listener = listener
         self._store = RecordStore(records_of(workspace, plan.limit))
-        self._features = FeatureStore(workspace.features)
+        self._features = features or FeatureStore(workspace.features)
+        self._read_ahead = ReadAhead(workspace)
         self._demo_unit = CHECK_DEMO if (workspace.data / "demo").is_dir() else DRAW_DEMO
         self._cancel = threading.Event()
         self._not_pretrained: dict[tuple[str, int], JobError] = {}
@@ -272,17 +277,53 @@ class Execution:
         """The cells of one row that run in this process; its weights are loaded once."""
         in_job = all(cell.column.protocol.job_loads_backbone for cell in cells)
         loader = self._loader(cells[0].row, in_job=in_job)
-        for cell in cells:
+        columns = [cell.column for cell in cells]
+        for index, cell in enumerate(cells):
             self._check_cancelled()
+            if index == 0 and len(cells) > 1:
+                self._encode_texts(cell, columns, loader)
+            self._read_ahead.start(columns, index)
             self._measure(cell, loader)
+
+    def _encode_texts(self, first: PlannedCell, columns: Sequence[Column], loader: _Loader) -> None:
+        """Encode the texts of all the row's tasks together; what fails is said in its cell."""
+        try:
+            backbone = loader()
+        except (KeyboardInterrupt, JobCancelled, StorageError):
+            raise
+        except BaseException:
+            return
+        if not isinstance(backbone, Backbone):
+            return
+        self._listener.started(first.unit)
+
+        def progress(stage: str, done: int, total: int) -> None:
+            self._check_cancelled()
+            self._listener.advanced(first.unit, stage, done, total)
+
+        encode_texts_ahead(
+            columns,
+            backbone,
+            workspace=self._workspace,
+            features=self._features,
+            limit=self._plan.limit,
+            progress=progress,
+        )
 
     def _loader(self, row: Row, *, in_job: bool = False) -> _Loader:
         def load() -> Backbone | UnloadedBackbone:
             if (row.name, row.seed) in self._not_pretrained:
                 raise self._not_pretrained[row.name, row.seed]
-            make = unloaded_backbone if in_job else load_backbone
-            return make(
-                row.declaration, workspace=self._workspace, seed=row.seed, device=self._device
+            if in_job:
+                return unloaded_backbone(
+                    row.declaration, workspace=self._workspace, seed=row.seed, device=self._device
+                )
+            return load_backbone(
+                row.declaration,
+                workspace=self._workspace,
+                seed=row.seed,
+                device=self._device,
+                precision=self._plan.precision,
             )
 
         return _Loader(load)
@@ -340,6 +381,7 @@ class Execution:
                 self._workspace,
                 weights=parts["weights"],
                 limit=self._plan.limit,
+                precision=self._plan.precision,
             )
 
         return measure_record(

@@ -14,20 +14,17 @@ Without a folder the store is in memory, for models that exist only in this proc
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -35,9 +32,11 @@ from torch.utils.data import Dataset as TorchDataset
 from maskclip_bench import storage
 from maskclip_bench.backbones import Backbone
 from maskclip_bench.data.readers import Dataset
-from maskclip_bench.errors import DataError, NonFiniteError, storage_error
+from maskclip_bench.errors import DataError, NonFiniteError
 from maskclip_bench.progress import Progress, no_progress, throttled
 from maskclip_bench.runtime import default_num_threads
+from maskclip_bench.tasks.batch_size import batch_size_of
+from maskclip_bench.tasks.feature_files import Tensors, read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +59,20 @@ MEMORY_BYTES = 512 * 2**20
 NAMED_SAMPLES = 3
 """How many samples an error names."""
 
-_SYSTEM_ERROR = re.compile(r"os error (\d+)|code: (\d+)")
-"""Where safetensors says which error of the system stopped it."""
-
-Tensors = dict[str, Tensor]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PassOptions:
+    """How images and texts go through a backbone; no score depends on it beyond the last bits.
+
+    Attributes:
+        image_batch: Images at a time; `auto` fits the device's memory, None = `IMAGE_BATCH`.
+        workers: Processes that decode images; None = as many as pay.
+    """
+
+    image_batch: int | Literal["auto"] | None = None
+    workers: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +93,13 @@ class FeatureStore:
 
     Args:
         root: Folder of the store (`workspace.features`); None keeps features in memory only.
+        options: Batches and workers.
     """
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, *, options: PassOptions | None = None) -> None:
         self.root = root
+        self.options = options or PassOptions()
+        self._batches: dict[str, int] = {}
         self._memory: dict[str, Tensors] = {}
         self._recent: OrderedDict[str, tuple[Any, int]] = OrderedDict()
         self._lock = threading.Lock()
@@ -114,7 +125,9 @@ class FeatureStore:
         }
         if self.root is None:
             tensors = self.get(
-                identity, lambda: _joined(list(_extract(backbone, dataset, 0, progress))), note=""
+                identity,
+                lambda: _joined(list(self.extract(backbone, dataset, 0, progress))),
+                note="",
             )
         else:
             tensors = self._stored_images(identity, backbone, dataset, progress)
@@ -134,8 +147,68 @@ class FeatureStore:
                     "what": f"{backbone.row_id}, {dataset.name} ({dataset.split})",
                     **identity,
                 }
-                parts += _extract_in_parts(folder, key, backbone, dataset, parts, note, progress)
+                parts += _extract_in_parts(
+                    folder,
+                    key,
+                    lambda start: self.extract(backbone, dataset, start, progress),
+                    len(dataset),
+                    parts,
+                    note,
+                )
         return parts[0] if len(parts) == 1 else _joined(parts)
+
+    def extract(
+        self, backbone: Backbone, dataset: Dataset, start: int, progress: Progress
+    ) -> Iterator[Tensors]:
+        """Outputs of the images from `start` on, a batch at a time, on the CPU.
+
+        Raises:
+            DataError: An image cannot be read; names the file.
+            NonFiniteError: Outputs are NaN or infinite.
+        """
+        options = replace(self.options, image_batch=self.batch_of(backbone))
+        return extract(backbone, dataset, start, progress, options)
+
+    def batch_of(self, backbone: Backbone) -> int:
+        """Images at a time for a backbone.
+
+        Raises:
+            ConfigError: With `auto`, not even a small batch fits.
+        """
+        if self.options.image_batch != "auto":
+            return self.options.image_batch or IMAGE_BATCH
+        if backbone.row_id not in self._batches:
+            self._batches[backbone.row_id] = batch_size_of(backbone)
+        return self._batches[backbone.row_id]
+
+    def encode_ahead(
+        self,
+        backbone: Backbone,
+        lists: Sequence[Sequence[str]],
+        *,
+        progress: Progress = no_progress,
+    ) -> None:
+        """Encode the texts of several tasks together, each distinct one once, shortest first.
+
+        They are stored as each task will ask for them (`texts`). The text tower is called at most
+        once for every `TEXT_BATCH` distinct texts, however many tasks there are.
+
+        Raises:
+            ConfigError: The backbone has no text tower.
+            NonFiniteError: Embeddings are NaN or infinite.
+            StorageError: The disk refused.
+        """
+        wanted = {tuple(_by_length(texts)): _text_identity(backbone, texts) for texts in lists}
+        wanted = {texts: identity for texts, identity in wanted.items() if not self._has(identity)}
+        if len(wanted) < 2:
+            return  # `texts` does the same for one
+        together = _by_length([text for texts in wanted for text in texts])
+        encoded = _encode(backbone, together, progress)
+        position = {text: index for index, text in enumerate(together)}
+        for texts, identity in wanted.items():
+            rows = torch.tensor([position[text] for text in texts], dtype=torch.int64)
+            made = {"texts": encoded[rows]}
+            self.get(identity, partial(dict, made), note=f"{backbone.row_id}, {len(texts)} texts")
 
     def texts(
         self, backbone: Backbone, texts: Sequence[str], *, progress: Progress = no_progress
@@ -147,9 +220,9 @@ class FeatureStore:
             NonFiniteError: Embeddings are NaN or infinite; names the row and the first texts.
             StorageError: The disk refused.
         """
-        distinct = sorted(set(texts), key=lambda text: (len(text), text))
+        distinct = _by_length(texts)
         stored = self.get(
-            {**identity_of(backbone), "texts": storage.fingerprint(distinct, length=64)},
+            _text_identity(backbone, distinct),
             lambda: {"texts": _encode(backbone, distinct, progress)},
             note=f"{backbone.row_id}, {len(distinct)} texts",
         )["texts"]
@@ -177,6 +250,13 @@ class FeatureStore:
                 self._recent.popitem(last=False)
         return value
 
+    def _has(self, identity: dict[str, Any]) -> bool:
+        """Whether something of that identity is stored; its content is not looked at."""
+        key = _key(identity)
+        if self.root is None:
+            return key in self._memory
+        return (self.root / key[:2] / f"{key}.json").is_file()
+
     def get(self, identity: dict[str, Any], make: Callable[[], Tensors], *, note: str) -> Tensors:
         """Tensors by what they depend on; made, and stored, if they are not there.
 
@@ -194,14 +274,14 @@ class FeatureStore:
                 self._memory[key] = make()
             return self._memory[key]
         path = self.root / key[:2] / f"{key}.safetensors"
-        found = _read(path)
+        found = read_tensors(path)
         if found is not None:
             return found
         with storage.exclusive(path):
-            found = _read(path)  # another process or thread may have made it meanwhile
+            found = read_tensors(path)  # another process or thread may have made it meanwhile
             if found is None:
                 found = {name: value.contiguous() for name, value in make().items()}
-                _write(path, found, {"what": note, **identity})
+                write_tensors(path, found, {"what": note, **identity})
             return found
 
 
@@ -214,46 +294,21 @@ def identity_of(backbone: Backbone) -> dict[str, Any]:
     }
 
 
+def _by_length(texts: Sequence[str]) -> list[str]:
+    """The distinct texts, shortest first: those of one batch need about the same padding."""
+    return sorted(set(texts), key=lambda text: (len(text), text))
+
+
+def _text_identity(backbone: Backbone, texts: Sequence[str]) -> dict[str, Any]:
+    distinct = storage.fingerprint(_by_length(texts), length=64)
+    return {**identity_of(backbone), "texts": distinct}
+
+
 def _key(identity: dict[str, Any]) -> str:
     return storage.fingerprint({**identity, "format": FORMAT_VERSION}, length=32)
 
 
 # --- files ---------------------------------------------------------------------------------------
-
-
-def _read(path: Path) -> Tensors | None:
-    """Stored tensors, or None if there are none or they are damaged (then they are removed)."""
-    note = path.with_suffix(".json")
-    if not note.is_file():
-        return None
-    try:
-        expected = json.loads(note.read_text(encoding="utf-8"))["sha256"]
-        if storage.sha256_file(path) != expected:
-            raise ValueError("its hash is not the recorded one")
-        return load_file(str(path))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
-        logger.warning("Stored features %s are damaged (%s); computing them again", path, error)
-        note.unlink(missing_ok=True)
-        return None
-
-
-def _write(path: Path, tensors: Tensors, note: dict[str, Any]) -> None:
-    with storage.atomic_file(path) as temporary:
-        try:
-            save_file(tensors, str(temporary))
-        except SafetensorError as error:
-            raise _refusal(error, path) from error
-        digest = storage.sha256_file(temporary)
-    shapes = {name: list(value.shape) for name, value in tensors.items()}
-    storage.write_json(path.with_suffix(".json"), {"sha256": digest, "shapes": shapes, **note})
-
-
-def _refusal(error: SafetensorError, path: Path) -> Exception:
-    """What the disk said, as the error for it: safetensors has a type of its own."""
-    found = _SYSTEM_ERROR.search(str(error))
-    if found is None:
-        return error
-    return storage_error(OSError(int(found[1] or found[2]), str(error)), path)
 
 
 def _part_path(folder: Path, key: str, start: int) -> Path:
@@ -263,7 +318,7 @@ def _part_path(folder: Path, key: str, start: int) -> Path:
 def _read_parts(folder: Path, key: str) -> list[Tensors]:
     """The parts of a split that are stored without a gap, from its first image on."""
     parts: list[Tensors] = []
-    while (part := _read(_part_path(folder, key, _num_rows(parts)))) is not None:
+    while (part := read_tensors(_part_path(folder, key, _num_rows(parts)))) is not None:
         parts.append(part)
     return parts
 
@@ -271,23 +326,22 @@ def _read_parts(folder: Path, key: str) -> list[Tensors]:
 def _extract_in_parts(
     folder: Path,
     key: str,
-    backbone: Backbone,
-    dataset: Dataset,
+    extract_from: Callable[[int], Iterator[Tensors]],
+    num_images: int,
     stored: list[Tensors],
     note: dict[str, Any],
-    progress: Progress,
 ) -> list[Tensors]:
     """Compute what is not stored, and commit it about once a minute -> the new parts."""
     start = done = _num_rows(stored)
     new: list[Tensors] = []
     waiting: list[Tensors] = []
     committed = time.monotonic()
-    for outputs in _extract(backbone, dataset, start, progress):
+    for outputs in extract_from(start):
         waiting.append(outputs)
         done += _num_rows([outputs])
-        if done == len(dataset) or time.monotonic() - committed >= COMMIT_SECONDS:
+        if done == num_images or time.monotonic() - committed >= COMMIT_SECONDS:
             part = _joined(waiting)
-            _write(_part_path(folder, key, start), part, {**note, "images": [start, done]})
+            write_tensors(_part_path(folder, key, start), part, {**note, "images": [start, done]})
             new.append(part)
             start, waiting, committed = done, [], time.monotonic()
     return new
@@ -330,27 +384,32 @@ def _collate(samples: list[tuple[Tensor | None, str]]) -> tuple[Tensor | None, s
     return torch.stack([image for image, _ in samples if image is not None]), ""
 
 
-def _extract(
-    backbone: Backbone, dataset: Dataset, start: int, progress: Progress
+def extract(
+    backbone: Backbone,
+    dataset: Dataset,
+    start: int,
+    progress: Progress,
+    options: PassOptions,
 ) -> Iterator[Tensors]:
     """Outputs of the images from `start` on, a batch at a time, on the CPU."""
     dataset.check_images(progress)
     prepared = _Prepared(dataset, backbone.transform, start)
     stage, report = f"features of {dataset.split}", throttled(progress, seconds=REPORT_SECONDS)
     done = start
-    for images in _batches(prepared, backbone):
+    for images in _batches(prepared, backbone, options):
         yield _outputs(backbone, images, dataset, done)
         done += len(images)
         report(stage, done, len(dataset))
 
 
-def _batches(prepared: _Prepared, backbone: Backbone) -> Iterator[Tensor]:
+def _batches(prepared: _Prepared, backbone: Backbone, options: PassOptions) -> Iterator[Tensor]:
     pixels = len(prepared) * backbone.image_size**2
     workers = min(8, default_num_threads()) if pixels >= WORKERS_FROM_PIXELS else 0
+    assert options.image_batch != "auto"
     loader = DataLoader(
         prepared,
-        batch_size=IMAGE_BATCH,
-        num_workers=workers,
+        batch_size=options.image_batch or IMAGE_BATCH,
+        num_workers=workers if options.workers is None else options.workers,
         collate_fn=_collate,
         pin_memory=backbone.device.type == "cuda",
     )

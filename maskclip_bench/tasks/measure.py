@@ -81,7 +81,53 @@ def measure(
     missing = protocol.missing_in(backbone, task)
     if missing is not None:
         raise ConfigError(f"{backbone.name}: {missing}.")
-    context = ProtocolContext(
+    context = context_of(
+        protocol,
+        task,
+        backbone,
+        workspace=workspace,
+        features=features,
+        device=device,
+        progress=progress,
+        seed=seed,
+        num_threads=num_threads,
+        cancel=cancel,
+        limit=limit,
+    )
+    measurement = protocol.run(context)
+    left_over = context.left_over()
+    if left_over:
+        details = {**measurement.details, "left_over": left_over}
+        measurement = replace(measurement, details=details)
+    if limit is not None:
+        measurement = replace(measurement, budget={**measurement.budget, "limit": limit})
+    precision = getattr(backbone, "precision", "float32")
+    if precision != "float32" and not protocol.runs_as_job:
+        details = {**measurement.details, "precision": precision}
+        measurement = replace(measurement, details=details)
+    return measurement
+
+
+def context_of(
+    protocol: Protocol,
+    task: TaskDeclaration,
+    backbone: Backbone | UnloadedBackbone,
+    *,
+    workspace: Workspace | None = None,
+    features: FeatureStore | None = None,
+    device: torch.device | None = None,
+    progress: Progress = no_progress,
+    seed: int = 0,
+    num_threads: int = 1,
+    cancel: threading.Event | None = None,
+    limit: int | None = None,
+) -> ProtocolContext:
+    """What a protocol is run with; for the arguments see `measure`.
+
+    Raises:
+        ConfigError: The settings do not fit.
+    """
+    return ProtocolContext(
         task=task,
         settings=protocol.settings_of(task),
         backbone=cast("Backbone", backbone),  # an unloaded one where the job loads it
@@ -94,14 +140,6 @@ def measure(
         cancel=cancel or threading.Event(),
         limit=limit,
     )
-    measurement = protocol.run(context)
-    left_over = context.left_over()
-    if left_over:
-        details = {**measurement.details, "left_over": left_over}
-        measurement = replace(measurement, details=details)
-    if limit is not None:
-        measurement = replace(measurement, budget={**measurement.budget, "limit": limit})
-    return measurement
 
 
 def measure_record(

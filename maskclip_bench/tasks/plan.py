@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maskclip_bench.backbones import (
     backbone_names,
@@ -52,6 +53,9 @@ from maskclip_bench.tasks.declaration import (
 )
 from maskclip_bench.tasks.protocols import PROTOCOLS
 from maskclip_bench.tasks.suite import SuiteDeclaration
+
+if TYPE_CHECKING:
+    from maskclip_bench.backbones.loading import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +105,7 @@ class Plan:
         left_out: The rest, with the reason and the remedy.
         needs_demo: Whether the demo world must be there.
         limit: Images of each split that cells use; None = all.
+        precision: Of the forward pass.
     """
 
     cells: list[PlannedCell] = field(default_factory=list)
@@ -108,6 +113,7 @@ class Plan:
     left_out: list[LeftOut] = field(default_factory=list)
     needs_demo: bool = False
     limit: int | None = None
+    precision: Precision = "float32"
 
     @property
     def open_cells(self) -> list[PlannedCell]:
@@ -122,6 +128,7 @@ def make_plan(
     seeds: Sequence[int] = (0,),
     named: Named | None = None,
     limit: int | None = None,
+    precision: Precision = "float32",
 ) -> Plan:
     """Say of every cell of the suite what this machine can do about it.
 
@@ -131,13 +138,14 @@ def make_plan(
         seeds: Pretraining seeds of the rows that are made here.
         named: What of it was asked for by name.
         limit: Images of each split to use; the records are kept apart (`records_of`).
+        precision: Of the forward pass; a record of another one does not hold.
 
     Raises:
         UnknownNameError: The suite names a backbone, protocol or data set that does not exist.
         DataError: A record is damaged.
     """
     forget()  # listings of a plan made before: files may have changed since
-    plan = Plan(limit=limit)
+    plan = Plan(limit=limit, precision=precision)
     named = named or Named()
     store = RecordStore(records_of(workspace, limit))
     columns = _columns(suite, plan.left_out)
@@ -165,13 +173,33 @@ def make_plan(
             if refused is not None or absent:
                 cells.append(replace(cell, refused=refused or absent[0].error))
             else:
-                recorded = _recorded(store, row, column, workspace, weights=weights, limit=limit)
+                recorded = _recorded(store, row, column, workspace, weights=weights, plan=plan)
                 cells.append(replace(cell, recorded=recorded))
         plan.cells += cells
         if missing is not None and any(cell.is_to_measure for cell in cells):
             plan.pretraining.append(row)
     plan.needs_demo = any(cell.column.on_demo_data for cell in plan.cells if cell.is_to_measure)
     return plan
+
+
+def only_failed(plan: Plan, workspace: Workspace) -> Plan:
+    """The plan of the cells whose last record is a failure; nothing else is measured or shown."""
+    store = RecordStore(records_of(workspace, plan.limit))
+
+    def failed(cell: PlannedCell) -> bool:
+        protocol, dataset = cell.column.protocol.name, cell.column.declaration.name
+        record = store.load(cell.row_id, protocol, dataset)
+        return record is not None and record.status == "failed"
+
+    cells = [cell for cell in plan.cells if cell.recorded is None and failed(cell)]
+    rows = {(cell.row.name, cell.row.seed) for cell in cells}
+    return replace(
+        plan,
+        cells=cells,
+        pretraining=[row for row in plan.pretraining if (row.name, row.seed) in rows],
+        left_out=[],
+        needs_demo=any(cell.column.on_demo_data for cell in cells if cell.is_to_measure),
+    )
 
 
 def _belongs(row: Row, column: Column, suite: SuiteDeclaration, named: Named) -> bool:
@@ -403,7 +431,7 @@ def _recorded(
     workspace: Workspace,
     *,
     weights: str,
-    limit: int | None,
+    plan: Plan,
 ) -> Record | None:
     """The ok record of the cell, if what it depends on is still the same.
 
@@ -413,7 +441,10 @@ def _recorded(
     record = store.load(row_id(row.name, row.seed), column.protocol.name, column.declaration.name)
     if record is None or record.status != "ok":
         return None
-    return None if changed_parts(record, row, column, workspace, weights, limit) else record
+    changed = changed_parts(
+        record, row, column, workspace, weights, plan.limit, precision=plan.precision
+    )
+    return None if changed else record
 
 
 def changed_parts(
@@ -423,6 +454,8 @@ def changed_parts(
     workspace: Workspace,
     weights: str,
     limit: int | None = None,
+    *,
+    precision: Precision = "float32",
 ) -> dict[str, tuple[str, str]]:
     """What a record depends on that is not as it was: part -> (then, now); empty = all the same.
 
@@ -433,6 +466,7 @@ def changed_parts(
         workspace: Where the data is.
         weights: Identity of the row's weights now, or ABSENT.
         limit: Images of each split.
+        precision: Of the forward pass.
     """
     then = record.fingerprints
     if missing_data(column.declaration, workspace) is not None:
@@ -447,6 +481,7 @@ def changed_parts(
             workspace,
             weights=weights,
             limit=limit,
+            precision=precision,
         )
     except (KeyboardInterrupt, StorageError):
         raise

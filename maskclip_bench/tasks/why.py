@@ -26,6 +26,7 @@ PARTS = {
     "configs": "the OpenMMLab configs",
     "own_recipe": "what the row changes of the OpenMMLab recipe",
     "limit": "the limit of images a split",
+    "precision": "the arithmetic of the forward pass",
 }
 """What each part of a cell's fingerprint means."""
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from maskclip_bench.data.readers import Dataset, open_dataset
 from maskclip_bench.errors import ConfigError, DataError, NonFiniteError, StorageError
 from maskclip_bench.runtime import Workspace
-from maskclip_bench.tasks import features
+from maskclip_bench.tasks import feature_files, features
 from maskclip_bench.tasks.features import FeatureStore
 
 from .conftest import BlindEncoder, ColourEncoder, make_backbone, squares_task
@@ -250,7 +250,7 @@ def test_write__no_space_damages_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(features, "save_file", full)
+        patch.setattr(feature_files, "save_file", full)
         with pytest.raises(StorageError, match="No space left on the device"):
             store.images(make_backbone(ColourEncoder()), dataset)
     assert not stored(store, "json")
@@ -265,7 +265,7 @@ def test_write__safetensors_own_error_of_a_full_disk_is_a_refusal(
     def full(*args: object, **kwargs: object) -> None:
         raise SafetensorError(message)
 
-    monkeypatch.setattr(features, "save_file", full)
+    monkeypatch.setattr(feature_files, "save_file", full)
     with pytest.raises(StorageError, match="No space left on the device"):
         store.images(make_backbone(ColourEncoder()), dataset)
     message = "something else"

@@ -129,6 +129,14 @@ class Protocol(ABC):
             DataError: The data is missing or broken.
         """
 
+    def texts(self, context: ProtocolContext) -> list[str]:
+        """The texts that `run` will ask the text tower for, so that a suite encodes all at once.
+
+        Raises:
+            MaskCLIPBenchError: See `run`.
+        """
+        return []
+
     def settings_of(self, task: TaskDeclaration) -> Any:
         """The settings that `task` declares for this protocol, an instance of `settings_model`.
 

@@ -140,6 +140,19 @@ def _refuse_equal_names(aliases: list[list[str]], task: TaskDeclaration, dataset
             )
 
 
+def prompts_of(class_names: Sequence[Sequence[str]], templates: Sequence[str]) -> list[list[str]]:
+    """Of each class, every template with every alias.
+
+    Example:
+        >>> prompts_of([["cat", "tabby"], ["dog"]], ["a {}."])
+        [['a cat.', 'a tabby.'], ['a dog.']]
+    """
+    return [
+        [template.replace("{}", alias) for alias in aliases for template in templates]
+        for aliases in class_names
+    ]
+
+
 def build_zero_shot_classifier(
     class_names: Sequence[Sequence[str]],
     templates: Sequence[str],
@@ -155,10 +168,7 @@ def build_zero_shot_classifier(
     Returns:
         [C, P], L2-normalised.
     """
-    prompts = [
-        [template.replace("{}", alias) for alias in aliases for template in templates]
-        for aliases in class_names
-    ]
+    prompts = prompts_of(class_names, templates)
     embeddings = encode([prompt for of_class in prompts for prompt in of_class])  # [T, P]
     owner = torch.tensor([index for index, of_class in enumerate(prompts) for _ in of_class])
     sums = torch.zeros(len(prompts), embeddings.shape[1], dtype=torch.float64)

@@ -70,6 +70,17 @@ class Retrieval(Protocol):
         """Only the test split is looked at."""
         return open_split(task, "test", workspace).fingerprint
 
+    def texts(self, context: ProtocolContext) -> list[str]:
+        """All captions, image by image, with the preset's prefix."""
+        prefix = PREFIXES[context.settings.preset]
+        return [prefix + caption for of_image in self._captions(context) for caption in of_image]
+
+    @staticmethod
+    def _captions(context: ProtocolContext) -> list[list[str]]:
+        """The captions of each image that are kept."""
+        kept = context.settings.captions_per_image
+        return [of_image[:kept] for of_image in context.dataset("test").need_captions()]
+
     def run(self, context: ProtocolContext) -> Measurement:
         """Rank both ways on the test split.
 
@@ -79,14 +90,12 @@ class Retrieval(Protocol):
         """
         settings: Settings = context.settings
         dataset = context.dataset("test")
-        captions = [of_image[: settings.captions_per_image] for of_image in dataset.need_captions()]
+        captions = self._captions(context)
         owner = [image for image, of_image in enumerate(captions) for _ in of_image]
         of_image = matches_of(owner, len(captions))
         prefix = PREFIXES[settings.preset]
         texts = context.features.texts(
-            context.backbone,
-            [prefix + caption for of_image in captions for caption in of_image],
-            progress=context.progress,
+            context.backbone, self.texts(context), progress=context.progress
         ).to(context.device)  # [T, P]
         features = context.features.images(context.backbone, dataset, progress=context.progress)
         assert features.joint is not None

@@ -28,6 +28,7 @@ from maskclip_bench.tasks.protocols.prompts import (
     class_names_of,
     logit_scale_of,
     prompt_set,
+    prompts_of,
     templates_of,
 )
 
@@ -72,8 +73,7 @@ class ZeroShotClassification(Protocol):
         """
         settings: Settings = context.settings
         dataset = context.dataset("test")
-        names = class_names_of(context.task, dataset)
-        classes = self._classes(context.task, dataset, len(names))
+        names, classes = self._names(context)
         prompts = prompt_set(context.task, settings.prompts)
         templates = templates_of(prompts)
         scores = zero_shot_scores(
@@ -106,6 +106,19 @@ class ZeroShotClassification(Protocol):
                 "data": dataset.fingerprint,
             },
         )
+
+    def texts(self, context: ProtocolContext) -> list[str]:
+        """Every template with every alias of the classes."""
+        names, classes = self._names(context)
+        templates = templates_of(prompt_set(context.task, context.settings.prompts))
+        prompts = prompts_of([names[index] for index in classes], templates)
+        return [prompt for of_class in prompts for prompt in of_class]
+
+    def _names(self, context: ProtocolContext) -> tuple[list[list[str]], Integers]:
+        """Aliases of each class, and the labels that the classifier may answer."""
+        dataset = context.dataset("test")
+        names = class_names_of(context.task, dataset)
+        return names, self._classes(context.task, dataset, len(names))
 
     @staticmethod
     def _classes(task: TaskDeclaration, dataset: Dataset, num_classes: int) -> Integers:

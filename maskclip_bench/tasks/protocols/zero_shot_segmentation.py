@@ -20,6 +20,7 @@ from maskclip_bench.tasks.protocols.patch_segmentation import PatchProtocol
 from maskclip_bench.tasks.protocols.prompts import (
     build_zero_shot_classifier,
     prompt_set,
+    prompts_of,
     templates_of,
 )
 
@@ -32,6 +33,12 @@ class ZeroShotSegmentation(PatchProtocol):
     needs_text = True
     expected_seconds = 2.0
     version = 2  # 2: patches that are not finite are refused, and texts are encoded by length
+
+    def texts(self, context: ProtocolContext) -> list[str]:
+        """Every template with every class."""
+        names, _ = self._classes(context)
+        templates = templates_of(prompt_set(context.task, context.settings.prompts))
+        return [text for texts in prompts_of([[n] for n in names], templates) for text in texts]
 
     def scorer(
         self, context: ProtocolContext, num_classes: int
