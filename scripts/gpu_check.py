@@ -113,9 +113,56 @@ def check_method(name: str, device: Any, folder: Path) -> dict[str, Any]:
         method.after_step(step=step, total_steps=BF16_STEPS)
         losses.append(float(loss.detach()))
     found["bf16_first_loss"], found["bf16_last_loss"] = losses[0], losses[-1]
+    found |= check_step(name, device, folder)
+    return found
+
+
+def check_step(name: str, device: Any, folder: Path) -> dict[str, Any]:
+    """Whole steps as the trainer does them: the last loss, and where the host waits in one."""
+    import torch
+
+    from maskclip_bench.config import validate
+    from maskclip_bench.data.batch import RawBatch
+    from maskclip_bench.pretrain.assembly import prepare
+    from maskclip_bench.pretrain.methods import build_method
+    from maskclip_bench.pretrain.recipe import Recipe, load_recipe
+    from maskclip_bench.pretrain.run_length import RunLength
+    from maskclip_bench.pretrain.step import Stepper
+
+    values = load_recipe("demo/clip").model_dump(mode="json")
+    values |= {"method": {"name": name, **small_fields(name, folder)}, "precision": "bf16"}
+    recipe = validate(values, Recipe, where="gpu_check")
+    torch.manual_seed(0)
+    method = build_method(name, recipe.method_fields(), recipe.model)
+    strategy, optimizer = prepare(recipe, method, device)
+    length = RunLength.of(recipe, batches_per_epoch=100)
+    stepper = Stepper(
+        recipe,
+        method,
+        strategy=strategy,
+        optimizer=optimizer,
+        length=length,
+        device=device,
+        decide_on_device=True,
+    )
+    size, vocab_size = recipe.model.image_size, recipe.model.text.vocab_size
+    generator = torch.Generator().manual_seed(0)
+    shape = (1 + method.num_ssl_views, 16, 3, size, size)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    tokens = torch.randint(1, vocab_size - 2, (16, 12), generator=generator)
+    tokens[:, 0], tokens[:, -1] = vocab_size - 2, vocab_size - 1
+    raw = RawBatch(images[0], tokens, tuple(images[1:]), [str(n) for n in range(16)])
+    steps = [stepper.preparation([raw], step=step) for step in range(4)]
+    for prepared in steps[:3]:
+        stepper(prepared, stop=False)
+    found: dict[str, Any] = {}
     if device.type == "cuda":
-        batch = to_device(tiny_batch(num_ssl_views=method.num_ssl_views), device)
-        found["synchronizations"] = count_synchronizations(lambda: method(batch)["loss"].backward())
+        found["synchronizations"] = count_synchronizations(
+            lambda: stepper(steps[3], stop=False), warm=False
+        )
+    else:
+        stepper(steps[3], stop=False)
+    found["step_loss"] = stepper.finish()[-1].terms["loss"]
     return found
 
 
@@ -131,11 +178,12 @@ def to_device(batch: Any, device: Any) -> Any:
     )
 
 
-def count_synchronizations(work: Callable[[], None]) -> int:
+def count_synchronizations(work: Callable[[], Any], *, warm: bool = True) -> int:
     """How often the host waits for the device, as torch's debug mode reports it."""
     import torch
 
-    work()
+    if warm:
+        work()
     torch.cuda.synchronize()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

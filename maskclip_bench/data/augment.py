@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from maskclip_bench.data.batch import Batch, RawBatch
+from maskclip_bench.data.batch import Batch, RawBatch, with_tensors
 from maskclip_bench.data.pair_config import AugmentConfig
 
 LUMA = (0.2989, 0.587, 0.114)
@@ -52,54 +52,119 @@ class ViewDraws:
     flipped: Tensor
 
 
+@dataclass(frozen=True)
+class ViewPlan:
+    """What is done to which views; the same as `ViewDraws`, in the order it is done.
+
+    Attributes:
+        jitters: (number of the jitter, int64 [b] the images, float [b, 1, 1, 1] the strengths).
+        gray: Int64 [b], images that lose their colour.
+        blurred: Int64 [b], images that are blurred.
+        sigmas: Float [b], of the blurred ones.
+        flipped: Int64 [b], images that are mirrored.
+    """
+
+    jitters: list[tuple[int, Tensor, Tensor]]
+    gray: Tensor
+    blurred: Tensor
+    sigmas: Tensor
+    flipped: Tensor
+
+    @classmethod
+    def of(cls, draws: ViewDraws) -> ViewPlan:
+        """The plan of some draws, on the CPU; jitters that concern no image are left out."""
+        jitters = []
+        for turn in range(NUM_JITTERS):
+            for jitter in range(NUM_JITTERS):
+                chosen = draws.jittered & (draws.order[:, turn] == jitter)  # [B]
+                if chosen.any():
+                    factors = draws.factors[chosen, jitter].view(-1, 1, 1, 1)
+                    jitters.append((jitter, _indices(chosen), factors))
+        sigmas = draws.sigmas[draws.blurred]
+        return cls(
+            jitters, _indices(draws.gray), _indices(draws.blurred), sigmas, _indices(draws.flipped)
+        )
+
+
+@dataclass(frozen=True)
+class AugmentDraws:
+    """All that is drawn for one batch's images.
+
+    Attributes:
+        flipped: Int64 [b], contrastive views that are mirrored.
+        views: Of the self-supervised views; None if there are none.
+    """
+
+    flipped: Tensor
+    views: ViewPlan | None
+
+
 class DeviceAugment:
     """Turns a `RawBatch` into a `Batch` on the device."""
 
     def __init__(self, config: AugmentConfig) -> None:
         self._config = config
         self._blur: dict[tuple[int, torch.device], Blur] = {}
+        self._channels: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, raw: RawBatch, *, device: torch.device, generator: torch.Generator) -> Batch:
-        """Move a batch to the device and augment it there.
+        """Draw, move a batch to the device, and augment it there.
 
         Args:
             raw: uint8 images and tokens.
             device: Where the model is.
             generator: CPU generator of this step; handed on in the batch.
         """
-        config = self._config
-        flipped = _chance(len(raw.keys), config.flip, generator)
-        images = flip(_to_float(raw.images, device), _indices(flipped, device))
-        views = [_to_float(view, device) for view in raw.ssl_images]
-        if views:
-            together = torch.cat(views)  # [V * B, 3, S, S]
-            draws = draw_views(len(together), config, generator)
-            together = self.normalize(self.augment_views(together, draws))
+        draws = self.draw(raw, generator)
+        images, tokens, views, draws = with_tensors(
+            (raw.images, raw.tokens, raw.ssl_images, draws),
+            lambda tensor: tensor.to(device, non_blocking=True),
+        )
+        moved = RawBatch(images, tokens, views, raw.keys)
+        batch = self.apply(moved, draws, generator=generator)
+        batch.tokens_on_cpu = raw.tokens
+        return batch
+
+    def draw(self, raw: RawBatch, generator: torch.Generator) -> AugmentDraws:
+        """Draw the parameters of a batch, on the CPU."""
+        flipped = _indices(_chance(len(raw.keys), self._config.flip, generator))
+        if not raw.ssl_images:
+            return AugmentDraws(flipped, None)
+        num_views = sum(len(view) for view in raw.ssl_images)
+        return AugmentDraws(flipped, ViewPlan.of(draw_views(num_views, self._config, generator)))
+
+    def apply(self, raw: RawBatch, draws: AugmentDraws, *, generator: torch.Generator) -> Batch:
+        """Augment a batch that is on the device, as are its draws; nothing waits for the device."""
+        images = flip(_to_float(raw.images), draws.flipped)
+        views: list[Tensor] = []
+        if draws.views is not None:
+            together = torch.cat([_to_float(view) for view in raw.ssl_images])  # [V * B, 3, S, S]
+            together = self.normalize(self.augment_views(together, draws.views))
             views = list(together.split(len(raw.keys)))
         return Batch(
             images=self.normalize(images),
-            tokens=raw.tokens.to(device, non_blocking=True),
+            tokens=raw.tokens,
             ssl_views=tuple(views),
             generator=generator,
-            tokens_on_cpu=raw.tokens,
         )
 
-    def augment_views(self, images: Tensor, draws: ViewDraws) -> Tensor:
+    def augment_views(self, images: Tensor, plan: ViewPlan) -> Tensor:
         """Jitter, grayscale, blur, flip: float [B, 3, S, S] in 0..1 -> the same."""
-        device = images.device
-        images = color_jitter(images, draws)
-        images = _on_some(images, _indices(draws.gray, device), grayscale)
-        blurred = _indices(draws.blurred, device)
-        if len(blurred):
-            blur = self._blur_of(images.shape[-1], device)
-            sigmas = draws.sigmas[draws.blurred].to(device)
-            images = _on_some(images, blurred, lambda some: blur(some, sigmas))
-        return flip(images, _indices(draws.flipped, device))
+        images = color_jitter(images, plan)
+        images = _on_some(images, plan.gray, grayscale)
+        if len(plan.blurred):
+            blur = self._blur_of(images.shape[-1], images.device)
+            images = _on_some(images, plan.blurred, lambda some: blur(some, plan.sigmas))
+        return flip(images, plan.flipped)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Subtract the mean and divide by the standard deviation of each channel."""
-        mean = images.new_tensor(self._config.mean).view(3, 1, 1)
-        std = images.new_tensor(self._config.std).view(3, 1, 1)
+        device = images.device
+        if device not in self._channels:  # copied once
+            channels = (self._config.mean, self._config.std)
+            mean, std = (images.new_tensor(values).view(3, 1, 1) for values in channels)
+            self._channels[device] = mean, std
+        mean, std = self._channels[device]
         return (images - mean).div_(std)
 
     def _blur_of(self, size: int, device: torch.device) -> Blur:
@@ -129,18 +194,13 @@ def draw_views(num_images: int, config: AugmentConfig, generator: torch.Generato
     )
 
 
-def color_jitter(images: Tensor, draws: ViewDraws) -> Tensor:
+def color_jitter(images: Tensor, plan: ViewPlan) -> Tensor:
     """Apply the four jitters to each image in its own order: float [B, 3, S, S] -> the same."""
-    if not bool(draws.jittered.any()):
+    if not plan.jitters:
         return images
     result = images.clone()
-    for turn in range(NUM_JITTERS):
-        for jitter, apply in enumerate(JITTERS):
-            chosen = draws.jittered & (draws.order[:, turn] == jitter)  # [B], on the CPU
-            indices = _indices(chosen, images.device)
-            if len(indices):
-                factors = draws.factors[chosen, jitter].to(images.device).view(-1, 1, 1, 1)
-                result[indices] = apply(result[indices], factors)
+    for jitter, indices, factors in plan.jitters:
+        result[indices] = JITTERS[jitter](result[indices], factors)
     return result
 
 
@@ -230,19 +290,18 @@ def _gray(images: Tensor) -> Tensor:
     return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
-def _to_float(images: Tensor, device: torch.device) -> Tensor:
-    """uint8 [B, 3, S, S] -> float in 0..1 on the device, contiguous."""
-    moved = images.to(device, non_blocking=True)
-    return moved.contiguous().to(torch.float32).div_(255)
+def _to_float(images: Tensor) -> Tensor:
+    """uint8 [B, 3, S, S] -> float in 0..1, contiguous."""
+    return images.contiguous().to(torch.float32).div_(255)
 
 
 def _chance(num_images: int, probability: float, generator: torch.Generator) -> Tensor:
     return torch.rand(num_images, generator=generator) < probability
 
 
-def _indices(chosen: Tensor, device: torch.device) -> Tensor:
-    """Indices where `chosen` is true; it is on the CPU, which avoids a device synchronization."""
-    return chosen.nonzero().squeeze(1).to(device, non_blocking=True)
+def _indices(chosen: Tensor) -> Tensor:
+    """Indices where `chosen`, on the CPU, is true."""
+    return chosen.nonzero().squeeze(1)
 
 
 def _on_some(images: Tensor, indices: Tensor, apply: Callable[[Tensor], Tensor]) -> Tensor:

@@ -61,7 +61,8 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
             part = slice(start, start + ctx.block_size)
             logits = _logits(rows[part], columns, scale, ctx.excluded, part)
             probability = (logits - normalizers[part, None]).exp_()
-            probability[torch.arange(len(probability)), targets[part]] -= 1
+            own = targets[part, None]
+            probability.scatter_add_(1, own, -torch.ones_like(own, dtype=probability.dtype))
             probability *= grad / len(rows)  # d loss / d logits
             products = probability @ columns
             grad_scale += (products * rows[part]).sum()
@@ -152,7 +153,7 @@ def simclr_loss(
     columns = torch.cat([all_first, all_second])  # [2G, P]
     batch, total = len(first), len(all_first)
     own = torch.arange(batch, device=first.device) + batch * distributed.rank()
-    scale = columns.new_tensor(1 / temperature)
+    scale = torch.full((), 1 / temperature, device=columns.device)
     return 0.5 * (
         cross_entropy_in_blocks(
             first, columns, scale, own + total, excluded=own, block_size=block_size
@@ -174,7 +175,7 @@ def mean_over_captions(losses: Tensor, captions: Tensor, *, num_captions: int) -
         captions: Int64 [C], which caption each is in.
         num_captions: Captions in the batch; one without masked words counts as 0.
     """
-    counts = torch.bincount(captions, minlength=num_captions).to(losses.dtype)
+    counts = losses.new_zeros(num_captions).index_add_(0, captions, torch.ones_like(losses))
     return (losses / counts.index_select(0, captions)).sum() / num_captions
 
 
@@ -248,7 +249,9 @@ def _late_rows(
 
 
 def _equally_long(text_tokens: Tensor, is_word: Tensor) -> tuple[Tensor, Tensor]:
-    """Pad to the longest caption of all ranks."""
+    """Pad to the longest caption of all ranks; where there are several, the host waits for it."""
+    if not distributed.is_distributed():
+        return text_tokens, is_word
     length = torch.tensor([text_tokens.shape[1]], device=text_tokens.device)
     missing = int(distributed.gather(length, with_gradient=False).max() - length)
     if not missing:

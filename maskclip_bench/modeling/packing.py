@@ -107,14 +107,13 @@ class PackedText:
     Args:
         tower: An open_clip `TextTransformer` whose blocks are `PackedCausalBlock`s.
         tokens: Int64 [T, L], L up to the context length; a caption ends at its largest token id.
-        captions: The same on the CPU, where there is a copy: looking at them there avoids a device
-            synchronization.
+        layout: Theirs, on the same device. Found on the CPU beforehand it avoids a device
+            synchronization; by default it is found here.
     """
 
-    def __init__(self, tower: Any, tokens: Tensor, *, captions: Tensor | None = None) -> None:
+    def __init__(self, tower: Any, tokens: Tensor, *, layout: PackedLayout | None = None) -> None:
         self.tower = tower
-        self.layout_on_cpu = PackedLayout.of(tokens if captions is None else captions)
-        self.layout = self.layout_on_cpu.to(tokens.device)
+        self.layout = PackedLayout.of(tokens) if layout is None else layout
         self.words = self.layout.pack(tokens)  # [K]
         self._plain: Tensor | None = None
 

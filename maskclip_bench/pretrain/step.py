@@ -1,9 +1,16 @@
-"""One optimizer step: losses, gradients and the update, or none of it if they are not finite."""
+"""One optimizer step: losses, gradients and the update, or none of it if they are not finite.
+
+On a CPU (and with FSDP2) the host decides whether a step is taken. On a GPU the device does, so
+that the host never waits for it: AdamW's kernel and `update` leave everything as it is where a flag
+on the device says so, and what the step computed is read while the next one runs.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,21 +18,24 @@ import torch
 from torch import Tensor
 
 from maskclip_bench import distributed
-from maskclip_bench.data.augment import DeviceAugment
 from maskclip_bench.data.batch import Batch, RawBatch
-from maskclip_bench.data.tokenizer import PAD_TOKEN_ID
 from maskclip_bench.pretrain.accumulation import accumulated_backward
 from maskclip_bench.pretrain.methods.base import Method
+from maskclip_bench.pretrain.methods.teacher import left_out_if
+from maskclip_bench.pretrain.preparation import Preparation, Prepared
 from maskclip_bench.pretrain.recipe import Recipe
 from maskclip_bench.pretrain.run_length import RunLength
 from maskclip_bench.runtime import derive_seed
 from maskclip_bench.training import nonfinite
 from maskclip_bench.training.optim import set_learning_rate
 from maskclip_bench.training.parallel import ParallelStrategy
-from maskclip_bench.training.readback import Readback
+from maskclip_bench.training.readback import Readback, agreed
 from maskclip_bench.training.schedule import learning_rate
 
 logger = logging.getLogger(__name__)
+
+SKIPPED, STOP, NORM = "skipped", "stop", "norm of "
+"""Names among what is read; no loss term is called so."""
 
 
 @dataclass
@@ -33,12 +43,14 @@ class StepResult:
     """What a step computed.
 
     Attributes:
+        prepared: The step, and what it read.
         terms: Each loss term, and "loss", their sum, over the global batch.
         values: The learning rate, and what the method reports.
         stop: Whether any rank was asked to stop.
         bad: Which terms are not finite, as the subject of a sentence; empty if the step was taken.
     """
 
+    prepared: Prepared
     terms: dict[str, float]
     values: dict[str, float]
     stop: bool
@@ -60,6 +72,16 @@ class NonFiniteCount:
     gradients: list[str] = field(default_factory=list)
 
 
+@dataclass
+class _Pending:
+    """A step whose numbers are on their way to the host."""
+
+    prepared: Prepared
+    lr: float
+    names: list[str]  # of the loss terms
+    readback: Readback
+
+
 class Stepper:
     """Does the steps of a run on this rank.
 
@@ -75,68 +97,149 @@ class Stepper:
         optimizer: torch.optim.Optimizer,
         length: RunLength,
         device: torch.device,
+        decide_on_device: bool | None = None,
     ) -> None:
+        """Prepare.
+
+        Args:
+            recipe: What is run.
+            method: On the device.
+            strategy: How its gradients become those of the global batch.
+            optimizer: Of its parameters.
+            length: Of the run.
+            device: Where the method is.
+            decide_on_device: Whether the device decides if a step is taken; by default on a GPU,
+                where the optimizer's kernel can.
+        """
         self._recipe = recipe
         self._method = method
         self._strategy = strategy
-        self._optimizer = optimizer
+        self._optimizer: Any = optimizer
         self._length = length
         self._device = device
         self._rank = distributed.rank()
-        self._augment = DeviceAugment(recipe.data.augment)
-        self._parameters = list(method.parameters())
+        self._names, self._parameters = zip(*method.named_parameters(), strict=True)
         self._buffers = list(method.buffers())
         self._buffers_before = [buffer.clone() for buffer in self._buffers]
+        if decide_on_device is None:
+            decide_on_device = device.type == "cuda" and strategy.decides_on_device
+        self._decide_on_device = decide_on_device
+        self._pending: deque[_Pending] = deque()
+        self.preparation = Preparation(recipe, method, device=device)
         self.nonfinite = NonFiniteCount()
 
-    def __call__(self, raws: Sequence[RawBatch], *, step: int, stop: bool) -> StepResult:
+    def __call__(self, prepared: Prepared, *, stop: bool) -> list[StepResult]:
         """Update the weights once, or not at all if a loss or the gradient is not finite.
 
         Args:
-            raws: The micro-batches of this rank.
-            step: Counted from 0.
+            prepared: What `preparation` made of the micro-batches of this rank.
             stop: Whether this rank was asked to stop; all ranks agree on it.
+
+        Returns:
+            What is known by now: this step, or on a GPU the one before (`finish` for the rest).
         """
         _copy(self._buffers, to=self._buffers_before)
-        readback = self._forward_backward(raws, step=step, stop=stop)
-        lr = self._learning_rate(step)
+        batches = self.preparation.open(prepared)
+        lr = self._learning_rate(prepared.step)
         set_learning_rate(self._optimizer, lr)
-        finite = readback.wait() and self._clip_gradients()
-        result = StepResult(readback.terms, {"lr": lr}, readback.stop)
-        if finite:
-            self._optimizer.step()
-            total_steps = self._length.total_steps
-            result.values |= self._method.after_step(step=step + 1, total_steps=total_steps)
-            self.nonfinite.in_row = 0
+        terms, bad, stop_flag = agreed(self._forward_backward(batches, prepared.step), stop=stop)
+        if self._decide_on_device:
+            values = self._update_unless_bad(bad, prepared.step)
         else:
-            result.bad = readback.not_finite()
-            self._skip(step, result.bad)
+            values = self._update_if_good(bad, prepared.step)
         self._optimizer.zero_grad(set_to_none=True)
-        return result
+        readback = Readback({**terms, STOP: stop_flag, **values})
+        self._pending.append(_Pending(prepared, lr, list(terms), readback))
+        return self._finished(keep=1 if self._decide_on_device else 0)
+
+    def finish(self) -> list[StepResult]:
+        """The steps that are not told yet; waits for the device."""
+        return self._finished(keep=0)
 
     def describe(self, raws: Sequence[RawBatch], *, step: int) -> str:
         """Ranges of inputs, embeddings and weights at a step that was skipped."""
-        batches = (self._prepare(raw, number, step) for number, raw in enumerate(same_length(raws)))
+        self._seed_global(0, step)
         return nonfinite.describe(
             self._method,
-            batches,
+            iter(self.preparation.open(self.preparation(raws, step=step))),
             encode=lambda batch: self._method.encode(batch)[0],
             autocast=self._autocast,
             also={"logit_scale": self._method.model.logit_scale},
         )
 
-    def _skip(self, step: int, bad: str) -> None:
-        """Undo what the forward passes changed, and count."""
-        _copy(self._buffers_before, to=self._buffers)
+    # Whether a step is taken.
+
+    def _update_if_good(self, bad: Tensor, step: int) -> dict[str, Any]:
+        """The host decides: it waits for the gradient."""
+        norm = self._gradient_norm()
+        skipped = bool(bad) or not bool(norm.isfinite())
+        if skipped:
+            _copy(self._buffers_before, to=self._buffers)  # what the forward passes changed
+            self.nonfinite.gradients = nonfinite.not_finite(
+                (name, parameter.grad)
+                for name, parameter in zip(self._names, self._parameters, strict=True)
+                if parameter.grad is not None
+            )
+            return {SKIPPED: 1.0}
+        self._clip(norm)
+        self._optimizer.step()
+        return {SKIPPED: 0.0, **self._update(step)}
+
+    def _update_unless_bad(self, bad: Tensor, step: int) -> dict[str, Any]:
+        """The device decides: nothing is read, and a bad step changes nothing."""
+        norms = self._gradient_norms()
+        norm = torch.linalg.vector_norm(torch.stack(list(norms.values())))
+        skipped = torch.maximum(bad, (~norm.isfinite()).float())
+        self._clip(norm)
+        self._optimizer.found_inf = skipped
+        self._optimizer.step()
+        with left_out_if(skipped):
+            values = self._update(step)
+        is_skipped = skipped.bool()
+        with torch.no_grad():
+            for buffer, before in zip(self._buffers, self._buffers_before, strict=True):
+                torch.where(is_skipped, before, buffer, out=buffer)
+        return {SKIPPED: skipped, **values, **norms}
+
+    @torch.no_grad()
+    def _update(self, step: int) -> dict[str, Any]:
+        return dict(self._method.update(step=step + 1, total_steps=self._length.total_steps))
+
+    def _finished(self, *, keep: int) -> list[StepResult]:
+        """Results of all pending steps but the newest `keep`."""
+        results = []
+        while len(self._pending) > keep:
+            results.append(self._result(self._pending.popleft()))
+        return results
+
+    def _result(self, pending: _Pending) -> StepResult:
+        numbers = pending.readback.wait()
+        terms = {name: numbers.pop(name) for name in pending.names}
+        skipped, stop = bool(numbers.pop(SKIPPED)), bool(numbers.pop(STOP))
+        norms = {name: numbers.pop(name) for name in list(numbers) if name.startswith(NORM)}
+        step = pending.prepared.step
+        result = StepResult(pending.prepared, terms, {"lr": pending.lr}, stop)
+        if skipped:
+            result.bad = not_finite(terms)
+            self._count_skipped(step, result.bad, norms)
+            return result
+        result.values |= numbers
+        total_steps = self._length.total_steps
+        self._method.observe(result.values, step=step + 1, total_steps=total_steps)
+        self.nonfinite.in_row = 0
+        return result
+
+    def _count_skipped(self, step: int, bad: str, norms: Mapping[str, float]) -> None:
         self.nonfinite.total += 1
         self.nonfinite.in_row += 1
-        self.nonfinite.gradients = nonfinite.not_finite(
-            (name, parameter.grad)
-            for name, parameter in self._method.named_parameters()
-            if parameter.grad is not None
-        )
+        if self._decide_on_device:
+            self.nonfinite.gradients = [
+                name.removeprefix(NORM) for name, norm in norms.items() if not math.isfinite(norm)
+            ]
         if self.nonfinite.in_row == 1:
             logger.warning("Step %d skipped: %s not finite.", step, bad)
+
+    # Losses and gradients.
 
     def _learning_rate(self, step: int) -> float:
         optimizer = self._recipe.optimizer
@@ -149,12 +252,11 @@ class Stepper:
             min_lr=min(optimizer.min_lr, optimizer.lr),
         )
 
-    def _forward_backward(self, raws: Sequence[RawBatch], *, step: int, stop: bool) -> Readback:
-        batches = [self._prepare(raw, number, step) for number, raw in enumerate(same_length(raws))]
+    def _forward_backward(self, batches: Sequence[Batch], step: int) -> dict[str, Tensor]:
         if len(batches) == 1:
+            self._seed_global(0, step)
             with self._autocast():
                 terms = self._strategy.forward(batches[0])
-            readback = Readback(terms, stop=stop)  # copied to the CPU during the backward pass
             terms["loss"].backward()
         else:
             states = [batch.generator.get_state() for batch in batches]
@@ -166,17 +268,8 @@ class Stepper:
             terms = accumulated_backward(
                 self._method, batches, reseed=reseed, autocast=self._autocast
             )
-            readback = Readback(terms, stop=stop)
         self._strategy.finish_gradients()
-        return readback
-
-    def _prepare(self, raw: RawBatch, number: int, step: int) -> Batch:
-        """Augment a micro-batch on the device, and seed all that a step draws."""
-        seed = derive_seed(self._recipe.seed, "step", step, self._rank, number)
-        generator = torch.Generator().manual_seed(seed)
-        batch = self._augment(raw, device=self._device, generator=generator)
-        self._seed_global(number, step)
-        return batch
+        return terms
 
     def _seed_global(self, number: int, step: int) -> None:
         """Seed torch's own generators: dropout and stochastic depth draw from them."""
@@ -187,34 +280,29 @@ class Stepper:
             self._device.type, dtype=torch.bfloat16, enabled=self._recipe.precision == "bf16"
         )
 
-    def _clip_gradients(self) -> bool:
-        """Clip if the recipe says so; False if the gradient is not finite, on any rank."""
+    def _gradient_norm(self) -> Tensor:
+        """The norm of the whole gradient."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm: Any = torch.nn.utils.get_total_norm(gradients)
-        if hasattr(norm, "full_tensor"):  # of shards: each rank has its own part
-            norm = norm.full_tensor()
-        if not bool(norm.isfinite()):
-            return False
+        # Of shards each rank has its own part.
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+    def _gradient_norms(self) -> dict[str, Tensor]:
+        """The norm of each parameter's gradient."""
+        pairs = zip(self._names, self._parameters, strict=True)
+        gradients = {NORM + name: p.grad for name, p in pairs if p.grad is not None}
+        return dict(zip(gradients, torch._foreach_norm(list(gradients.values())), strict=True))
+
+    def _clip(self, norm: Tensor) -> None:
         largest = self._recipe.optimizer.clip_grad_norm
         if largest is not None:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, largest, norm)
-        return True
 
 
-def same_length(raws: Sequence[RawBatch]) -> list[RawBatch]:
-    """Pad the captions of all micro-batches to one length."""
-    length = max(raw.tokens.shape[1] for raw in raws)
-    return [
-        RawBatch(
-            images=raw.images,
-            tokens=torch.nn.functional.pad(
-                raw.tokens, (0, length - raw.tokens.shape[1]), value=PAD_TOKEN_ID
-            ),
-            ssl_images=raw.ssl_images,
-            keys=raw.keys,
-        )
-        for raw in raws
-    ]
+def not_finite(terms: Mapping[str, float]) -> str:
+    """The names of the terms that are not finite, as the subject of a sentence."""
+    bad = [name for name in terms if name != "loss" and not math.isfinite(terms[name])]
+    return f"{' and '.join(bad or ['the gradient'])} {'are' if len(bad) > 1 else 'is'}"
 
 
 def _copy(values: list[Tensor], *, to: list[Tensor]) -> None:

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import resource
 import signal
-import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,9 +34,11 @@ from maskclip_bench.pretrain.held_out import ACCURACY, LOSS, HeldOutPairs, check
 from maskclip_bench.pretrain.init_weights import start_from
 from maskclip_bench.pretrain.methods import build_method
 from maskclip_bench.pretrain.methods.base import Method
+from maskclip_bench.pretrain.preparation import Prepared
 from maskclip_bench.pretrain.recipe import Recipe, recorded_recipe
 from maskclip_bench.pretrain.run_folder import RunFolder
 from maskclip_bench.pretrain.run_length import RunLength, batch_size_per_gpu
+from maskclip_bench.pretrain.run_log import logged, open_log, peak_memory
 from maskclip_bench.pretrain.step import Stepper, StepResult
 from maskclip_bench.progress import Report, Snapshot, SnapshotCallback
 from maskclip_bench.runtime import derive_seed, provenance
@@ -140,6 +140,7 @@ class _Run:
         self._store = folder.store(keep=recipe.checkpoint.keep)
         self._step = 0
         self._bad_before = 0  # bad samples of this epoch before the run was interrupted
+        self._num_replaced = 0  # and since, up to the step that was told last
         checkpoint = self._newest_checkpoint()
         if checkpoint is not None:
             self._data |= {key: checkpoint.data[key] for key in ("init",) if key in checkpoint.data}
@@ -259,32 +260,59 @@ class _Run:
         is_main = distributed.is_main()
         report = Report(self._folder.root if is_main else None, progress if is_main else None)
         with (
-            _open_log(self._folder.root, self._step, self._recipe) as log,
-            contextlib.closing(self._batches()) as batches,
+            open_log(self._folder.root, self._step, self._recipe) as log,
+            contextlib.closing(self._prepared()) as batches,
             Interruption(stop_signals) as interruption,
         ):
             while self._step < length.total_steps:
                 with meter.waiting():
-                    raws = next(batches)
-                result = self._stepper(raws, step=self._step, stop=interruption.requested)
+                    prepared = next(batches)
+                results = self._stepper(prepared, stop=interruption.requested)
                 self._step += 1
                 meter.step()
-                self._tell(result, meter, log, report)
-                self._check_finite(result, raws)
+                stop = any(result.stop for result in results)
+                if stop or self._something_is_due(evaluators):
+                    results += self._stepper.finish()
+                for result in results:
+                    self._tell(result, meter, log, report)
+                    self._check_finite(result)
                 self._measure(evaluators, log, meter)
-                if result.stop or self._is_time(length.checkpoint_every):
+                if stop or self._is_time(length.checkpoint_every):
                     self._save()
-                if result.stop and not self._is_last:
+                if stop and not self._is_last:
                     raise RunStopped
             self._export()
+
+    def _something_is_due(self, evaluators: Sequence[Evaluator]) -> bool:
+        """Whether the weights are looked at after this step: all must be known of it."""
+        length = self._length
+        evaluate_every = length.evaluate_every if evaluators else None
+        often = (length.checkpoint_every, length.held_out_every, evaluate_every)
+        return any(self._is_time(every) for every in often)
 
     @property
     def _is_last(self) -> bool:
         return self._step == self._length.total_steps
 
-    def _is_time(self, every: int | None) -> bool:
-        """Whether something that is done every so many steps, and at the end, is due."""
-        return every is not None and (self._step % every == 0 or self._is_last)
+    def _is_time(self, every: int | None, *, step: int | None = None) -> bool:
+        """Whether something that is done every so many steps, and at the end, is due.
+
+        Args:
+            every: How many; None is never.
+            step: After which step; by default the newest.
+        """
+        step = self._step if step is None else step
+        return every is not None and (step % every == 0 or step == self._length.total_steps)
+
+    def _prepared(self) -> Generator[Prepared, None, None]:
+        """The steps that are left, drawn and on their way to the device."""
+        with contextlib.closing(self._batches()) as batches:
+            yield from self._stepper.preparation.ahead(
+                batches,
+                first_step=self._step,
+                last_step=self._length.total_steps - 1,
+                num_replaced=lambda: self._loader.num_replaced,
+            )
 
     def _batches(self) -> Generator[list[RawBatch], None, None]:
         """The micro-batches of each step, from the current step on, without end."""
@@ -305,26 +333,29 @@ class _Run:
 
     def _tell(self, result: StepResult, meter: Meter, log: RunLog | NoLog, report: Report) -> None:
         """Log and report a step."""
-        epoch_ends = self._step % self._length.steps_per_epoch == 0
+        step = result.prepared.step + 1
+        epoch_ends = step % self._length.steps_per_epoch == 0
         snapshot = self._snapshot(result, meter)
-        if self._is_time(self._recipe.log.every_steps) or epoch_ends:
+        self._num_replaced = result.prepared.num_replaced
+        if self._is_time(self._recipe.log.every_steps, step=step) or epoch_ends:
             samples = self._unusable_samples() if epoch_ends or self._is_last else {}
-            log.write(self._step, {**_numbers(snapshot), **samples})
+            log.write(step, {**logged(snapshot), **samples})
             meter.restart()
         if epoch_ends:
             self._bad_before = 0
         shown = {**snapshot.values, **self._held_out_numbers}
-        report(replace(snapshot, values=shown), force=self._is_last)
+        report(replace(snapshot, values=shown), force=step == self._length.total_steps)
 
     def _snapshot(self, result: StepResult, meter: Meter) -> Snapshot:
+        step = result.prepared.step + 1
         return Snapshot(
-            step=self._step,
+            step=step,
             total_steps=self._length.total_steps,
-            epoch=self._step / self._length.steps_per_epoch,
+            epoch=step / self._length.steps_per_epoch,
             images_per_second=meter.images_per_second,
             eta_seconds=meter.eta_seconds(self._step),
             data_wait_fraction=meter.wait_fraction,
-            memory_bytes=_peak_memory(self._device),
+            memory_bytes=peak_memory(self._device),
             terms=result.terms,
             values=result.values,
             num_nonfinite_steps=self._stepper.nonfinite.total,
@@ -336,7 +367,7 @@ class _Run:
 
     def _num_bad_samples(self) -> int:
         """Samples replaced so far in the epoch under way, over all ranks."""
-        here = torch.tensor(self._loader.num_replaced, device=self._device)
+        here = torch.tensor(self._num_replaced, device=self._device)
         return self._bad_before + int(distributed.all_reduce_sum(here))
 
     def _save(self) -> None:
@@ -414,7 +445,7 @@ class _Run:
                     model, folder, recipe=self._recipe, weights=weights, provenance=origin
                 )
 
-    def _check_finite(self, result: StepResult, raws: list[RawBatch]) -> None:
+    def _check_finite(self, result: StepResult) -> None:
         """Stop a run of which too many steps in a row were skipped: the last ones, or all.
 
         Raises:
@@ -424,8 +455,8 @@ class _Run:
         limit = min(self._recipe.max_nonfinite_steps, self._length.total_steps)
         if count.in_row < limit:
             return
-        step = self._step - 1  # the one that failed is counted already
-        found = self._stepper.describe(raws, step=step)
+        step = result.prepared.step
+        found = self._stepper.describe(result.prepared.raws, step=step)
         bad = nonfinite.shortened(count.gradients)
         gradients = f" Gradients not finite: {bad}." if bad else ""
         paths = self._store.paths()
@@ -437,45 +468,8 @@ class _Run:
         )
 
 
-@contextlib.contextmanager
-def _open_log(output: Path, start_step: int, recipe: Recipe) -> Iterator[RunLog | NoLog]:
-    """The run's log, on the main process."""
-    if not distributed.is_main():
-        yield NoLog()
-        return
-    with RunLog(
-        output,
-        start_step=start_step,
-        tensorboard=recipe.log.tensorboard,
-        wandb_project=recipe.log.wandb_project,
-        name=recipe.name,
-        recipe=recipe.model_dump(mode="json"),
-    ) as log:
-        yield log
-
-
-def _numbers(snapshot: Snapshot) -> dict[str, float]:
-    """What one line of the log holds."""
-    return {
-        "epoch": snapshot.epoch,
-        **snapshot.terms,
-        **snapshot.values,
-        "images_per_second": snapshot.images_per_second,
-        "data_wait_fraction": snapshot.data_wait_fraction,
-        "memory_gib": snapshot.memory_bytes / 2**30,
-        "num_nonfinite_steps": snapshot.num_nonfinite_steps,
-    }
-
-
 def _all_finite(method: Method) -> bool:
     """Whether every trained weight is finite."""
     with torch.no_grad():
         sums = [parameter.sum() for parameter in method.parameters() if parameter.requires_grad]
         return bool(torch.stack(sums).isfinite().all())
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -30,6 +30,9 @@ Models = tuple[nn.Module | None, nn.Module | None]
 class ParallelStrategy(Protocol):
     """How a module is trained on one or several devices."""
 
+    decides_on_device: bool
+    """Whether AdamW's kernel takes a flag on the device that says if a step is left out."""
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The module's loss terms, each a scalar."""
 
@@ -63,6 +66,8 @@ class DDPStrategy:
 
     In one process it is the module and nothing else.
     """
+
+    decides_on_device = True
 
     def __init__(self, module: nn.Module, *, device: torch.device, accumulates: bool) -> None:
         """Wrap the module; with `accumulates`, gradients are averaged after the last micro-batch.
@@ -119,6 +124,8 @@ class DDPStrategy:
 
 class FSDPStrategy:
     """Every parameter sharded over the devices, block by block (FSDP2)."""
+
+    decides_on_device = False  # the kernel takes no plain flag beside sharded weights
 
     def __init__(
         self,

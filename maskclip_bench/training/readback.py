@@ -1,8 +1,8 @@
-"""Loss terms read without making the device wait, and agreed on by all ranks."""
+"""Numbers read without making the device wait, and agreed on by all ranks."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
@@ -11,19 +11,44 @@ from torch import Tensor
 from maskclip_bench import distributed
 
 
-class Readback:
-    """Loss terms on their way to the CPU, while the device goes on with the backward pass."""
+def agreed(terms: Mapping[str, Tensor], *, stop: bool) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Loss terms over the global batch, and whether a rank has a bad one or was asked to stop.
 
-    def __init__(self, terms: dict[str, Tensor], *, stop: bool) -> None:
-        names = [name for name in terms if name != "loss"]
-        self._names = ["loss", *names]
-        losses = torch.stack([terms[name].detach().float() for name in self._names])
-        flags = torch.stack([(~losses.isfinite().all()).float(), losses.new_tensor(float(stop))])
-        if distributed.is_distributed():  # all ranks skip, or stop, or none
-            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-            losses = distributed.all_reduce_mean(losses)
-        packed = torch.cat([losses, flags])
+    Args:
+        terms: Of this rank, each a scalar; "loss" is their sum.
+        stop: Whether this rank was asked to stop.
+
+    Returns:
+        The terms, "loss" first, as means over ranks; two flags, each 0 or 1: a term of any rank is
+        not finite, any rank was asked to stop.
+    """
+    names = ["loss", *(name for name in terms if name != "loss")]
+    losses = torch.stack([terms[name].detach().float() for name in names])
+    asked = torch.full((), float(stop), device=losses.device)
+    flags = torch.stack([(~losses.isfinite().all()).float(), asked])
+    if distributed.is_distributed():  # all ranks skip, or stop, or none
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        losses = distributed.all_reduce_mean(losses)
+    return dict(zip(names, losses.unbind(), strict=True)), flags[0], flags[1]
+
+
+class Readback:
+    """Scalars on their way to the CPU, in one transfer, while the device goes on.
+
+    Args:
+        values: Scalars on the device, or numbers, which stay as they are.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor | float]) -> None:
+        self._values = dict(values)
+        scalars = [
+            value.detach().double() for value in values.values() if isinstance(value, Tensor)
+        ]
         self._event: torch.cuda.Event | None = None
+        self._packed: Tensor | None = None
+        if not scalars:
+            return
+        packed = torch.stack(scalars)
         if packed.is_cuda:
             self._packed = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
             self._packed.copy_(packed, non_blocking=True)
@@ -31,20 +56,13 @@ class Readback:
             self._event.record()
         else:
             self._packed = packed
-        self.terms: dict[str, float] = {}
-        self.values: dict[str, float] = {}
-        self.stop = False
 
-    def wait(self) -> bool:
-        """Fill `terms` and `stop`; True if every term is finite on every rank."""
+    def wait(self) -> dict[str, float]:
+        """The numbers, by name, in their order."""
         if self._event is not None:
             self._event.synchronize()
-        *losses, nonfinite, stop = self._packed.tolist()
-        self.terms = dict(zip(self._names, losses, strict=True))
-        self.stop = bool(stop)
-        return not nonfinite
-
-    def not_finite(self) -> str:
-        """The names of the terms that are not finite, as the subject of a sentence."""
-        bad = [name for name in self._names[1:] if not math.isfinite(self.terms[name])]
-        return f"{' and '.join(bad or ['the gradient'])} {'are' if len(bad) > 1 else 'is'}"
+        numbers = iter([] if self._packed is None else self._packed.tolist())
+        return {
+            name: next(numbers) if isinstance(value, Tensor) else value
+            for name, value in self._values.items()
+        }

@@ -5,7 +5,7 @@ import torch
 import torchvision.transforms.v2.functional as reference
 
 from maskclip_bench.data import augment
-from maskclip_bench.data.augment import Blur, DeviceAugment, ViewDraws, draw_views
+from maskclip_bench.data.augment import Blur, DeviceAugment, ViewDraws, ViewPlan, draw_views
 from maskclip_bench.data.batch import RawBatch
 from maskclip_bench.data.pair_config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig
 
@@ -64,7 +64,7 @@ def test_blur__equals_torchvision() -> None:
 def test_views__equal_torchvision_image_by_image() -> None:
     images = some_images(24)
     draws = draws_for(24)
-    result = DeviceAugment(CONFIG).augment_views(images.clone(), draws)
+    result = DeviceAugment(CONFIG).augment_views(images.clone(), ViewPlan.of(draws))
     apply = (
         reference.adjust_brightness,
         reference.adjust_contrast,

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
-from maskclip_bench.data.batch import Batch, RawBatch
+from maskclip_bench.data.batch import Batch, RawBatch, with_tensors
 
 
 def raw_batch(num_views: int = 2) -> RawBatch:
@@ -30,3 +32,19 @@ def test_captions__on_the_cpu_if_they_are_there() -> None:
     generator = torch.Generator()
     assert Batch(tokens, tokens, (), generator).captions is tokens
     assert Batch(tokens, tokens, (), generator, tokens_on_cpu=on_cpu).captions is on_cpu
+
+
+def test_with_tensors__reaches_every_tensor_and_leaves_the_rest() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Pair:
+        number: int
+        tensor: torch.Tensor | None
+
+    value = {"a": torch.ones(2), "b": [Pair(3, torch.ones(1)), Pair(4, None)], "c": ("x", 1.5)}
+    doubled = with_tensors(value, lambda tensor: 2 * tensor)
+    assert doubled["a"].tolist() == [2, 2]
+    assert doubled["b"][0].number == 3
+    assert doubled["b"][0].tensor.tolist() == [2]
+    assert doubled["b"][1] == Pair(4, None)
+    assert doubled["c"] == ("x", 1.5)
+    assert value["a"].tolist() == [1, 1]

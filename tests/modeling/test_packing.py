@@ -85,8 +85,8 @@ def test_masked__replaces_the_chosen(model: CustomTextCLIP, captions: Tensor, be
     assert text.caption_of(torch.tensor([0, 4, 5, 13, 14])).tolist() == [0, 0, 1, 1, 2]
 
 
-def test_layout__is_found_where_the_captions_are(model: CustomTextCLIP, captions: Tensor) -> None:
-    copy = captions.clone()
-    text = PackedText(model.text, captions, captions=copy)
+def test_layout__may_be_found_beforehand(model: CustomTextCLIP, captions: Tensor) -> None:
+    layout = PackedLayout.of(captions.clone())
+    text = PackedText(model.text, captions, layout=layout)
+    assert text.layout is layout
     assert torch.equal(text.words, PackedText(model.text, captions).words)
-    assert text.layout_on_cpu is text.layout  # one device here

@@ -179,9 +179,9 @@ def test_export__weights_that_are_not_finite(
     recipe = tiny.tiny_recipe(num_pairs=32)
 
     class Last(trainer.Stepper):
-        def __call__(self, *args: Any, step: int, **options: Any) -> Any:
-            result = super().__call__(*args, step=step, **options)
-            if step == 1:
+        def __call__(self, prepared: Any, **options: Any) -> Any:
+            result = super().__call__(prepared, **options)
+            if prepared.step == 1:
                 with torch.no_grad():
                     self._method.model.visual.head.proj.weight[0, :3] = math.nan
             return result
@@ -211,7 +211,8 @@ def test_train__a_run_whose_every_step_was_skipped(
     tiny: ModuleType, tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is shorter than max_nonfinite_steps, and would export the weights it began with."""
-    monkeypatch.setattr(trainer.Stepper, "_clip_gradients", lambda self: False)
+    norm = torch.tensor(math.inf)
+    monkeypatch.setattr(trainer.Stepper, "_gradient_norm", lambda self: norm)
     with pytest.raises(TrainingError, match=r"not finite for 2 steps in a row, up to step 1"):
         train(tiny.tiny_recipe(num_pairs=32), output=tmp_path, data_root=data_root)
     assert not (tmp_path / "model").exists()

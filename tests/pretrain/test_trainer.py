@@ -22,6 +22,7 @@ from maskclip_bench.errors import ConfigError, DataError, StorageError, Training
 from maskclip_bench.pretrain import trainer
 from maskclip_bench.pretrain.export import finished_fingerprint
 from maskclip_bench.pretrain.methods import METHODS
+from maskclip_bench.pretrain.methods.base import Values
 from maskclip_bench.pretrain.methods.clip import CLIP
 from maskclip_bench.pretrain.trainer import train
 from maskclip_bench.progress import Snapshot, read_progress
@@ -325,8 +326,8 @@ def test_train__weights_that_are_not_finite_are_not_kept(
     """A finite loss may have a gradient that is not; the checkpoint before it must stay."""
 
     class Poisoned(CLIP):
-        def after_step(self, *, step: int, total_steps: int) -> dict[str, float]:
-            values = super().after_step(step=step, total_steps=total_steps)
+        def update(self, *, step: int, total_steps: int) -> Values:
+            values = super().update(step=step, total_steps=total_steps)
             if step == 4:
                 with torch.no_grad():
                     self.model.text.text_projection.fill_(math.nan)

@@ -5,36 +5,30 @@ import math
 import pytest
 import torch
 
-from maskclip_bench.training.readback import Readback
+from maskclip_bench.training.readback import Readback, agreed
 
 
-def test_readback__terms() -> None:
+def test_agreed__terms_and_flags() -> None:
     terms = {"a_loss": torch.tensor(1.5), "b_loss": torch.tensor(0.25), "loss": torch.tensor(1.75)}
-    readback = Readback(terms, stop=False)
-    assert readback.wait()
-    assert readback.terms == {"loss": 1.75, "a_loss": 1.5, "b_loss": 0.25}
-    assert not readback.stop
-
-
-def test_readback__stop() -> None:
-    readback = Readback({"loss": torch.tensor(1.0)}, stop=True)
-    assert readback.wait()
-    assert readback.stop
-
-
-@pytest.mark.parametrize(
-    ("bad", "text"),
-    [
-        (["a_loss"], "a_loss is"),
-        (["a_loss", "b_loss"], "a_loss and b_loss are"),
-        ([], "the gradient is"),
-    ],
-)
-def test_readback__not_finite(bad: list[str], text: str) -> None:
-    terms = {
-        name: torch.tensor(math.nan if name in bad else 1.0, requires_grad=True)
-        for name in ("a_loss", "b_loss")
+    losses, bad, stop = agreed(terms, stop=False)
+    assert {name: float(loss) for name, loss in losses.items()} == {
+        "loss": 1.75,
+        "a_loss": 1.5,
+        "b_loss": 0.25,
     }
-    readback = Readback({**terms, "loss": torch.stack(list(terms.values())).sum()}, stop=False)
-    assert readback.wait() == (not bad)
-    assert readback.not_finite() == text
+    assert (float(bad), float(stop)) == (0, 0)
+    assert float(agreed(terms, stop=True)[2]) == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_agreed__not_finite(value: float) -> None:
+    terms = {"a_loss": torch.tensor(value, requires_grad=True), "loss": torch.tensor(1.0)}
+    losses, bad, _ = agreed(terms, stop=False)
+    assert float(bad) == 1
+    assert not losses["a_loss"].requires_grad
+
+
+def test_readback__scalars_and_numbers_in_their_order() -> None:
+    values = {"a": torch.tensor(1.5), "lr": 0.1, "b": torch.tensor(2.5, dtype=torch.float64)}
+    assert Readback(values).wait() == {"a": 1.5, "lr": 0.1, "b": 2.5}
+    assert Readback({}).wait() == {}

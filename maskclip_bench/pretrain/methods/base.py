@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from open_clip.model import CustomTextCLIP
 from torch import Tensor, nn
 
 from maskclip_bench.config import Declaration
-from maskclip_bench.data.batch import Batch
+from maskclip_bench.data.batch import Batch, Draw, with_tensors
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.modeling.losses import Gather, contrastive_loss
 from maskclip_bench.modeling.model import ModelConfig, build_model
-from maskclip_bench.modeling.packing import PackedText
+from maskclip_bench.modeling.packing import PackedLayout, PackedText
 from maskclip_bench.modeling.towers import encode_image, encode_text
 from maskclip_bench.modeling.vit import ViT, is_vit, vit_parts
 
@@ -39,12 +40,13 @@ MAX_LOGIT_SCALE = math.log(100)
 class Method(nn.Module, ABC):
     """A way to pretrain.
 
-    A step is `encode` (each forward pass once: embeddings, and loss terms that are means over
-    samples), `contrast` (loss terms across all samples of the global batch), backward, the
-    optimizer's step, `after_step`. Everything random comes from `batch.generator`.
+    A step is `draw` (masks, on the CPU, while the device is busy with the step before), `encode`
+    (each forward pass once: embeddings, and loss terms that are means over samples), `contrast`
+    (loss terms across all samples of the global batch), backward, the optimizer's step, `update`.
+    Everything random comes from the step's generator.
 
-    A subclass writes `encode`, `contrast` if it compares samples, and `update` if something follows
-    the student (a teacher, a centre).
+    A subclass writes `encode`, `contrast` if it compares samples, `update` if something follows the
+    student (a teacher, a centre), and `draw` if it draws.
     """
 
     Config: ClassVar[type[Declaration]]
@@ -65,6 +67,24 @@ class Method(nn.Module, ABC):
 
     def student_was_replaced(self) -> None:
         """Called when the student got other weights before training; copies of it get them too."""
+
+    def draw(self, draw: Draw) -> dict[str, Any]:
+        """Everything that `encode` draws for a batch, and where words are in its captions.
+
+        Args:
+            draw: Sizes, captions and the generator.
+
+        Returns:
+            Tensors on the CPU, in dataclasses or not; `drawn` gives them on the device.
+        """
+        return {"layout": PackedLayout.of(draw.captions)} if self.uses_text else {}
+
+    def drawn(self, batch: Batch) -> Mapping[str, Any]:
+        """What `draw` gave, on the device; drawn now if it was not drawn beforehand."""
+        if batch.drawn is not None:
+            return batch.drawn
+        drawn = self.draw(Draw(len(batch.images), batch.captions.cpu(), batch.generator))
+        return with_tensors(drawn, lambda tensor: tensor.to(batch.images.device))
 
     @abstractmethod
     def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
@@ -95,13 +115,24 @@ class Method(nn.Module, ABC):
 
     @torch.no_grad()
     def after_step(self, *, step: int, total_steps: int) -> dict[str, float]:
-        """`update`, and its values read from the device in one transfer.
+        """`update`, its values read from the device in one transfer, and `observe`.
 
         Args:
             step: Steps done, this one included.
             total_steps: Steps of the run.
         """
-        return read_values(self.update(step=step, total_steps=total_steps))
+        values = read_values(self.update(step=step, total_steps=total_steps))
+        self.observe(values, step=step, total_steps=total_steps)
+        return values
+
+    def observe(self, values: Mapping[str, float], *, step: int, total_steps: int) -> None:
+        """Look at what `update` gave, for warnings; by default nothing is done.
+
+        Args:
+            values: Read from the device, perhaps a step later.
+            step: Steps done, that one included.
+            total_steps: Steps of the run.
+        """
 
     def update(self, *, step: int, total_steps: int) -> Values:
         """After the optimizer's step: clamp, move a teacher; returns what to log.
@@ -190,7 +221,10 @@ def packed_text(method: Method, batch: Batch) -> PackedText:
 
     Where words are is found on the CPU, which avoids a device synchronization.
     """
-    return PackedText(method.model.text, batch.tokens, captions=batch.captions)
+    layout = (batch.drawn or {}).get("layout")
+    if layout is None:
+        layout = PackedLayout.of(batch.captions).to(batch.tokens.device)
+    return PackedText(method.model.text, batch.tokens, layout=layout)
 
 
 def vit_of(method: Method) -> ViT:

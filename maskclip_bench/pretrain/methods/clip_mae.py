@@ -6,11 +6,13 @@ defaults are MAE's (arXiv 2111.06377) with the one-layer decoder and the weight 
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 from torch import Tensor
 
-from maskclip_bench.data.batch import Batch
-from maskclip_bench.modeling.masking import random_mask
+from maskclip_bench.data.batch import Batch, Draw
+from maskclip_bench.modeling.masking import PatchMask, random_mask
 from maskclip_bench.modeling.model import ModelConfig
 from maskclip_bench.modeling.towers import (
     embed_patches,
@@ -58,6 +60,12 @@ class CLIPMAE(ContrastiveMethod):
         vit = vit_of(self)
         self.decoder = vision_decoder(vit, config, output_dim=num_pixels(vit))
 
+    def draw(self, draw: Draw) -> dict[str, Any]:
+        """The patches to hide."""
+        num_patches, ratio = vit_of(self).num_patches, self.config.mask_ratio
+        mask = random_mask(draw.num_images, num_patches, ratio, draw.generator)
+        return {**super().draw(draw), "mask": mask}
+
     def embed(self, batch: Batch) -> Embeddings:
         """Embeddings of the pair; the pass over the visible patches takes no part in them."""
         return self._pair(batch, embed_patches(vit_of(self).trunk, batch.images))
@@ -75,8 +83,7 @@ class CLIPMAE(ContrastiveMethod):
         vit, config = vit_of(self), self.config
         patches = embed_patches(vit.trunk, batch.images)  # [B, N, D], shared by both passes
         embeddings = self._pair(batch, patches)
-        mask = random_mask(len(patches), vit.num_patches, config.mask_ratio, batch.generator)
-        mask = mask.to(patches.device)
+        mask: PatchMask = self.drawn(batch)["mask"]
         visible = patches_to_tokens(vit.trunk, patches, mask)  # [B, P + V, D]
         predicted = self.decoder(visible, mask, num_prefix=vit.num_prefix_tokens)  # [B, M, 3 p^2]
         target = pixel_targets(batch.images, mask, vit)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
-from maskclip_bench.data.batch import Batch
-from maskclip_bench.modeling.masking import random_mask
+from maskclip_bench.data.batch import Batch, Draw
+from maskclip_bench.modeling.masking import PatchMask, random_mask
 from maskclip_bench.modeling.model import ModelConfig
 from maskclip_bench.modeling.towers import image_tokens
 from maskclip_bench.pretrain.methods.base import Embeddings, ImageOnlyMethod, Terms, vit_of
@@ -41,11 +43,15 @@ class MAE(ImageOnlyMethod):
         vit = vit_of(self)
         self.decoder = vision_decoder(vit, config, output_dim=num_pixels(vit))
 
+    def draw(self, draw: Draw) -> dict[str, Any]:
+        """The patches to hide."""
+        num_patches, ratio = vit_of(self).num_patches, self.config.mask_ratio
+        return {"mask": random_mask(draw.num_images, num_patches, ratio, draw.generator)}
+
     def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
         """The reconstruction loss on hidden patches."""
         vit, images = vit_of(self), batch.images
-        mask = random_mask(len(images), vit.num_patches, self.config.mask_ratio, batch.generator)
-        mask = mask.to(images.device)
+        mask: PatchMask = self.drawn(batch)["mask"]
         visible = image_tokens(vit.trunk, images, mask)  # [B, P + V, D]
         predicted = self.decoder(visible, mask, num_prefix=vit.num_prefix_tokens)  # [B, M, 3 p^2]
         target = pixel_targets(images, mask, vit)

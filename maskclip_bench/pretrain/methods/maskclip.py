@@ -25,7 +25,7 @@ a four-layer decoder names the words.
 | vision decoder                         | `vision_decoder`, `modeling.decoders`         |
 | online quantizer, soft codewords       | `quantizer`, `parts.online_quantizer`         |
 | L_MLM: masked language modelling, 3.4  | `language`, `parts.masked_language`           |
-| random masking of patches              | `MaskCLIP.mask`, `modeling.masking`           |
+| random masking of patches              | `MaskCLIP.draw`, `modeling.masking`           |
 
 What the paper leaves unknown is a field with the source of its default.
 """
@@ -33,17 +33,19 @@ What the paper leaves unknown is a field with the source of its default.
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from open_clip.model import CustomTextCLIP
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from maskclip_bench.data.batch import Batch
+from maskclip_bench.data.batch import Batch, Draw
 from maskclip_bench.modeling.decoders import decoder_targets, pixel_patches
 from maskclip_bench.modeling.masking import MaskKind, PatchMask, draw_mask
 from maskclip_bench.modeling.model import ModelConfig
+from maskclip_bench.modeling.packing import ChosenWords, PackedText
 from maskclip_bench.modeling.towers import (
     embed_patches,
     patch_tokens,
@@ -59,7 +61,6 @@ from maskclip_bench.pretrain.methods.base import (
     Embeddings,
     Terms,
     Values,
-    packed_text,
     vit_of,
 )
 from maskclip_bench.pretrain.methods.parts.masked_language import (
@@ -221,31 +222,41 @@ class MaskCLIP(ContrastiveMethod):
 
     def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
         """Embeddings of the pair; L_Dist and, as a mean over captions, L_MLM."""
-        l_dist, trunk = None, vit_of(self).trunk
+        l_dist, trunk, drawn = None, vit_of(self).trunk, self.drawn(batch)
         patches = embed_patches(trunk, batch.images)  # [B, N, D], shared by both passes
         if self.config.distillation_weight > 0:
-            pooled, l_dist = self.distill(batch, patches)
+            pooled, l_dist = self.distill(batch, patches, drawn["mask"])
         else:
             pooled = pooled_patches(trunk, patches)
-        texts, l_mlm = self.read(batch)
+        texts, l_mlm = self.read(batch, drawn)
         embeddings = {"image_features": project_image(self.model, pooled), **texts}
         return embeddings, self.equation_8(l_dist=l_dist, l_mlm=l_mlm)
 
     def embed(self, batch: Batch) -> Embeddings:
         """The embeddings of `encode`: no teacher, no second pass over the image."""
         pooled = pooled_image(vit_of(self).trunk, batch.images)
-        if self.config.distillation_weight > 0:
-            self.mask(batch)  # words are drawn after it
-        return {"image_features": project_image(self.model, pooled), **self.read(batch)[0]}
+        texts, _ = self.read(batch, self.drawn(batch))
+        return {"image_features": project_image(self.model, pooled), **texts}
+
+    def draw(self, draw: Draw) -> dict[str, Any]:
+        """The patches to mask, then the words."""
+        config, drawn = self.config, super().draw(draw)
+        if config.distillation_weight > 0:
+            grid, ratio = vit_of(self).grid_size, config.mask_ratio
+            mask = draw_mask(config.mask_kind, draw.num_images, grid, ratio, draw.generator)
+            drawn["mask"] = mask
+        if self.language is not None:
+            drawn["words"] = self.language.choose(drawn["layout"], draw)
+        return drawn
 
     # --- masked language modelling (paper, Sec. 3.4) --------------------------------------------
 
-    def read(self, batch: Batch) -> tuple[Embeddings, Tensor | None]:
+    def read(self, batch: Batch, drawn: Mapping[str, Any]) -> tuple[Embeddings, Tensor | None]:
         """Embeddings of the captions [B, J], and L_MLM or what it is made of."""
-        text = packed_text(self, batch)
+        text = PackedText(self.model.text, batch.tokens, layout=drawn["layout"])
         if self.language is None:
             return {"text_features": project_text(self.model, text.at_end())}, None
-        chosen = self.language.choose(text, batch)
+        chosen: ChosenWords = drawn["words"]
         masked = text.masked(chosen, self.language.mask_token)  # [K, W]
         eot_states, hidden = text.at_end_and_everywhere(masked)
         l_mlm, parts = self.language.loss(hidden, chosen, text)
@@ -253,23 +264,16 @@ class MaskCLIP(ContrastiveMethod):
 
     # --- masked self-distillation (paper, Sec. 3.3) --------------------------------------------
 
-    def distill(self, batch: Batch, patches: Tensor) -> tuple[Tensor, Tensor]:
+    def distill(self, batch: Batch, patches: Tensor, mask: PatchMask) -> tuple[Tensor, Tensor]:
         """Embedded patches [B, N, D] -> the pooled whole image [B, D], and L_Dist."""
         vit, config = vit_of(self), self.config
         pooled, target = self.see_whole_image(batch.images, patches)
-        mask = self.mask(batch)
         visible = patches_to_tokens(vit.trunk, patches, mask)  # [B, P + V, D]
         on_all = config.loss_on == "all"
         predicted = self.vision_decoder(
             visible, mask, num_prefix=vit.num_prefix_tokens, predict_all=on_all
         )  # [B, M, target width]
         return pooled, self.compare(predicted, decoder_targets(target, mask, predict_all=on_all))
-
-    def mask(self, batch: Batch) -> PatchMask:
-        """Draw the patches to mask, on the device of the images."""
-        config, num_images, grid = self.config, len(batch.images), vit_of(self).grid_size
-        mask = draw_mask(config.mask_kind, num_images, grid, config.mask_ratio, batch.generator)
-        return mask.to(batch.images.device)
 
     def see_whole_image(self, images: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
         """The pooled student [B, D], and the target of every patch [B, N, target width]."""
@@ -328,12 +332,10 @@ class MaskCLIP(ContrastiveMethod):
             values["teacher_age_steps"] = self.ema.mean_age(step, total_steps)
         return values
 
-    def after_step(self, *, step: int, total_steps: int) -> dict[str, float]:
-        """`update`; and a warning if the quantizer gives no signal."""
-        values = super().after_step(step=step, total_steps=total_steps)
+    def observe(self, values: Mapping[str, float], *, step: int, total_steps: int) -> None:
+        """A warning if the quantizer gives no signal."""
         if self.quantizer is not None:
             self.quantizer.warn(values, step=step, total_steps=total_steps)
-        return values
 
     def train(self, mode: bool = True) -> MaskCLIP:
         """The teacher stays in evaluation mode: no stochastic depth in it."""

@@ -11,15 +11,16 @@ predicts. Each is a field.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from maskclip_bench.data.batch import Batch
-from maskclip_bench.modeling.masking import MaskKind, draw_mask
+from maskclip_bench.data.batch import Batch, Draw
+from maskclip_bench.modeling.masking import MaskKind, PatchMask, draw_mask
 from maskclip_bench.modeling.model import ModelConfig
 from maskclip_bench.modeling.towers import (
     embed_patches,
@@ -79,12 +80,17 @@ class MVP(ImageOnlyMethod):
         if config.loss == "cross_entropy":
             self.quantizer = OnlineQuantizer(target_dim, config)
 
+    def draw(self, draw: Draw) -> dict[str, Any]:
+        """The patches to hide."""
+        kind, ratio = self.config.mask_kind, self.config.mask_ratio
+        return {
+            "mask": draw_mask(kind, draw.num_images, vit_of(self).grid_size, ratio, draw.generator)
+        }
+
     def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
         """How well the hidden patches' codes are predicted."""
-        vit, config = vit_of(self), self.config
-        mask = draw_mask(
-            config.mask_kind, len(batch.images), vit.grid_size, config.mask_ratio, batch.generator
-        ).to(batch.images.device)
+        vit = vit_of(self)
+        mask: PatchMask = self.drawn(batch)["mask"]
         patches = embed_patches(vit.trunk, batch.images, replace=(mask.hidden, self.mask_token))
         tokens = patch_tokens(vit.trunk, patches_to_tokens(vit.trunk, patches))  # [B, N, D]
         predicted = self.head(take_tokens(tokens, mask.hidden_ids))  # [B, M, teacher's width]
@@ -103,9 +109,7 @@ class MVP(ImageOnlyMethod):
         momentum = self.config.quantizer_momentum
         return self.quantizer.update(momentum, progress=step / total_steps)
 
-    def after_step(self, *, step: int, total_steps: int) -> dict[str, float]:
-        """`update`; and a warning if the quantizer gives no signal."""
-        values = super().after_step(step=step, total_steps=total_steps)
+    def observe(self, values: Mapping[str, float], *, step: int, total_steps: int) -> None:
+        """A warning if the quantizer gives no signal."""
         if self.quantizer is not None:
             self.quantizer.warn(values, step=step, total_steps=total_steps)
-        return values

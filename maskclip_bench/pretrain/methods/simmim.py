@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
 from maskclip_bench.config import Declaration
-from maskclip_bench.data.batch import Batch
+from maskclip_bench.data.batch import Batch, Draw
 from maskclip_bench.errors import ConfigError
-from maskclip_bench.modeling.masking import coarse_mask
+from maskclip_bench.modeling.masking import PatchMask, coarse_mask
 from maskclip_bench.modeling.model import ModelConfig
 from maskclip_bench.modeling.towers import (
     embed_patches,
@@ -53,12 +55,15 @@ class SimMIM(ImageOnlyMethod):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         self.head = nn.Linear(vit.embed_dim, num_pixels(vit))
 
+    def draw(self, draw: Draw) -> dict[str, Any]:
+        """The cells to hide."""
+        grid, ratio = vit_of(self).grid_size, self.config.mask_ratio
+        return {"mask": coarse_mask(draw.num_images, grid, ratio, self.cell, draw.generator)}
+
     def encode(self, batch: Batch) -> tuple[Embeddings, Terms]:
         """Mean absolute error of the pixels of hidden patches."""
         vit, images = vit_of(self), batch.images
-        mask = coarse_mask(
-            len(images), vit.grid_size, self.config.mask_ratio, self.cell, batch.generator
-        ).to(images.device)
+        mask: PatchMask = self.drawn(batch)["mask"]
         patches = embed_patches(vit.trunk, images, replace=(mask.hidden, self.mask_token))
         tokens = patch_tokens(vit.trunk, patches_to_tokens(vit.trunk, patches))  # [B, N, D]
         predicted = self.head(take_tokens(tokens, mask.hidden_ids))  # [B, M, 3 p^2]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,10 +60,36 @@ def frozen_copy(module: Any) -> Any:
     return copy.deepcopy(module).requires_grad_(False).eval()
 
 
-@torch.no_grad()
+_left_out: ContextVar[Tensor | None] = ContextVar("left_out", default=None)
+
+
+@contextlib.contextmanager
+def left_out_if(flag: Tensor) -> Iterator[None]:
+    """Within it, `ema_update` changes nothing where a flag on the device, 0 or 1, is 1."""
+    token = _left_out.set(flag)
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
+
+
 def ema_update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """Teacher = momentum * teacher + (1 - momentum) * student, in one call for all weights."""
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+    ema_update_tensors(list(teacher.parameters()), list(student.parameters()), momentum)
+
+
+@torch.no_grad()
+def ema_update_tensors(
+    teacher: Sequence[Tensor], student: Sequence[Tensor], momentum: float
+) -> None:
+    """The same for tensors; inside `left_out_if` the flag decides on the device."""
+    flag = _left_out.get()
+    if flag is None:
+        torch._foreach_lerp_(list(teacher), list(student), 1 - momentum)
+        return
+    share = (1 - momentum) * (1 - flag)
+    torch._foreach_mul_(list(teacher), 1 - share)
+    torch._foreach_add_(list(teacher), torch._foreach_mul(list(student), share))
 
 
 class TextAndProjections(nn.Module):
@@ -82,7 +110,7 @@ class TextAndProjections(nn.Module):
         """Move towards the student."""
         ema_update(self.head, model.visual.head, momentum)
         ema_update(self.text, model.text, momentum)
-        self.logit_scale.lerp_(model.logit_scale, 1 - momentum)
+        ema_update_tensors([self.logit_scale], [model.logit_scale], momentum)
 
     def put_into(self, model: CustomTextCLIP) -> None:
         """Replace a model's own."""

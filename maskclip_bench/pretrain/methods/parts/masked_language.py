@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from maskclip_bench import distributed
 from maskclip_bench.config import Declaration
-from maskclip_bench.data.batch import Batch
+from maskclip_bench.data.batch import Draw
 from maskclip_bench.modeling.decoders import TextDecoder
 from maskclip_bench.modeling.losses import mean_over_captions
 from maskclip_bench.modeling.masking import choose_words
 from maskclip_bench.modeling.model import TextConfig
-from maskclip_bench.modeling.packing import ChosenWords, PackedText
+from maskclip_bench.modeling.packing import ChosenWords, PackedLayout, PackedText
 
 
 class MaskedLanguageConfig(Declaration):
@@ -62,17 +62,19 @@ class MaskedLanguage(nn.Module):
             self.vocabulary = nn.Parameter(torch.empty(text.vocab_size, text.width))
             nn.init.normal_(self.vocabulary, std=0.02)
 
-    def choose(self, text: PackedText, batch: Batch) -> ChosenWords:
-        """Draw the words to mask, and what they become; never the start or the end token."""
-        ratio = self.config.text_mask_ratio
-        chosen = choose_words(batch.captions, ratio, batch.generator)  # [T, L]
-        places = text.layout_on_cpu.pack(chosen).nonzero().squeeze(1)  # [C], among the K words
-        places = places.to(text.words.device, non_blocking=True)
+    def choose(self, layout: PackedLayout, draw: Draw) -> ChosenWords:
+        """Draw the words to mask, and what they become; never the start or the end token.
+
+        Args:
+            layout: Of the captions, on the CPU.
+            draw: The captions, and what to draw from.
+        """
+        chosen = choose_words(draw.captions, self.config.text_mask_ratio, draw.generator)  # [T, L]
+        places = layout.pack(chosen).nonzero().squeeze(1)  # [C], among the K words
         if self.config.text_replacement == "mask":
             return ChosenWords(places)
-        draw = torch.rand(2, *batch.tokens.shape, generator=batch.generator)
-        draw = draw.flatten(1).to(places.device, non_blocking=True)
-        fate, other = draw.index_select(1, text.layout.slots.index_select(0, places))
+        numbers = torch.rand(2, *draw.captions.shape, generator=draw.generator).flatten(1)
+        fate, other = numbers.index_select(1, layout.slots.index_select(0, places))
         # Any word but start and end, which are the two largest ids.
         num_others = self.vocabulary_bias.shape[0] - 2
         return ChosenWords(places, fate, (other * num_others).long())

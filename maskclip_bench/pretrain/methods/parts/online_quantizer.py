@@ -201,8 +201,16 @@ class OnlineQuantizer(nn.Module):
         turn = _mean_angle(self.student.codewords.detach(), self.codewords_before)
         if turn is not None:
             values["codeword_turn_degrees"] = turn
-        self.codewords_before = self.student.codewords.detach().clone()
+        self.remember_codewords()
         return values
+
+    def remember_codewords(self) -> None:
+        """The next step turns the codewords from where they are now."""
+        codewords = self.student.codewords.detach()
+        if type(codewords) is type(self.codewords_before):
+            self.codewords_before.copy_(codewords)
+        else:  # FSDP2 has sharded them since
+            self.codewords_before = codewords.clone()
 
     def warn(self, values: Mapping[str, float], *, step: int, total_steps: int) -> None:
         """Log one warning if the quantizer says nothing: collapsed, indifferent, or dead.
@@ -256,9 +264,9 @@ INDIFFERENT = 0.95
 
 
 def _remember_codewords(module: nn.Module, incompatible: Any) -> None:
-    """After a checkpoint is loaded, the next step turns the codewords from there."""
+    """After a checkpoint is loaded."""
     assert isinstance(module, OnlineQuantizer)
-    module.codewords_before = module.student.codewords.detach().clone()
+    module.remember_codewords()
 
 
 def _mean_angle(now: Tensor, before: Tensor) -> Tensor | None:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from tiny_methods import MODEL, VOCABULARY, batch
 
+from maskclip_bench.data.batch import Batch, Draw
 from maskclip_bench.modeling import build_model
 from maskclip_bench.modeling.packing import PackedText
 from maskclip_bench.pretrain.methods.parts.masked_language import (
@@ -16,6 +17,10 @@ from maskclip_bench.pretrain.methods.parts.masked_language import (
     MaskedLanguageConfig,
     mean_over_words,
 )
+
+
+def drawing(whole: Batch) -> Draw:
+    return Draw(len(whole.images), whole.tokens, whole.generator)
 
 
 def make(**changes: Any) -> tuple[MaskedLanguage, PackedText, Any]:
@@ -30,7 +35,7 @@ def test_masked_language__bert_replacement() -> None:
     """Of the chosen words about 80 % become the mask, 10 % another word, 10 % stay."""
     language, text, whole = make(text_mask_ratio=0.9)
     plain = text.plain()
-    chosen = language.choose(text, whole)
+    chosen = language.choose(text.layout, drawing(whole))
     masked = text.masked(chosen, language.mask_token)
     torch.testing.assert_close(text.plain(), plain)
     same = (masked == plain).all(1)
@@ -48,7 +53,7 @@ def test_masked_language__bert_replacement() -> None:
 
 def test_masked_language__always_the_mask() -> None:
     language, text, whole = make(text_replacement="mask")
-    chosen = language.choose(text, whole)
+    chosen = language.choose(text.layout, drawing(whole))
     assert chosen.fate is None
     masked = text.masked(chosen, language.mask_token)
     positions = text.tower.positional_embedding[text.layout.positions]
@@ -58,7 +63,9 @@ def test_masked_language__always_the_mask() -> None:
 
 def test_masked_language__share_of_the_words() -> None:
     language, text, whole = make(text_mask_ratio=0.5)
-    counts = torch.bincount(text.caption_of(language.choose(text, whole).places), minlength=400)
+    counts = torch.bincount(
+        text.caption_of(language.choose(text.layout, drawing(whole)).places), minlength=400
+    )
     words = (text.layout.is_word.sum(1) - 2).float()
     assert counts.tolist() == (words * 0.5).round().clamp(min=1).tolist()
 
@@ -67,7 +74,7 @@ def test_masked_language__share_of_the_words() -> None:
 @pytest.mark.parametrize("head", ["tied", "own"])
 def test_masked_language__loss(head: str, average: str) -> None:
     language, text, whole = make(vocabulary_head=head, mlm_average=average)
-    chosen = language.choose(text, whole)
+    chosen = language.choose(text.layout, drawing(whole))
     hidden = torch.randn(len(text.words), 32, generator=torch.Generator().manual_seed(1))
     decoded = language.decoder(hidden, text.layout)[chosen.places]
     vocabulary = text.tower.token_embedding.weight if head == "tied" else language.vocabulary
