@@ -11,6 +11,8 @@
 | voc | VOCdevkit: `JPEGImages`, `ImageSets/Main/{class}_{split}.txt` | several labels an image |
 | cub | CUB-200-2011: `images`, and lists of images, labels and splits | labels |
 | objectnet | ObjectNet: `objectnet-1.0/images`, `mappings`; the border is cut off | labels |
+| winoground | Winoground: `examples.jsonl`, `images` | two captions for two images |
+| sugar_crepe | SugarCrepe: lists in `data`, COCO's `val2017` | a right and a wrong caption |
 | table | CSV, TSV, JSON lines or Parquet that names images, or holds them | either |
 | huggingface | any data set of the Hugging Face hub, or a folder in that format | either |
 

@@ -118,6 +118,8 @@ READERS: Registry[type[ReaderDeclaration]] = Registry(
         "voc": f"{_FOLDER}.voc:VOC",
         "cub": f"{_FOLDER}.cub:CUB",
         "objectnet": f"{_FOLDER}.objectnet:ObjectNet",
+        "winoground": f"{_FOLDER}.winoground:Winoground",
+        "sugar_crepe": f"{_FOLDER}.sugar_crepe:SugarCrepe",
         "table": f"{_FOLDER}.table:Table",
         "huggingface": f"{_FOLDER}.huggingface:HuggingFaceSet",
     },

@@ -23,6 +23,7 @@ PROTOCOLS: Registry[Protocol] = Registry(
         "calibration": f"{_HERE}.calibration:Calibration",
         "finetune": f"{_HERE}.finetune:Finetune",
         "retrieval": f"{_HERE}.retrieval:Retrieval",
+        "image_text_matching": f"{_HERE}.image_text_matching:ImageTextMatching",
         "knn_segmentation": f"{_HERE}.knn_segmentation:KnnSegmentation",
         "linear_segmentation": f"{_HERE}.linear_segmentation:LinearSegmentation",
         "zero_shot_segmentation": f"{_HERE}.zero_shot_segmentation:ZeroShotSegmentation",

@@ -8,8 +8,16 @@ import torch
 import torch.nn.functional as F
 
 from maskclip_bench.errors import DataError, NonFiniteError
-from maskclip_bench.tasks.protocols.few_shot import draw_shots, fit_ridge
+from maskclip_bench.tasks import PROTOCOLS
+from maskclip_bench.tasks.protocols.few_shot import (
+    Fit,
+    draw_shots,
+    fit_big_vision,
+    fit_clip_benchmark,
+    fit_ridge,
+)
 from tests.tasks.conftest import (
+    CollapsedEncoder,
     ColourEncoder,
     MakeContext,
     run,
@@ -78,3 +86,69 @@ def test_fit_ridge__refuses_what_is_not_finite() -> None:
     features[2, 3] = torch.inf
     with pytest.raises(NonFiniteError, match="1 of 8 rows of the features"):
         fit_ridge(features, torch.arange(8) % 4, num_classes=4)
+
+
+def test_big_vision__whitened_ridge_with_a_fixed_penalty() -> None:
+    """Against the normal equations of the whitened features with the constant, solved at once."""
+    generator = torch.Generator().manual_seed(0)
+    for num, width in ((30, 4), (6, 9)):  # more shots than features, and fewer
+        features = torch.randn(num, width, generator=generator) * 3 + 1
+        labels = torch.arange(num) % 3
+        weight, bias = fit_big_vision(features, labels, num_classes=3)
+        x = features.double().numpy()
+        white = (x - x.mean(0)) / (x.std(0) + 1e-5)
+        white = np.concatenate([white, np.full((num, 1), 100.0)], axis=1)
+        targets = 2 * np.eye(3)[labels.numpy()] - 1
+        penalty = 1024 * np.eye(width + 1)
+        solution = np.linalg.solve(white.T @ white + penalty, white.T @ targets)
+        found = x @ weight.numpy() + bias.numpy()
+        assert found == pytest.approx(white @ solution, abs=1e-8)
+
+
+def test_big_vision__draws_of_its_own_seeds(make_context: MakeContext) -> None:
+    labels = np.repeat([0, 1, 2], 6)
+    generator = np.random.default_rng(1)
+    expected = [generator.permutation(np.where(labels == label)[0])[:2] for label in range(3)]
+    assert draw_shots(labels, 2, seed=1).tolist() == np.concatenate(expected).tolist()
+    task = squares_task(protocols={"few_shot": {"preset": "big_vision_ridge"}})
+    found = run(make_context("few_shot", task, ColourEncoder()), "few_shot")
+    assert set(found.metrics) == {"top1_accuracy_1_shot", "top1_accuracy_5_shots"}
+    assert len(found.details["by_draw"]["top1_accuracy_1_shot"]) == 3
+    assert found.details["normalized"] is False
+
+
+def test_clip_benchmark__learns_and_is_deterministic(make_context: MakeContext) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+    features = F.normalize(torch.eye(3)[labels] + 0.1 * torch.randn(60, 3, generator=generator))
+    weight, bias = fit_clip_benchmark(features, labels, num_classes=3, seed=1)
+    assert ((features.double() @ weight + bias).argmax(1) == labels).all()
+    again, _ = fit_clip_benchmark(features, labels, num_classes=3, seed=1)
+    other, _ = fit_clip_benchmark(features, labels, num_classes=3, seed=2)
+    assert torch.equal(weight, again)
+    assert not torch.equal(weight, other)
+    task = squares_task(protocols={"few_shot": {"preset": "clip_benchmark_probe"}})
+    assert PROTOCOLS["few_shot"].needs_text_tower(task)
+    found = run(make_context("few_shot", task, ColourEncoder()), "few_shot")
+    assert found.details["feature_point"] == "joint"
+    assert found.metrics["top1_accuracy_5_shots"].value > 0.8
+
+
+@pytest.mark.parametrize("fit", [fit_ridge, fit_big_vision, fit_clip_benchmark])
+def test_fits__without_variance_all_classes_tie_and_nan_is_refused(fit: Fit) -> None:
+    labels = torch.arange(6) % 3
+    weight, bias = fit(torch.full((6, 4), 0.3), labels, num_classes=3)
+    assert float(weight.abs().max()) == 0
+    assert len(bias.unique()) == 1
+    with pytest.raises(NonFiniteError, match="features"):
+        fit(torch.full((6, 4), torch.nan), labels, num_classes=3)
+
+
+@pytest.mark.parametrize("preset", ["big_vision_ridge", "clip_benchmark_probe"])
+def test_collapsed_model__scores_chance_with_every_preset(
+    preset: str, make_context: MakeContext
+) -> None:
+    task = squares_task(protocols={"few_shot": {"preset": preset}})
+    found = run(make_context("few_shot", task, CollapsedEncoder()), "few_shot")
+    for metric in found.metrics.values():
+        assert metric.value == pytest.approx(metric.chance_level)
