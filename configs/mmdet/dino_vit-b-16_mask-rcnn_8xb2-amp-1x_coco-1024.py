@@ -4,7 +4,7 @@ _base_ = [
     "_base_/mask-rcnn_vit-b-16.py",
     "_base_/coco_1024.py",
     "_base_/schedule_1x.py",
-    "_base_/runtime.py",
+    "_base_/runtime_gpu.py",
 ]
 
 model = dict(

@@ -4,7 +4,7 @@ _base_ = [
     "_base_/upernet_vit-l-16.py",
     "_base_/ade20k_512x512.py",
     "_base_/schedule_160k_vit-l.py",
-    "_base_/runtime.py",
+    "_base_/runtime_gpu.py",
 ]
 
 model = dict(

@@ -2,14 +2,15 @@
 
 Recipe of ConvNeXt's authors for ADE20K (mmseg's configs/convnext/convnext-base_upernet_8xb2-amp-160k
 _ade20k-512x512.py): AdamW lr 1e-4, drop path 0.4, and stage-wise decay 0.9 over 12 layers, which
-gives the last stage 0.9^9 of the heads' rate and the stem 0.9^13. The rest as in the other configs.
+gives the last stage 0.9^9 of the heads' rate and the stem 0.9^13; a layer norm for each map, as in
+its backbone. Different from it: gradients are clipped at 3, and bfloat16 in place of fp16.
 """
 
 _base_ = [
     "_base_/upernet_vit-b-16.py",
     "_base_/ade20k_512x512.py",
     "_base_/schedule_160k.py",
-    "_base_/runtime.py",
+    "_base_/runtime_gpu.py",
 ]
 
 model = dict(
@@ -17,13 +18,13 @@ model = dict(
         # CLIP's mean and standard deviation (x 255).
         mean=[122.7709, 116.7460, 104.0937],
         std=[68.5005, 66.6322, 70.3232],
-        test_cfg=dict(size_divisor=32),
     ),
     backbone=dict(
         _delete_=True,
         type="MaskCLIPPyramid",
         open_clip="convnext_base",
         pretrained="laion400m_s13b_b51k",
+        norm_outputs=True,
         drop_path_rate=0.4,
         num_layers=12,
     ),

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
 from timm.layers.drop import DropPath, drop_path
 from timm.models.beit import Beit
@@ -116,11 +118,24 @@ def is_dense_vit(trunk: nn.Module) -> bool:
     return is_vit(trunk) or isinstance(trunk, Beit | VisionTransformerRelPos)
 
 
+def resample_positions(positions: Tensor, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Bicubic resampling of position embeddings [1, n, D] from the `native` grid to `grid`.
+
+    Computed in float32, corners not aligned, smoothed when the grid shrinks (as timm's
+    `resample_abs_pos_embed`). The native grid comes back bit for bit.
+    """
+    if native == grid:
+        return positions
+    maps = positions.float().unflatten(1, native).permute(0, 3, 1, 2)  # [1, D, h, w]
+    maps = F.interpolate(maps, size=grid, mode="bicubic", align_corners=False, antialias=True)
+    return maps.flatten(2).transpose(1, 2).to(positions.dtype)
+
+
 def set_input_size(trunk: Any, size: tuple[int, int]) -> None:
     """Resample positions once, as timm does it, for images of `size` (height, width).
 
     Raises:
-        ConfigError: The trunk cannot, or patches do not divide the size.
+        ConfigError: Patches do not divide the size.
     """
     vit = dense_parts(trunk)
     if any(side % patch for side, patch in zip(size, vit.patch_size, strict=True)):
@@ -128,12 +143,16 @@ def set_input_size(trunk: Any, size: tuple[int, int]) -> None:
             f"img_size={tuple(size)} is no multiple of the patch size {vit.patch_size}. Set a "
             "multiple."
         )
-    if not hasattr(trunk, "set_input_size"):
-        raise ConfigError(
-            f"img_size= changes timm's models; this {type(trunk).__name__} takes images of any "
-            "size as it is. Leave img_size out."
-        )
-    trunk.set_input_size(img_size=tuple(size))
+    if not isinstance(trunk, OpenClipVisionTransformer):
+        trunk.set_input_size(img_size=tuple(size))
+        return
+    rows, columns = (side // patch for side, patch in zip(size, vit.patch_size, strict=True))
+    table = trunk.positional_embedding
+    patches = resample_positions(table.detach()[None, 1:], vit.grid_size, (rows, columns))[0]
+    trunk.positional_embedding = nn.Parameter(
+        torch.cat([table.detach()[:1], patches]), requires_grad=table.requires_grad
+    )
+    trunk.image_size, trunk.grid_size = tuple(size), (rows, columns)
 
 
 def keep_blocks(trunk: Any, number: int, *, norm: bool) -> None:

@@ -1,6 +1,7 @@
 """Cascade Mask R-CNN (Cai and Vasconcelos, 2018) on a plain ViT-B/16: three stages, IoU 0.5 to 0.7.
 
-What iBOT's COCO numbers, and so DetailCLIP's MaskCLIP row, are measured with.
+On ViTDet's backbone and pyramid, with L1 losses on class-agnostic boxes: ours. iBOT's own, which
+DetailCLIP's MaskCLIP row was probably measured with, is `ibot-cascade-mask-rcnn_vit-b-16.py`.
 """
 
 _base_ = "mask-rcnn_vit-b-16.py"

@@ -2,7 +2,12 @@
 
 Heads as in mmseg's BEiT and MAE configs: width 768, FCN auxiliary head with weight 0.4. Taps at
 blocks 4, 6, 8, 12 (indices 3, 5, 7, 11), drop path 0.1: BootMAE's ADE20K recipe, by the authors of
-MaskCLIP, and iBOT's, which DetailCLIP's MaskCLIP row was measured with.
+MaskCLIP, and iBOT's, which DetailCLIP's MaskCLIP row was measured with. Position embeddings become a
+table of 32 x 32 once, as in BEiT, MAE, BootMAE and iBOT, and windows of a test are not padded, as
+there; an image smaller than a window is. Different from BootMAE's:
+
+- no relative positions and no layer scale, which the encoders compared here do not have
+- normalization: the row's, in place of 127.5
 """
 
 norm_cfg = dict(type="SyncBN", requires_grad=True)
@@ -15,13 +20,17 @@ data_preprocessor = dict(
     pad_val=0,
     seg_pad_val=255,
     size=(512, 512),
-    test_cfg=dict(size_divisor=16),
+    test_cfg=dict(size=(512, 512)),
 )
 model = dict(
     type="EncoderDecoder",
     data_preprocessor=data_preprocessor,
     backbone=dict(
-        type="MaskCLIPViT", out_indices=(3, 5, 7, 11), final_norm=False, drop_path_rate=0.1
+        type="MaskCLIPViT",
+        out_indices=(3, 5, 7, 11),
+        final_norm=False,
+        drop_path_rate=0.1,
+        img_size=(512, 512),
     ),
     neck=dict(type="Feature2Pyramid", embed_dim=768, rescales=[4, 2, 1, 0.5]),
     decode_head=dict(

@@ -18,6 +18,7 @@ loaders of mmengine that unpickle (`safe_loading`), lets mmcv read images by our
 | DATASETS | `ADE20KLayout`, `COCOLayout`, `SegmentationSamples` |
 | METRICS | `SegmentationOutcomes`, `DetectionOutcomes` |
 | HOOKS | `RunReport`, `Pictures` |
+| LOOPS | `BFloat16TestLoop`, `BFloat16ValLoop` |
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from maskclip_bench.backbones.openmmlab import (  # noqa: E402
     evaluation,
     hooks,
     layer_decay,
+    loops,
     necks,
     pictures,
     pyramid,
@@ -56,6 +58,7 @@ __all__ = [
     "hooks",
     "image_reading",
     "layer_decay",
+    "loops",
     "mmcv_kernels",
     "necks",
     "pictures",

@@ -15,6 +15,7 @@ from torch import nn
 
 from maskclip_bench.backbones.openmmlab import mmcv_kernels, safe_loading
 from maskclip_bench.backbones.openmmlab.dense_checkpoints import seal_new
+from maskclip_bench.backbones.openmmlab.script_flags import global_batch_size
 from maskclip_bench.backbones.openmmlab.trunk_backbone import TrunkBackbone
 from maskclip_bench.errors import DataError
 from maskclip_bench.storage import write_json
@@ -56,6 +57,20 @@ class RunReport(Hook):
         meta = checkpoint.get("meta") or {}
         self._trained_classes = (meta.get("dataset_meta") or {}).get("classes")
         self._write_report(runner)
+
+    def before_train(self, runner: Runner) -> None:
+        """Warn where the batch of a step is not the one that the config's rates are for."""
+        planned = global_batch_size(runner.cfg, runner.cfg.filename or "")
+        steps = int(getattr(runner.optim_wrapper, "_accumulative_counts", 1))
+        real = runner.world_size * int(runner.train_dataloader.batch_size or 1) * steps
+        scaled = (runner.cfg.get("auto_scale_lr") or {}).get("enable", False)
+        if planned is not None and real != planned and not scaled:
+            runner.logger.warning(
+                f"The config is written for {planned} images a step, and this run takes {real} "
+                f"({runner.world_size} processes, {real // runner.world_size} images each). Set "
+                f"train_dataloader.batch_size so that they come to {planned}, or pass "
+                "--auto-scale-lr (mmdet), or change the learning rate."
+            )
 
     def before_test(self, runner: Runner) -> None:
         """A label means the same class as in training.

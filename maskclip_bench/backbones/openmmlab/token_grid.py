@@ -1,4 +1,4 @@
-"""Tokens on a grid: positions for other image sizes, and attention windows.
+"""Tokens on a grid: tiled positions, and attention windows.
 
 Shapes: B images, h x w patches, W windows of size x size patches, D embed_dim.
 """
@@ -7,19 +7,6 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
-
-
-def resample_positions(positions: Tensor, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Bicubic resampling of position embeddings [1, n, D] from the `native` grid to `grid`.
-
-    Computed in float32, corners not aligned, smoothed when the grid shrinks. The native grid
-    comes back bit for bit.
-    """
-    if native == grid:
-        return positions
-    maps = positions.float().unflatten(1, native).permute(0, 3, 1, 2)  # [1, D, h, w]
-    maps = F.interpolate(maps, size=grid, mode="bicubic", align_corners=False, antialias=True)
-    return maps.flatten(2).transpose(1, 2).to(positions.dtype)
 
 
 def tile_positions(positions: Tensor, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:

@@ -1,7 +1,11 @@
-"""Start the training and test scripts that the mmseg and mmdet wheels carry.
+"""Start the scripts that the mmseg and mmdet wheels carry: training, tests, and their tools.
 
     maskclip-bench mm mmseg|mmdet train|test CONFIG [arguments of that script]
+    maskclip-bench mm mmseg|mmdet TOOL [arguments of that script]
     python -m maskclip_bench.backbones.openmmlab.toolbox_scripts mmseg train CONFIG ...
+
+A TOOL is the name of a script below the wheel's `tools/`: `analyze_logs`, or, where two have one
+name, with its folder: `misc/browse_dataset`.
 
 The scripts are run as they are; before them, this module
 
@@ -9,7 +13,8 @@ The scripts are run as they are; before them, this module
   it reads the config, so a config alone comes too late there),
 - checks the data that the config names: a missing folder ends here, with exit code 3, and not
   after minutes,
-- makes `--launcher pytorch` work on CPU (gloo), where mmengine wants CUDA,
+- makes `--launcher pytorch` work on CPU (gloo), where mmengine wants CUDA, and `--amp`, `--tta` and
+  `--auto-scale-lr` on our configs (see `script_flags`),
 - reads checkpoints without unpickling; `--allow-pickle FILE` lets one file through.
 """
 
@@ -25,52 +30,89 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from maskclip_bench.backbones.openmmlab import image_reading, mmcv_kernels, safe_loading
+from maskclip_bench.backbones.openmmlab import (
+    image_reading,
+    mmcv_kernels,
+    safe_loading,
+    script_flags,
+)
 from maskclip_bench.backbones.openmmlab.datasets import order_categories
 from maskclip_bench.data.dense import check_coco, check_segmentation_folder
 from maskclip_bench.errors import (
     ConfigError,
     MaskCLIPBenchError,
     MissingDependencyError,
+    did_you_mean,
     unknown_name,
 )
 from maskclip_bench.extras import install_command
 
 TOOLBOXES = ("mmseg", "mmdet")
 ACTIONS = ("train", "test")
+"""Scripts whose data is checked first."""
+WITHOUT_WEIGHTS = ("get_flops", "analysis_tools/get_flops")
+"""Scripts that build a model and count its operations."""
 _MASK_TYPES = {"ADE20KLayout": None, "ADE20KDataset": ".jpg", "BaseSegDataset": ".jpg"}
 """Data sets whose folders are checked -> suffix of their images; None = any image."""
 _COCO_TYPES = ("COCOLayout", "CocoDataset")
 _DISTRIBUTIONS = {"mmseg": "onedl-mmsegmentation", "mmdet": "onedl-mmdetection"}
 
 
-def script(toolbox: str, action: str) -> Path:
-    """The script inside the installed wheel.
+def tools_of(toolbox: str) -> dict[str, Path]:
+    """All scripts inside the installed wheel, by name: `train`, `analysis_tools/get_flops`.
 
     Raises:
-        UnknownNameError: Another toolbox or action.
+        UnknownNameError: Another toolbox.
         MissingDependencyError: The toolbox is not installed, or without its scripts.
     """
     if toolbox not in TOOLBOXES:
         raise unknown_name("toolbox", toolbox, TOOLBOXES, remedy="Use mmseg or mmdet.")
-    if action not in ACTIONS:
-        raise unknown_name("action", action, ACTIONS, remedy="Use train or test.")
     spec = importlib.util.find_spec(toolbox)
     if spec is None or not spec.submodule_search_locations:
         raise MissingDependencyError(f"{toolbox} is not installed: {install_command('openmmlab')}")
-    path = Path(spec.submodule_search_locations[0]) / ".mim" / "tools" / f"{action}.py"
-    if not path.is_file():
+    folder = Path(spec.submodule_search_locations[0]) / ".mim" / "tools"
+    found = {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in sorted(folder.rglob("*.py"))
+    }
+    if "train" not in found:
         raise MissingDependencyError(
-            f"The installed {toolbox} carries no {path.name} ({path}). Install its wheel, not a "
+            f"The installed {toolbox} carries no scripts ({folder}). Install its wheel, not a "
             f"source checkout: pip install {_DISTRIBUTIONS[toolbox]}"
         )
-    return path
+    return found
+
+
+def script(toolbox: str, tool: str) -> Path:
+    """One of them, by its name or by the last part of it.
+
+    Raises:
+        UnknownNameError: Another toolbox.
+        ConfigError: There is no such script, or several.
+        MissingDependencyError: The toolbox is not installed, or without its scripts.
+    """
+    tools = tools_of(toolbox)
+    if tool in tools:
+        return tools[tool]
+    fitting = [name for name in tools if name.rpartition("/")[2] == tool]
+    if len(fitting) == 1:
+        return tools[fitting[0]]
+    if fitting:
+        raise ConfigError(
+            f"{toolbox} has several scripts {tool!r}: {', '.join(fitting)}. Name it with its "
+            "folder."
+        )
+    short = [name.rpartition("/")[2] for name in tools]
+    raise ConfigError(
+        f"{toolbox} has no script {tool!r}.{did_you_mean(tool, [*tools, *short])} It has "
+        f"{', '.join(tools)}."
+    )
 
 
 def launch(
     toolbox: str,
-    action: str,
-    config: str,
+    tool: str,
+    config: str | None,
     arguments: Sequence[str] = (),
     *,
     allow_pickle: Sequence[str] = (),
@@ -81,48 +123,60 @@ def launch(
 
     Args:
         toolbox: "mmseg" or "mmdet".
-        action: "train" or "test".
-        config: Path of a config.
+        tool: "train", "test", or the name of another script.
+        config: Path of a config; None for scripts that take none.
         arguments: Of the script (`--work-dir`, `--resume`, a checkpoint, `--cfg-options`...).
         allow_pickle: Files that may run the code they hold when they are loaded.
-        check_data: Check the data that the config names first.
+        check_data: Check the data that the config names first (training and tests).
         keep_group: Leave the process group open for the next script; `leave_group` ends it. A
             group ended and opened again under one torchrun would meet the keys of the first in
             the agent's store.
 
     Raises:
-        ConfigError: No such config.
+        ConfigError: No such config or script.
         CheckpointError: There is no such file to allow; or, while the script runs, a checkpoint is
             missing, damaged, or needs unpickling.
         DataError: The data the config names is missing or broken.
     """
-    path = script(toolbox, action)
-    if not Path(config).is_file():
+    path = script(toolbox, tool)
+    if tool in ACTIONS and (config is None or not Path(config).is_file()):
         raise ConfigError(
             f"No config {config}. `maskclip-bench path configs/{toolbox}/NAME.py` prints the "
             "place of a shipped one."
         )
-    mmcv_kernels.install()
-    image_reading.install()
-    if toolbox == "mmdet":
-        order_categories()
-    let_bases_resolve()
+    _prepare(toolbox, tool, allow_pickle)
     arguments = list(arguments)
-    for file in allow_pickle:
-        safe_loading.allow(file)
-    if check_data and os.environ.get("RANK", "0") == "0":
-        check_config_data(config, actions=(action,), arguments=arguments)
+    if tool in ACTIONS:
+        assert config is not None
+        if check_data and os.environ.get("RANK", "0") == "0":
+            check_config_data(config, actions=(tool,), arguments=arguments)
+        arguments = script_flags.bfloat16_for_amp(arguments)
     if _launcher(arguments) == "pytorch":
         arguments = _prepare_cpu_group(arguments)
     before = sys.argv
-    sys.argv = [str(path), config, *arguments]
+    sys.argv = [str(path), *([] if config is None else [config]), *arguments]
     try:
-        with safe_loading.guard(toolbox):
+        with safe_loading.guard(toolbox), script_flags.completed_configs(toolbox):
             runpy.run_path(str(path), run_name="__main__")
     finally:
         sys.argv = before
         if not keep_group:
             leave_group()
+
+
+def _prepare(toolbox: str, tool: str, allow_pickle: Sequence[str]) -> None:
+    """What is put in place before a script is imported."""
+    mmcv_kernels.install()
+    image_reading.install()
+    if toolbox == "mmdet":
+        order_categories()
+    let_bases_resolve()
+    for file in allow_pickle:
+        safe_loading.allow(file)
+    if tool in WITHOUT_WEIGHTS:
+        from maskclip_bench.backbones.openmmlab.trunk_backbone import TrunkBackbone
+
+        TrunkBackbone.weights_do_not_matter = True
 
 
 def let_bases_resolve() -> None:
@@ -231,14 +285,12 @@ def _prepare_cpu_group(arguments: list[str]) -> list[str]:
 
     if not dist.is_initialized():
         dist.init_process_group("gloo")
-    wrapper = [
+    script_flags.batch_norm_of_each_process()
+    return script_flags.with_options(
+        arguments,
         "model_wrapper_cfg.type=MMDistributedDataParallel",
         "model_wrapper_cfg.device_ids=None",
-    ]
-    if "--cfg-options" in arguments:
-        at = arguments.index("--cfg-options") + 1
-        return [*arguments[:at], *wrapper, *arguments[at:]]
-    return [*arguments, "--cfg-options", *wrapper]
+    )
 
 
 def leave_group() -> None:
@@ -256,13 +308,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--allow-pickle", action="append", default=[])
         known, given = parser.parse_known_args(given)
-        if len(given) < 3:
+        if len(given) < 2 or (given[1] in ACTIONS and len(given) < 3):
             raise ConfigError(
                 "Usage: mmseg|mmdet train|test CONFIG [--allow-pickle FILE] "
-                "[arguments of the script]"
+                "[arguments of the script], or mmseg|mmdet TOOL [arguments of the script]"
             )
-        toolbox, action, config, *rest = given
-        launch(toolbox, action, config, rest, allow_pickle=known.allow_pickle)
+        toolbox, tool, *rest = given
+        config = rest.pop(0) if tool in ACTIONS else None
+        launch(toolbox, tool, config, rest, allow_pickle=known.allow_pickle)
     except MaskCLIPBenchError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code

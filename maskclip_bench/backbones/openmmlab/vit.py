@@ -29,7 +29,6 @@ from torch.utils.checkpoint import checkpoint
 from maskclip_bench.backbones.openmmlab.token_grid import (
     join_windows,
     partition_windows,
-    resample_positions,
     tile_positions,
 )
 from maskclip_bench.backbones.openmmlab.trunk_backbone import TrunkBackbone, resolve_indices
@@ -40,6 +39,7 @@ from maskclip_bench.modeling.dense_vit import (
     is_dense_vit,
     keep_blocks,
     layer_of,
+    resample_positions,
     set_drop_path,
     set_input_size,
     stages,
@@ -62,8 +62,9 @@ class MaskCLIPViT(TrunkBackbone):
         lora: Settings of peft's `LoraConfig`; see `TrunkBackbone`.
         drop_path_rate: Stochastic depth of the last block; the others grow to it linearly.
         with_cp: Gradient checkpointing (OpenMMLab's name): recompute blocks in the backward pass.
-        img_size: (height, width) that positions are resampled to once, by timm, before training.
-            Relative positions need it for another size than their own; others take any size.
+        img_size: (height, width) that positions are resampled to once, before training, so that the
+            resampled table is what is trained. Relative positions need it for another size than
+            their own; others take any size, with or without it.
         window_size: Patches along a side of an attention window; None = every block is global.
             As in ViTDet, the attention alone runs in windows, which are padded with zeros at the
             bottom and right, after the norm. Prefix tokens, which ViTDet does not have, are

@@ -5,16 +5,8 @@ import torch
 from maskclip_bench.backbones.openmmlab.token_grid import (
     join_windows,
     partition_windows,
-    resample_positions,
     tile_positions,
 )
-
-
-def test_resample_positions__native_grid_is_untouched() -> None:
-    positions = torch.randn(1, 12, 4)
-    assert resample_positions(positions, (3, 4), (3, 4)) is positions
-    constant = resample_positions(torch.ones(1, 12, 4), (3, 4), (7, 5))
-    torch.testing.assert_close(constant, torch.ones(1, 35, 4))
 
 
 def test_windows__round_trip_with_padding() -> None:

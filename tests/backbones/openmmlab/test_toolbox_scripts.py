@@ -95,8 +95,21 @@ def test_script__lies_in_the_wheel() -> None:
 def test_script__unknown() -> None:
     with pytest.raises(UnknownNameError, match=r"No toolbox 'mmsegg'\. Did you mean 'mmseg'"):
         launching.script("mmsegg", "train")
-    with pytest.raises(UnknownNameError, match=r"No action 'trial'\. Did you mean 'train'"):
+    pytest.importorskip("mmseg")
+    with pytest.raises(ConfigError, match=r"no script 'trial'\. Did you mean 'train'.* It has"):
         launching.script("mmseg", "trial")
+    with pytest.raises(ConfigError, match=r"several scripts 'browse_dataset': analysis_tools/bro"):
+        launching.script("mmseg", "browse_dataset")
+
+
+def test_script__by_its_name_or_with_its_folder() -> None:
+    pytest.importorskip("mmdet")
+    for toolbox in launching.TOOLBOXES:
+        tools = launching.tools_of(toolbox)
+        assert len(tools) > 30
+        for name, path in tools.items():
+            assert launching.script(toolbox, name) == path and path.is_file()
+    assert launching.script("mmdet", "get_flops").parent.name == "analysis_tools"
 
 
 def test_script__toolbox_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -108,7 +121,7 @@ def test_script__toolbox_absent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         submodule_search_locations = (str(tmp_path),)
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: Source)
-    with pytest.raises(MissingDependencyError, match=r"carries no train\.py"):
+    with pytest.raises(MissingDependencyError, match=r"carries no scripts"):
         launching.script("mmdet", "train")
 
 

@@ -4,7 +4,7 @@ _base_ = [
     "_base_/linear_vit-b-16.py",
     "_base_/ade20k_512x512.py",
     "_base_/schedule_linear_40k.py",
-    "_base_/runtime.py",
+    "_base_/runtime_gpu.py",
 ]
 
 model = dict(

@@ -1,0 +1,44 @@
+"""ViT-H/14: upernet on ade20k.
+
+Written from the row by: maskclip-bench mm mmseg config --head upernet --data ade20k
+The bases say what differs from the recipes' sources; this file holds what the
+architecture, the row's normalization and the classes of the data set change.
+"""
+
+_base_ = [
+    "_base_/upernet_vit-b-16.py",
+    "_base_/ade20k_512x512.py",
+    "_base_/schedule_160k_vit-l.py",
+    "_base_/runtime_gpu.py",
+]
+
+model = dict(
+    backbone=dict(
+        img_size=(518, 518),
+        out_indices=(9, 15, 20, 31),
+        drop_path_rate=0.2,
+    ),
+    decode_head=dict(
+        num_classes=150,
+        in_channels=[1280, 1280, 1280, 1280],
+        channels=1280,
+    ),
+    auxiliary_head=dict(
+        in_channels=1280,
+        num_classes=150,
+    ),
+    neck=dict(
+        embed_dim=1280,
+    ),
+    data_preprocessor=dict(
+        size=(518, 518),
+        test_cfg=dict(
+            _delete_=True,
+            size_divisor=14,
+        ),
+    ),
+    test_cfg=dict(
+        crop_size=(518, 518),
+        stride=(345, 345),
+    ),
+)
