@@ -1,6 +1,6 @@
 """ViT-H/14: mask-rcnn on coco.
 
-Written from the row by: maskclip-bench mm mmdet config --head mask-rcnn --data coco
+Written by backbones/openmmlab/row_configs.py; a run fills in a row.
 The bases say what differs from the recipes' sources; this file holds what the
 architecture, the row's normalization and the classes of the data set change.
 """

@@ -1,6 +1,6 @@
 """ViT-B/14: upernet on ade20k.
 
-Written from the row by: maskclip-bench mm mmseg config --head upernet --data ade20k
+Written by backbones/openmmlab/row_configs.py; a run fills in a row.
 The bases say what differs from the recipes' sources; this file holds what the
 architecture, the row's normalization and the classes of the data set change.
 """

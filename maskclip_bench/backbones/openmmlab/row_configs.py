@@ -272,12 +272,14 @@ def _text(
         "runtime_gpu",
     ]
     who = architecture if row is None else f"{row.display_name} ({architecture})"
-    of_row = "" if row is None else f" {row.name}"
+    written = "Written by backbones/openmmlab/row_configs.py; a run fills in a row."
+    if row is not None:
+        command = f"maskclip-bench mm {toolbox} config {row.name} --head {head} --data {data}"
+        written = f"Written from the row by: {command}"
     lines = [
         f'"""{who}: {head} on {data}.',
         "",
-        f"Written from the row by: maskclip-bench mm {toolbox} config{of_row} --head {head} "
-        f"--data {data}",
+        written,
         "The bases say what differs from the recipes' sources; this file holds what the",
         "architecture, the row's normalization and the classes of the data set change.",
         '"""',
