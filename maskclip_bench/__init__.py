@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from maskclip_bench.api import (
         as_backbone,
         compare,
+        embed,
         evaluate,
         image_folder,
         list_backbones,
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "as_backbone",
     "compare",
+    "embed",
     "evaluate",
     "image_folder",
     "list_backbones",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from maskclip_bench.tasks.cell import Column
     from maskclip_bench.tasks.declaration import TaskDeclaration
 
+from maskclip_bench.api_embed import embed as embed
 from maskclip_bench.api_results import Comparisons, Results, TableView
 
 logger = logging.getLogger(__name__)

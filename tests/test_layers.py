@@ -43,6 +43,7 @@ LAYERS: dict[str, int] = {
     "tasks.cell": 4,
     "tasks.cluster": 4,
     "tasks.execution": 4,
+    "tasks.embedding": 4,
     "tasks.measure": 4,
     "tasks.plan": 4,
     "tasks.sharding": 4,
@@ -51,6 +52,7 @@ LAYERS: dict[str, int] = {
     "study": 5,
     "api": 5,
     "api_results": 5,
+    "api_embed": 5,
     "testing": 5,
     "__main__": 6,  # starts the command line
 }

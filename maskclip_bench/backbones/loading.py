@@ -24,6 +24,7 @@ from maskclip_bench.backbones.declaration import BackboneDeclaration
 from maskclip_bench.backbones.encoders import Encoder, TrainableEncoder
 from maskclip_bench.backbones.families.base import Loaded, one_at_a_time, short
 from maskclip_bench.backbones.feature_points import no_text_tower
+from maskclip_bench.backbones.layers import tokens_at
 from maskclip_bench.backbones.transform import Transform, choose_transform
 from maskclip_bench.errors import (
     CheckpointError,
@@ -149,6 +150,23 @@ class Backbone:
         with self._forward():
             tokens = self.encoder.patch_tokens(self._prepare(images))
         return self._gate(tokens, len(images), "patch tokens of images", ndim=3)
+
+    def tokens_at(self, images: Tensor, layer: int) -> tuple[Tensor | None, Tensor]:
+        """Class token [B, D] (None without one) and patch tokens [B, N, D] after a block.
+
+        Args:
+            images: [B, 3, S, S].
+            layer: The block; 0 is the first, -1 the last.
+
+        Raises:
+            ConfigError: The model is no ViT, or has fewer blocks.
+            NonFiniteError: A value is not finite.
+        """
+        with self._forward():
+            first, patches = tokens_at(self.vision_trunk(), self._prepare(images), layer)
+        what, number = f"tokens of layer {layer} of images", len(images)
+        gated = None if first is None else self._gate(first, number, f"class {what}", ndim=2)
+        return gated, self._gate(patches, number, f"patch {what}", ndim=3)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts -> [T, P], L2-normalised.

@@ -21,6 +21,7 @@ from rich.logging import RichHandler
 from maskclip_bench import __version__
 from maskclip_bench.cli.data import data_app
 from maskclip_bench.cli.data_check import add_data_commands
+from maskclip_bench.cli.embed import embed
 from maskclip_bench.cli.inspect import path
 from maskclip_bench.cli.listing import list_app
 from maskclip_bench.cli.mm import mm
@@ -94,6 +95,7 @@ app.command("table")(table)
 app.add_typer(study_app, name="study")
 app.command("report")(report)
 app.command("show")(show)
+app.command("embed")(embed)
 app.command("verify")(verify)
 app.command("path")(path)
 app.command(

@@ -392,17 +392,24 @@ def extract(
     options: PassOptions,
 ) -> Iterator[Tensors]:
     """Outputs of the images from `start` on, a batch at a time, on the CPU."""
-    dataset.check_images(progress)
-    prepared = _Prepared(dataset, backbone.transform, start)
     stage, report = f"features of {dataset.split}", throttled(progress, seconds=REPORT_SECONDS)
     done = start
-    for images in _batches(prepared, backbone, options):
+    for images in prepared_batches(backbone, dataset, start, progress, options):
         yield _outputs(backbone, images, dataset, done)
         done += len(images)
         report(stage, done, len(dataset))
 
 
-def _batches(prepared: _Prepared, backbone: Backbone, options: PassOptions) -> Iterator[Tensor]:
+def prepared_batches(
+    backbone: Backbone, dataset: Dataset, start: int, progress: Progress, options: PassOptions
+) -> Iterator[Tensor]:
+    """The images from `start` on, prepared: uint8 [B, 3, S, S] each.
+
+    Raises:
+        DataError: An image cannot be read; names the file.
+    """
+    dataset.check_images(progress)
+    prepared = _Prepared(dataset, backbone.transform, start)
     pixels = len(prepared) * backbone.image_size**2
     workers = min(8, default_num_threads()) if pixels >= WORKERS_FROM_PIXELS else 0
     assert options.image_batch != "auto"
