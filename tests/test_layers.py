@@ -45,6 +45,7 @@ LAYERS: dict[str, int] = {
     "tasks.execution": 4,
     "tasks.embedding": 4,
     "tasks.measure": 4,
+    "tasks.pieces": 4,
     "tasks.plan": 4,
     "tasks.sharding": 4,
     "tasks.why": 4,

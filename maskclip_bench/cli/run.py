@@ -223,6 +223,12 @@ def _execute(
         return RunResult()
     if how.launcher == "slurm":
         return run_on_cluster(made_plan, workspace, device, how, messages)
+
+    def show_so_far(result: RunResult) -> None:
+        """The table grows while other rows are still being pretrained."""
+        if len(result.measured) + len(result.failed) < num_open - num_refused:
+            _show_cells(made_plan, result, workspace, messages)
+
     with RunDisplay(messages) as display:
         return Execution(
             made_plan,
@@ -231,6 +237,7 @@ def _execute(
             num_jobs=how.num_jobs(jobs, device),
             listener=display,
             features=how.store(workspace),
+            row_done=show_so_far if made_plan.pretraining else None,
         ).run()
 
 

@@ -33,8 +33,6 @@ from maskclip_bench.backbones import (
 from maskclip_bench.data.dataset import hashing_told
 from maskclip_bench.errors import JobError, StorageError, storage_error
 from maskclip_bench.jobs import JobCancelled, own_command, run_job
-from maskclip_bench.pretrain.methods import METHODS
-from maskclip_bench.pretrain.recipe import load_recipe
 from maskclip_bench.progress import Listener, Unit, read_progress
 from maskclip_bench.results.records import Record, RecordStore, failed_record
 from maskclip_bench.runtime import DATA_VARIABLE, Workspace, default_num_threads, provenance
@@ -51,6 +49,7 @@ from maskclip_bench.tasks.cell import (
 )
 from maskclip_bench.tasks.features import FeatureStore
 from maskclip_bench.tasks.measure import measure_record
+from maskclip_bench.tasks.pieces import Piece, pieces_of, pretraining_unit
 from maskclip_bench.tasks.plan import Plan
 
 if TYPE_CHECKING:
@@ -60,9 +59,6 @@ logger = logging.getLogger(__name__)
 
 DRAW_DEMO = Unit("demo-world", "drawing the demo world", expected_seconds=30.0)
 CHECK_DEMO = Unit("demo-world", "checking the demo world", expected_seconds=2.0)
-
-SECONDS_PER_PAIR = 1 / 400
-"""Of CLIP on the demo world on one core; only weighs the pieces of a run against each other."""
 
 
 @dataclass
@@ -119,6 +115,8 @@ class Execution:
         num_jobs: Pieces of work side by side; the cores are divided among them.
         listener: Told of all progress.
         features: The store of features; None opens the workspace's.
+        row_done: Called with what there is so far whenever the cells of a row that run in this
+            process are done, by one thread at a time.
     """
 
     def __init__(
@@ -130,7 +128,9 @@ class Execution:
         num_jobs: int,
         listener: Listener,
         features: FeatureStore | None = None,
+        row_done: Callable[[RunResult], None] | None = None,
     ) -> None:
+        self._row_done = row_done
         self._plan = plan
         self._workspace = workspace
         self._device = device
@@ -184,48 +184,30 @@ class Execution:
 
     # What there is to do, and in which order.
 
-    def _rows(self) -> dict[tuple[str, int], list[PlannedCell]]:
-        """Cells to measure, by row."""
-        rows: dict[tuple[str, int], list[PlannedCell]] = {}
-        for cell in self._plan.open_cells:
-            if cell.is_to_measure:
-                rows.setdefault((cell.row.name, cell.row.seed), []).append(cell)
-        return rows
-
     def _units(self) -> list[Unit]:
         units = [self._demo_unit] if self._plan.needs_demo else []
-        units += [_pretraining_unit(row) for row in self._plan.pretraining]
+        units += [pretraining_unit(row) for row in self._plan.pretraining]
         return units + [cell.unit for cell in self._plan.open_cells]
 
     def _nodes(self) -> list[_Node]:
-        """Longest first, so that the pool does not wait for one long piece at the end."""
-        nodes = [
-            _Node(cell.unit.key, partial(self._measure, cell, self._loader(cell.row)))
-            for cell in self._plan.open_cells
-            if cell.refused is not None
-        ]
-        first: frozenset[str] = frozenset()
-        if self._plan.needs_demo:
-            nodes.append(_Node(self._demo_unit.key, self._prepare_demo))
-            first = frozenset({self._demo_unit.key})
-        after: dict[tuple[str, int], frozenset[str]] = {}
-        by_length = sorted(
-            self._plan.pretraining, key=lambda row: -_pretraining_unit(row).expected_seconds
-        )
-        for row in by_length:
-            unit = _pretraining_unit(row)
-            nodes.append(_Node(unit.key, partial(self._pretrain, row, unit), first))
-            after[row.name, row.seed] = frozenset({unit.key})
-        for key, cells in self._rows().items():
-            ready = after.get(key, first)
-            here = [cell for cell in cells if not cell.column.protocol.runs_as_job]
-            if here:
-                name = f"row/{here[0].row.name}/{here[0].row.seed}"
-                nodes.append(_Node(name, partial(self._evaluate_row, here), ready))
-            for cell in cells:
-                if cell not in here:
-                    nodes.append(_Node(cell.unit.key, partial(self._evaluate_row, [cell]), ready))
-        return nodes
+        """The pieces of the plan, each with what does it."""
+        pieces = pieces_of(self._plan, self._demo_unit.key)
+        return [_Node(piece.key, partial(self._do, piece), piece.after) for piece in pieces]
+
+    def _do(self, piece: Piece) -> None:
+        if piece.kind == "demo":
+            self._prepare_demo()
+            return
+        assert piece.row is not None
+        if piece.kind == "pretrain":
+            self._pretrain(piece.row, pretraining_unit(piece.row))
+        elif piece.kind == "refused":
+            self._measure(piece.cells[0], self._loader(piece.row))
+        else:
+            self._evaluate_row(piece.cells)
+        if piece.kind == "row" and self._row_done is not None:
+            with self._lock:
+                self._row_done(self._result)
 
     # The pieces of work. Each runs in a thread of the pool.
 
@@ -431,18 +413,6 @@ class Execution:
     def _check_cancelled(self) -> None:
         if self._cancel.is_set():
             raise JobCancelled
-
-
-def _pretraining_unit(row: Row) -> Unit:
-    name = row.declaration.recipe
-    assert name is not None
-    recipe = load_recipe(name)
-    cost = METHODS[recipe.method.name].relative_cost
-    return Unit(
-        key=f"pretrain/{row.name}/{row.seed}",
-        label=f"pretraining {row.label}",
-        expected_seconds=(recipe.num_pairs or 0) * cost * SECONDS_PER_PAIR,
-    )
 
 
 def summary(record: Record) -> str:

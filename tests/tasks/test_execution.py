@@ -322,3 +322,32 @@ def test_failure_line__never_empty() -> None:
 def test_in_one_line__cuts_what_is_long() -> None:
     assert in_one_line(" a\n\tb ") == "a b"
     assert in_one_line("x" * 400) == "x" * 299 + "…"
+
+
+def test_run__tells_of_each_row_when_it_is_done(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[list[str]] = []
+    names = ["one", "two"]
+
+    def load(declaration: object, **options: object) -> Backbone:
+        return make_backbone(ColourEncoder(), declaration.name)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(execution, "load_backbone", load)
+    cells = [
+        PlannedCell(
+            Row(name, make_backbone(ColourEncoder(), name).declaration),
+            Column(PROTOCOLS["knn"], squares_task()),
+            None,
+        )
+        for name in names
+    ]
+    Execution(
+        Plan(cells=cells),
+        workspace,
+        device=torch.device("cpu"),
+        num_jobs=1,
+        listener=Quiet(),
+        row_done=lambda result: told.append([record.row_id for record in result.measured]),
+    ).run()
+    assert told == [["one"], ["one", "two"]]

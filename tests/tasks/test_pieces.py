@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from maskclip_bench.runtime import Workspace
+from maskclip_bench.tasks.pieces import Piece, pieces_of, pretraining_unit
+from maskclip_bench.tasks.plan import Plan, make_plan
+from maskclip_bench.tasks.suite import SuiteDeclaration
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    rows = ["clip_vit-demo_demo", "maskclip_vit-demo_demo", "slip_vit-demo_demo"]
+    suite = SuiteDeclaration(
+        description="", backbones=rows, tasks=["knn/demo_objects", "detection/demo_instances"]
+    )
+    return make_plan(suite, Workspace.open(tmp_path))
+
+
+def test_pieces__the_first_row_first_then_the_longest(plan: Plan) -> None:
+    pieces = pieces_of(plan, "demo")
+    assert [
+        (piece.kind, piece.row.name.split("_")[0] if piece.row else "") for piece in pieces
+    ] == [
+        ("demo", ""),
+        ("pretrain", "clip"),
+        ("row", "clip"),
+        ("pretrain", "slip"),
+        ("row", "slip"),
+        ("pretrain", "maskclip"),
+        ("row", "maskclip"),
+        ("job", "clip"),
+        ("job", "slip"),
+        ("job", "maskclip"),
+    ]
+    assert len({piece.key for piece in pieces}) == len(pieces)
+
+
+def test_pieces__each_waits_for_what_it_needs(plan: Plan) -> None:
+    pieces = pieces_of(plan, "demo")
+    before: set[str] = set()
+    for piece in pieces:
+        assert piece.after <= before
+        before.add(piece.key)
+    needs = {piece.key: piece.after for piece in pieces}
+    for piece in pieces:
+        if piece.kind in ("row", "job"):
+            assert piece.row is not None
+            assert piece.after == {pretraining_unit(piece.row).key}
+        if piece.kind == "pretrain":
+            assert needs[piece.key] == {"demo"}
+
+
+def test_pieces__of_a_plan_with_nothing_to_do() -> None:
+    assert pieces_of(Plan(cells=[]), "demo") == []
+    assert Piece("demo", "a") == Piece("demo", "a")
+
+
+def test_pretraining_unit__a_longer_method_weighs_more(plan: Plan) -> None:
+    seconds = {row.name: pretraining_unit(row).expected_seconds for row in plan.pretraining}
+    assert seconds["clip_vit-demo_demo"] < seconds["maskclip_vit-demo_demo"]
+    assert seconds["maskclip_vit-demo_demo"] < seconds["slip_vit-demo_demo"]
