@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from maskclip_bench.data.dataset import Dataset
 from maskclip_bench.errors import MaskCLIPBenchError
 from maskclip_bench.report.cell_charts import (
+    CONFIDENCE,
     CellChart,
     cell_charts,
     class_ratios,
@@ -203,7 +204,10 @@ def mistakes_of(
         return [], ""
     predicted = {"label", "prediction"} <= set(outcomes.columns)
     order = np.argsort(np.where(np.isnan(values), np.inf, values), kind="stable")
-    if predicted:
+    sure = predicted and CONFIDENCE in outcomes.columns
+    if sure:
+        order = np.argsort(-outcomes[CONFIDENCE].to_numpy(dtype=np.float64), kind="stable")
+    elif predicted:
         order = _spread_over_classes(outcomes, order, values)
     found = []
     for index in order:
@@ -215,15 +219,17 @@ def mistakes_of(
             said, truth = (int(outcomes[c].iloc[index]) for c in ("prediction", "label"))
             words = class_words(names, max(said, truth) + 1)
             caption = f"{words[truth]} → {words[said]}"
+            if sure:
+                caption += f" ({100 * outcomes[CONFIDENCE].iloc[index]:.0f} %)"
         found.append(Mistake(sample, image_id(sample, split), caption))
         if len(found) == 4 * NUM_MISTAKES:
             break
-    what = (
-        "Wrong predictions, from as many classes as there are: truth → what was said."
-        if predicted
-        else f"The images of the lowest {metric_label(record, metric)}, each by itself."
-    )
-    return found, what
+    if sure:
+        return found, "The wrong predictions of the highest confidence: truth → what was said."
+    if predicted:
+        what = "Wrong predictions, from as many classes as there are: truth → what was said."
+        return found, what
+    return found, f"The images of the lowest {metric_label(record, metric)}, each by itself."
 
 
 def _mistakes(

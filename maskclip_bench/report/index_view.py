@@ -59,7 +59,7 @@ def index_values(parts: Parts, *, has_workspace: bool) -> dict[str, Any]:
     retrieval = retrieval_view(retrieved, labels, _display(selection, retrieved))
     curves = curve_charts(parts.runs)
     cost, cost_note = cost_charts(parts.runs, selection, parts.columns)
-    summary, intro = _summary(parts.tables)
+    summary, intro = _summary(parts.tables, selection)
     glance = glance_charts(next(iter(parts.tables.values()), None), selection, parts.columns)
     several = len(selection.rows) > 1
     sections = [
@@ -129,10 +129,10 @@ def _plural(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _summary(tables: dict[str, Table]) -> tuple[list[tuple[str, str]], str]:
+def _summary(tables: dict[str, Table], selection: Selection) -> tuple[list[tuple[str, str]], str]:
     """Sentences of the first table that compares anything."""
     for table in tables.values():
-        found = sentences(table)
+        found = sentences(table, selection)
         if not found:
             continue
         base = next(

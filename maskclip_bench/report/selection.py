@@ -82,6 +82,14 @@ class Selection:
         """Whether it is among the rows."""
         return any(row.backbone == backbone for row in self.rows)
 
+    def higher_is_better(self, task: str | None, metric: str | None) -> bool:
+        """Direction of a metric, as its records say; up where none does."""
+        for (_, known), by_seed in self.records.items():
+            for record in by_seed.values() if known == task else ():
+                if metric in record.metrics:
+                    return record.metrics[metric].higher_is_better
+        return True
+
     def ok(self, backbone: str, task: str) -> dict[int, Record]:
         """Scores of a cell by seed."""
         found = self.records.get((backbone, task), {})

@@ -184,11 +184,12 @@ def _cell_view(
         href = cell_path(records[min(records)])
     delta = cell_delta(cell, column)
     interval = cell.delta_interval
+    up = selection.higher_is_better(column.task, column.metric)
     return {
         "number": cell_number(cell, column),
         "spread": cell_spread(cell, column),
         "delta": delta,
-        "sign": "" if not cell.is_clear else "better" if (cell.delta or 0) > 0 else "worse",
+        "sign": "" if not cell.is_clear else "better" if _is_ahead(cell, up) else "worse",
         "best": cell.best,
         "origin": cell.origin,
         "sort": "" if cell.value is None else f"{cell.value:.6f}",
@@ -197,6 +198,10 @@ def _cell_view(
         if interval is None
         else f"difference {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points (95 %)",
     }
+
+
+def _is_ahead(cell: TableCell, higher_is_better: bool) -> bool:
+    return ((cell.delta or 0) > 0) == higher_is_better
 
 
 def _spans(table: Table) -> list[tuple[str, int]]:
@@ -210,7 +215,7 @@ def _spans(table: Table) -> list[tuple[str, int]]:
     return spans
 
 
-def sentences(table: Table) -> list[str]:
+def sentences(table: Table, selection: Selection) -> list[str]:
     """What a table's tests say of each row against the baseline, one sentence each."""
     tested = [row for row in table.rows if any(cell.p_value is not None for cell in row.cells)]
     if not tested:
@@ -227,7 +232,8 @@ def sentences(table: Table) -> list[str]:
                 open_ += 1
                 continue
             text = f"{column.one_line} ({cell_delta(cell, column).rstrip('*')})"
-            (ahead if cell.delta > 0 else behind).append(text)
+            up = selection.higher_is_better(column.task, column.metric)
+            (ahead if _is_ahead(cell, up) else behind).append(text)
         parts = []
         if ahead:
             parts.append(f"clearly better on {_joined(ahead)}")

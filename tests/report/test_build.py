@@ -13,6 +13,7 @@ import pytest
 
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.report.build import MARK, build
+from maskclip_bench.results.measurement import Metric
 from maskclip_bench.results.records import Cell, Record, RecordStore, failed_record
 from tests.report.measurements import MADE, classification
 
@@ -140,6 +141,44 @@ def test_build__over_seeds(store: RecordStore, save: Callable[..., Record], tmp_
     assert "up to 2 training seeds a row" in Page(index).words
     assert (index.parent / "cells/first__seed1/knn__objects.html").is_file()
     check_links(index.parent)
+
+
+def test_cells__the_surest_mistakes_first(store: RecordStore, save: Callable[..., Record]) -> None:
+    from maskclip_bench.report.cells import mistakes_of
+
+    record = save("first", "knn/objects", classification(4))
+    found, what = mistakes_of(record, store.outcomes(record), ["cat", "dog", "fox"], "test")
+    assert [mistake.image for mistake in found] == [
+        "class0/03.jpg", "class2/02.jpg", "class1/01.jpg", "class0/00.jpg",
+    ]  # fmt: skip
+    assert found[0].caption == "cat → dog (30 %)"
+    assert "highest confidence" in what
+    plain = store.outcomes(record).drop(columns="confidence")
+    found, what = mistakes_of(record, plain, None, "test")
+    assert {mistake.image for mistake in found[:3]} >= {"class1/01.jpg", "class2/02.jpg"}
+    assert "as many classes" in what
+
+
+def test_tables__lower_is_better(
+    store: RecordStore, save: Callable[..., Record], tmp_path: Path
+) -> None:
+    """A clear decrease of an error is drawn and said as an improvement."""
+    import dataclasses
+
+    for row, shift in (("first", 20), ("second", 1)):
+        made = classification(shift)
+        errors = 1 - made.outcomes["top1_accuracy"]
+        outcomes = made.outcomes[["sample_id"]].assign(group=made.outcomes["sample_id"])
+        outcomes["error"] = errors
+        metric = Metric(float(errors.mean()), higher_is_better=False)
+        measurement = dataclasses.replace(
+            made, metrics={"error": metric}, primary_metric="error", outcomes=outcomes
+        )
+        save(row, "knn/objects", measurement)
+    index = build(tmp_path / "out", records=store.root, pictures="keep")
+    text = index.read_text()
+    assert '<small class="delta better">' in text
+    assert "second:</b> clearly better on" in text
 
 
 WITHOUT_TORCH = """
