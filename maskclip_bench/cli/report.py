@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from maskclip_bench.cli.options import DeviceOption, WorkspaceOption, console
-from maskclip_bench.errors import ConfigError
+from maskclip_bench.errors import ConfigError, MaskCLIPBenchError
 from maskclip_bench.escaping import markup
 from maskclip_bench.runtime import Workspace
+
+if TYPE_CHECKING:
+    from maskclip_bench.results.table_model import Table
+    from maskclip_bench.tasks.suite import SuiteDeclaration
 
 OUTPUT = "report"
 
@@ -82,6 +89,50 @@ def report(
             progress=progress,
         )
     console().print(f"report: {markup(page)}", soft_wrap=True)
+
+
+def report_of_run(
+    name: str,
+    suite: SuiteDeclaration,
+    workspace: Workspace,
+    tables: Mapping[str, Table],
+    output: Console,
+) -> None:
+    """Bring the workspace's report up to date after a run of a suite, and say where it is.
+
+    No model is run for it: the command that adds what models see is named. A run never ends with
+    an error because of its report.
+
+    Args:
+        name: Of the suite, for the command.
+        suite: What was run.
+        workspace: Where it ran.
+        tables: The suite's tables, filled.
+        output: Where the lines go.
+    """
+    from maskclip_bench.cli.data import bars
+    from maskclip_bench.report.build import build
+
+    folder = workspace.root / OUTPUT
+    try:
+        with bars() as progress:
+            page = build(
+                folder,
+                records=workspace.records,
+                workspace=workspace,
+                suite=suite,
+                tables=tables,
+                pictures="keep",
+                progress=progress,
+            )
+    except MaskCLIPBenchError as error:
+        output.print(f"[yellow]No report[/]: {markup(error)}", soft_wrap=True)
+        return
+    command = f"maskclip-bench report --suite {shlex.quote(name)}"
+    if workspace.root != Workspace.open().root:
+        command += f" -w {shlex.quote(str(workspace.root))}"
+    output.print(f"report: {markup(page)}", soft_wrap=True)
+    output.print(f"Type next, to add what the models see: {markup(command)}", soft_wrap=True)
 
 
 def _whole(pattern: str) -> str:

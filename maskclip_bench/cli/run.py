@@ -10,6 +10,7 @@ from rich.console import Console
 
 from maskclip_bench.cli.options import DeviceOption, WorkspaceOption, console
 from maskclip_bench.cli.plan_view import show_missing, show_plan
+from maskclip_bench.cli.report import report_of_run
 from maskclip_bench.cli.run_how import (
     BatchSizeOption,
     How,
@@ -43,6 +44,7 @@ from maskclip_bench.runtime import Workspace
 if TYPE_CHECKING:
     import torch
 
+    from maskclip_bench.results.table_model import Table
     from maskclip_bench.tasks.execution import RunResult
     from maskclip_bench.tasks.plan import Plan
     from maskclip_bench.tasks.suite import SuiteDeclaration
@@ -137,13 +139,15 @@ def run_suite(
     show_failed(result.failed, output)
     output.print(f"Done in {_duration(time.monotonic() - began)}.")
     _say_where(opened, limit, output)
-    if limit is None and not (backbone or task):
-        _show_tables(chosen, opened, output)
+    whole_suite = limit is None and not (backbone or task)
+    tables = _show_tables(chosen, opened, output) if whole_suite else {}
     _show_cells(made_plan, result, opened, output)
     if left_out:
         words = _words(suite, backbone, task, seeds, limit)
         line = left_out_line(left_out, ["plan", *words])
         output.print(line, style="dim", soft_wrap=True, markup=False)
+    if whole_suite and suite is not None:
+        report_of_run(suite, chosen, opened, tables, output)
     code = _exit_code(made_plan, result)
     if code:
         raise typer.Exit(code)
@@ -299,20 +303,25 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
-def _show_tables(suite: SuiteDeclaration, workspace: Workspace, output: Console) -> None:
-    """The suite's tables that have a measured cell, shown and written."""
+def _show_tables(
+    suite: SuiteDeclaration, workspace: Workspace, output: Console
+) -> dict[str, Table]:
+    """The suite's tables that have a measured cell, shown and written; by name."""
     from maskclip_bench.results.records import RecordStore
     from maskclip_bench.results.tables import build_table, load_table, to_terminal, write_table
 
     store = RecordStore(workspace.records)
+    shown: dict[str, Table] = {}
     for name in suite.tables:
         table = build_table(load_table(name), store)
         if not table.rows:
             continue
+        shown[name] = table
         output.print()
         output.print(to_terminal(table, width=output.width))
         for path in write_table(table, workspace.tables, name):
             output.print(str(path), style="dim", soft_wrap=True, markup=False)
+    return shown
 
 
 def _show_cells(made_plan: Plan, result: RunResult, workspace: Workspace, output: Console) -> None:

@@ -135,11 +135,7 @@ def _summary(tables: dict[str, Table], selection: Selection) -> tuple[list[tuple
         found = sentences(table, selection)
         if not found:
             continue
-        base = next(
-            row.name
-            for row in table.rows
-            if row.backbone and all(cell.delta is None for cell in row.cells)
-        )
+        base = next(row.name for row in table.rows if row.backbone == table.baseline)
         parts = [sentence.partition(": ") for sentence in found]
         return [(name, text) for name, _, text in parts], f"{table.title}, compared with {base}:"
     return [], ""

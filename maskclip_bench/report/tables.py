@@ -191,6 +191,7 @@ def _cell_view(
         "delta": delta,
         "sign": "" if not cell.is_clear else "better" if _is_ahead(cell, up) else "worse",
         "best": cell.best,
+        "second": cell.second,
         "origin": cell.origin,
         "sort": "" if cell.value is None else f"{cell.value:.6f}",
         "href": href,

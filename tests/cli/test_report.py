@@ -78,3 +78,27 @@ def test_show__wrong_words(in_process: Callable[..., Any], workspace: Path, tmp_
     assert (
         "Say which models look at the image" in in_process("show", str(tmp_path / "a.png")).errors
     )
+
+
+def test_run__ends_with_the_report_and_the_next_command(
+    in_process: Callable[..., Any], workspace: Path, tiny_catalogue: Path
+) -> None:
+    """Of what is recorded; the rows of the suite itself need training, and are not run here."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    from maskclip_bench.cli.report import report_of_run
+    from maskclip_bench.runtime import Workspace
+    from maskclip_bench.tasks.suite import SuiteDeclaration
+
+    output = StringIO()
+    suite = SuiteDeclaration(description="", backbones=["first", "second"])
+    console = Console(file=output, width=200)
+    report_of_run("my suite", suite, Workspace.open(workspace), {}, console)
+    assert f"report: {workspace}/report/index.html" in output.getvalue()
+    assert "maskclip-bench report --suite 'my suite'" in output.getvalue()
+    (workspace / "report/data/report.js").unlink()
+    (workspace / "report/own.txt").write_text("mine")
+    report_of_run("my suite", suite, Workspace.open(workspace), {}, console)
+    assert "No report: " in output.getvalue()
