@@ -17,7 +17,6 @@ from typing import Any, Literal
 import pandas as pd
 
 from maskclip_bench import storage
-from maskclip_bench.errors import ConfigError
 from maskclip_bench.escaping import csv_cell
 from maskclip_bench.progress import Progress, no_progress
 from maskclip_bench.report import page
@@ -28,6 +27,7 @@ from maskclip_bench.report.index_view import Parts, index_values
 from maskclip_bench.report.looking import has_torch, make_pictures
 from maskclip_bench.report.runs import read_runs
 from maskclip_bench.report.selection import Selection, select
+from maskclip_bench.report.state import INDEX, MARK, STATE, built_state, check_folder, state_of
 from maskclip_bench.report.stored_pictures import copy_pictures
 from maskclip_bench.report.tables import (
     declared_tables,
@@ -40,10 +40,6 @@ from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks.suite import SuiteDeclaration
 
 logger = logging.getLogger(__name__)
-
-INDEX = "index.html"
-MARK = "data/report.js"
-"""A folder that holds it is a report, and may be written again."""
 
 HEADINGS = {"metrics": "Scores", "confusions": "Frequent confusions"}
 
@@ -93,9 +89,13 @@ def build(
     """
     store = RecordStore(records)
     selection = select(store, suite=suite, backbones=backbones, tasks=tasks, title=title)
-    _prepare(folder)
+    check_folder(folder)
     if pictures == "make" and workspace is not None and has_torch():
         make_pictures(selection, workspace, folder, device=device, progress=progress)
+    state = state_of(selection, workspace, folder)
+    if built_state(folder) == state:
+        return folder / INDEX  # all that the page is made of is as it was
+    _clear(folder)
     gallery = Gallery(selection.datasets, workspace, folder, progress)
     parts = Parts(folder, selection, store, gallery)
     parts.runs = read_runs(selection.rows, workspace) if workspace is not None else []
@@ -107,26 +107,14 @@ def build(
     _write_data(parts)
     page.copy_assets(folder)
     page.render(INDEX, folder / INDEX, **index_values(parts, has_workspace=workspace is not None))
+    storage.write_json(folder / STATE, state)
     return folder / INDEX
 
 
-def _prepare(folder: Path) -> None:
-    """Make the folder, or clear of it what is written again; pictures and tests are kept.
-
-    Raises:
-        ConfigError: It holds something else.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file. Name a folder for the report.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_file():
-        begun = {"pictures", "data", "cells", "assets", INDEX}
-        others = sorted(entry.name for entry in folder.iterdir() if entry.name not in begun)
-        if others or not (folder / "pictures").is_dir():
-            raise ConfigError(
-                f"{folder} holds files that are no report ({', '.join(others[:3]) or INDEX}...). "
-                "Name a new or empty folder."
-            )
+def _clear(folder: Path) -> None:
+    """Make the folder, or clear of it what is written again; pictures and tests are kept."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / STATE).unlink(missing_ok=True)
     for name in ("cells", "data/outcomes", "data/records", "pictures/dense"):
         shutil.rmtree(folder / name, ignore_errors=True)
 

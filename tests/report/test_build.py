@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from maskclip_bench.errors import ConfigError
-from maskclip_bench.report.build import MARK, build
+from maskclip_bench.report.build import build
+from maskclip_bench.report.state import MARK, STATE, built_state
 from maskclip_bench.results.measurement import Metric
 from maskclip_bench.results.records import Cell, Record, RecordStore, failed_record
 from tests.report.measurements import MADE, classification
@@ -89,11 +90,37 @@ def test_build__again_in_the_same_folder(
     assert "nothing is compared" in Page(tmp_path / "out/index.html").words
 
 
+def snapshot(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_build__nothing_changed_nothing_written(
+    two_rows: RecordStore, save: Callable[..., Record], tmp_path: Path
+) -> None:
+    build(tmp_path / "out", records=two_rows.root, pictures="keep")
+    before = snapshot(tmp_path / "out")
+    build(tmp_path / "out", records=two_rows.root, pictures="keep")
+    assert snapshot(tmp_path / "out") == before
+    save("first", "knn/objects", MADE["knn/objects"](9))
+    build(tmp_path / "out", records=two_rows.root, pictures="keep")
+    assert snapshot(tmp_path / "out") != before
+    (tmp_path / "out/index.html").unlink()
+    assert built_state(tmp_path / "out") is None
+    build(tmp_path / "out", records=two_rows.root, pictures="keep")
+    (tmp_path / "out" / STATE).write_text("{")  # killed while it wrote
+    assert built_state(tmp_path / "out") is None
+    build(tmp_path / "out", records=two_rows.root, pictures="keep")
+    assert built_state(tmp_path / "out") is not None
+
+
 def test_build__a_folder_of_something_else(two_rows: RecordStore, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.tex").write_text("precious")
     with pytest.raises(ConfigError, match=r"holds files that are no report \(thesis\.tex"):
         build(tmp_path / "out", records=two_rows.root)
+    (tmp_path / "mine/cells").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"holds files that are no report \(cells"):
+        build(tmp_path / "mine", records=two_rows.root)
     with pytest.raises(ConfigError, match="is a file"):
         build(tmp_path / "out/thesis.tex", records=two_rows.root)
 
