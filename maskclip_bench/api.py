@@ -22,11 +22,12 @@ from maskclip_bench.runtime import Workspace
 
 if TYPE_CHECKING:
     from maskclip_bench.backbones import Backbone
+    from maskclip_bench.results.comparing import Comparisons
     from maskclip_bench.tasks.cell import Column
     from maskclip_bench.tasks.declaration import TaskDeclaration
 
 from maskclip_bench.api_embed import embed as embed
-from maskclip_bench.api_results import Comparisons, Results, TableView
+from maskclip_bench.api_results import Results, TableView
 
 logger = logging.getLogger(__name__)
 
@@ -388,52 +389,87 @@ def compare(
     *,
     workspace: PathLike | None = None,
 ) -> Comparisons:
-    """Compare two models on the same samples, task by task, on each task's primary metric.
+    """Compare two models, task by task, on each task's primary metric.
+
+    Over two or more training seeds that both have they are paired by seed, else by sample.
 
     Args:
-        first: `Results`, or the name of a row recorded in the workspace ("name__seed1" for a seed).
+        first: `Results`, or the name of a row recorded in the workspace: all its seeds, or one
+            ("name__seed1").
         second: Likewise; differences are first minus second.
         tasks: Only tasks that match one of these shell patterns.
         workspace: Where records are; default as on the command line.
 
+    Returns:
+        A table and a sentence; `.frame` has the numbers, `.differing(task)` the samples.
+
     Raises:
         DataError: They share no task, or were measured on different samples.
+        ConfigError: A task was measured with different settings, or they share no seed.
     """
-    place = Workspace.open(workspace)
+    from maskclip_bench.results.comparing import Comparisons, Side
+    from maskclip_bench.results.records import RecordStore
+
     patterns = [tasks] if isinstance(tasks, str) else list(tasks)
+    store = RecordStore(Workspace.open(workspace).records)
     both = [
-        source if isinstance(source, Results) else Results.of_row(source, place)
+        source.side() if isinstance(source, Results) else Side.of_store(store, source)
         for source in (first, second)
     ]
     return Comparisons.of(both[0], both[1], patterns)
 
 
 def table(
-    name: str,
+    name: str | None = None,
     *,
+    backbones: str | Iterable[str] = (),
+    tasks: str | Iterable[str] = (),
+    baseline: str | None = None,
     workspace: PathLike | None = None,
     reference: bool = False,
-    chance: bool = False,
+    chance: bool | None = None,
 ) -> TableView:
-    """A declared table of the workspace's records, as text and as HTML in a notebook.
+    """A table of the workspace's records, as text and as HTML in a notebook.
 
     Args:
-        name: See `list_tables`.
+        name: A declared table, see `list_tables`; without one, `backbones` and `tasks` say what.
+        backbones: Recorded rows, by name or shell pattern; all by default.
+        tasks: Columns, likewise ("knn/*").
+        baseline: Row to compare with; default: the declared table's, else the first row.
         workspace: Where records are; default as on the command line.
-        reference: Add the published numbers, marked as such.
-        chance: Add the score of guessing.
+        reference: Add the published numbers, marked as such, to a declared table.
+        chance: Add the score of guessing; default: not in a declared table.
 
     Raises:
-        UnknownNameError: There is no such table.
-        ConfigError: Its cells do not belong together.
+        UnknownNameError: There is no such table, row or task.
+        ConfigError: Its cells do not belong together, or they are of both worlds.
     """
     from maskclip_bench.results.records import RecordStore
     from maskclip_bench.results.reference import load_references
-    from maskclip_bench.results.tables import build_table, load_table
+    from maskclip_bench.results.table_requests import declared_table, tables_of
 
     store = RecordStore(Workspace.open(workspace).records)
-    references = load_references() if reference else ()
-    return TableView(build_table(load_table(name), store, references=references, chance=chance))
+    rows = [backbones] if isinstance(backbones, str) else list(backbones)
+    columns = [tasks] if isinstance(tasks, str) else list(tasks)
+    if name is not None:
+        if rows or columns:
+            raise ConfigError(
+                "A declared table has its own rows and columns: give its name, or backbones and "
+                "tasks."
+            )
+        references = load_references() if reference else ()
+        return TableView(
+            declared_table(
+                name, store, references=references, chance=bool(chance), baseline=baseline
+            )
+        )
+    built = tables_of(store, rows, columns, chance=chance is not False, baseline=baseline)
+    if len(built) != 1:
+        raise ConfigError(
+            "These cells are of the real and of the demo world, which no table mixes. Name rows "
+            "or tasks of one world."
+        )
+    return TableView(built[0])
 
 
 # --- pretraining ---------------------------------------------------------------------------------

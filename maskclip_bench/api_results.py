@@ -1,26 +1,23 @@
-"""What the Python door returns: results, comparisons and tables that show themselves."""
+"""What the Python door returns: results and tables that show themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from fnmatch import fnmatch
+from collections.abc import Iterator
 from functools import cached_property
-from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from maskclip_bench.errors import ConfigError, DataError, MaskCLIPBenchError, unknown_name
-from maskclip_bench.escaping import html, one_line
+from maskclip_bench.results.text_view import TEXT_WIDTH, html_table, text_table
 from maskclip_bench.runtime import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from maskclip_bench.results.comparing import Side
     from maskclip_bench.results.records import Record
     from maskclip_bench.results.table_model import Table
     from maskclip_bench.tasks.features import FeatureStore
-
-TEXT_WIDTH = 110
 
 
 class Results:
@@ -140,6 +137,16 @@ class Results:
         ]
         return pd.DataFrame(rows)
 
+    def side(self) -> Side:
+        """These results as one of two rows that are compared."""
+        from maskclip_bench.results.comparing import Side
+
+        return Side(
+            self._title(),
+            {task: {record.cell.seed: record} for task, record in self.records.items()},
+            lambda record: self._outcomes[record.task],
+        )
+
     def save(self, workspace: str | Path | None = None) -> Path:
         """Save the records, with outcomes, where the command line and tables find them.
 
@@ -180,101 +187,17 @@ class Results:
         return ", ".join(dict.fromkeys(record.row_id for record in self.records.values()))
 
     def __repr__(self) -> str:
-        return _text_table(self._title(), RESULT_COLUMNS, self._rows())
+        return text_table(self._title(), RESULT_COLUMNS, self._rows())
 
     def _repr_html_(self) -> str:
-        return _html_table(self._title(), RESULT_COLUMNS, self._rows())
+        return html_table(self._title(), RESULT_COLUMNS, self._rows())
 
 
 RESULT_COLUMNS = ("task", "metric", "score, %", "95 % interval", "chance, %")
 
 
-class Comparisons:
-    """Differences of two rows, task by task, with a sentence.
-
-    Attributes:
-        first: Name of the row whose scores come first.
-        second: Name of the row that is subtracted.
-        frame: One row a task: task, metric, first, second, difference, low, high, p_value,
-            corrected_p_value (Holm over the tasks), is_clear, num_samples, num_groups.
-    """
-
-    def __init__(self, first: str, second: str, frame: pd.DataFrame) -> None:
-        self.first = first
-        self.second = second
-        self.frame = frame
-
-    @classmethod
-    def of(cls, first: Results, second: Results, patterns: Sequence[str]) -> Comparisons:
-        """Compare what both measured.
-
-        Raises:
-            DataError: They share no task, or a task was measured on different samples.
-            ConfigError: A task was measured with different settings.
-        """
-        import pandas as pd
-
-        from maskclip_bench.results.paired import holm
-
-        shared = [
-            task
-            for task in first
-            if task in second.records and any(fnmatch(task, pattern) for pattern in patterns)
-        ]
-        if not shared:
-            raise DataError(
-                f"The two share no task that matches {', '.join(patterns)}: the first has "
-                f"{', '.join(first) or 'none'}; the second has {', '.join(second) or 'none'}."
-            )
-        rows = [_compared(first, second, task) for task in shared]
-        frame = pd.DataFrame(rows)
-        frame["corrected_p_value"] = holm(frame["p_value"].tolist())
-        frame["is_clear"] = frame["corrected_p_value"] < 0.05
-        names = [dict.fromkeys(r.row_id for r in side.records.values()) for side in (first, second)]
-        return cls(", ".join(names[0]), ", ".join(names[1]), frame)
-
-    @property
-    def sentence(self) -> str:
-        """Who is clearly better where, and what the test does not cover."""
-        clear = self.frame[self.frame["is_clear"]]
-        ahead = clear[clear["difference"] * clear["direction"] > 0]["task"].tolist()
-        behind = clear[clear["difference"] * clear["direction"] < 0]["task"].tolist()
-        open_ = len(self.frame) - len(clear)
-        parts = []
-        if ahead:
-            parts.append(f"{self.first} is better than {self.second} on {', '.join(ahead)}")
-        if behind:
-            parts.append(f"{self.first} is worse than {self.second} on {', '.join(behind)}")
-        if open_:
-            parts.append(f"{open_} of {len(self.frame)} tasks show no clear difference")
-        return (
-            "; ".join(parts) + ". Paired by sample, 95 %, corrected for the number of tasks (Holm)."
-            " The noise of training with another seed is not in it."
-        )
-
-    def _rows(self) -> list[tuple[str, str, str, str, str]]:
-        return [
-            (
-                row.task + (" *" if row.is_clear else ""),
-                f"{100 * row.first:.1f}",
-                f"{100 * row.second:.1f}",
-                f"{100 * row.difference:+.1f}",
-                "" if row.low is None else f"{100 * row.low:+.1f} to {100 * row.high:+.1f}",
-            )
-            for row in self.frame.itertuples()
-        ]
-
-    def __repr__(self) -> str:
-        columns = ("task", self.first, self.second, "difference", "95 % interval")
-        return f"{_text_table('', columns, self._rows())}\n{self.sentence}"
-
-    def _repr_html_(self) -> str:
-        columns = ("task", self.first, self.second, "difference", "95 % interval")
-        return f"{_html_table('', columns, self._rows())}<p>{html(self.sentence)}</p>"
-
-
 class TableView:
-    """A declared table: text in a terminal, HTML in a notebook.
+    """A table: text in a terminal, HTML in a notebook.
 
     Attributes:
         table: The table itself (`results.table_model.Table`).
@@ -285,15 +208,47 @@ class TableView:
 
     def to_markdown(self) -> str:
         """The table as Markdown."""
-        from maskclip_bench.results.rendering import to_markdown
+        return self._as("markdown")
 
-        return to_markdown(self.table)
+    def to_latex(self) -> str:
+        """The table as LaTeX, with booktabs."""
+        return self._as("latex")
+
+    def to_html(self) -> str:
+        """The table as a page of its own."""
+        return self._as("html")
 
     def to_csv(self) -> str:
         """One line a cell."""
-        from maskclip_bench.results.rendering import to_csv
+        return self._as("csv")
 
-        return to_csv(self.table)
+    def to_json(self) -> str:
+        """The whole table; numbers are fractions."""
+        return self._as("json")
+
+    def save(self, path: str | Path, format: str | None = None) -> Path:
+        """Write the table into a file; its suffix says the format, if none is given.
+
+        Raises:
+            ConfigError: There is no such format, or no format of that suffix.
+            StorageError: The disk refused.
+        """
+        from maskclip_bench.results.table_files import SUFFIXES, format_of, write_as
+
+        path = Path(path)
+        kind = format_of(path, format)
+        if kind is None:
+            raise ConfigError(
+                f"{path.name!r} has no suffix that names a format. Use one of "
+                f"{', '.join(SUFFIXES)}, or give a format."
+            )
+        write_as(self.table, path, kind)
+        return path
+
+    def _as(self, kind: str) -> str:
+        from maskclip_bench.results.table_files import TEXT_FORMATS
+
+        return TEXT_FORMATS[kind](self.table)
 
     def __repr__(self) -> str:
         from maskclip_bench.results.table_files import plain_text
@@ -304,78 +259,3 @@ class TableView:
         from maskclip_bench.results.table_html import STYLE, to_html
 
         return f"<style>{STYLE}</style>{to_html(self.table, page=False)}"
-
-
-def _compared(first: Results, second: Results, task: str) -> dict[str, Any]:
-    from maskclip_bench.results.paired import paired_test
-
-    ours, theirs = first.records[task], second.records[task]
-    name = ours.primary_metric or ""
-    _check_comparable(ours, theirs, task)
-    metric, other = ours.metrics[name], theirs.metrics[name]
-    row: dict[str, Any] = {
-        "task": task,
-        "metric": name,
-        "first": metric.value,
-        "second": other.value,
-        "difference": metric.value - other.value,
-        "direction": 1 if metric.higher_is_better else -1,
-        "low": None,
-        "high": None,
-        "p_value": 1.0,
-        "num_samples": metric.num_samples,
-        "num_groups": metric.num_groups,
-    }
-    if metric.statistic != "none":
-        test = paired_test(
-            first.outcomes(task),
-            second.outcomes(task),
-            name,
-            statistic=metric.statistic,
-            columns=metric.columns,
-        )
-        row |= {"low": test.low, "high": test.high, "p_value": test.p_value}
-    return row
-
-
-def _check_comparable(ours: Record, theirs: Record, task: str) -> None:
-    for what, a, b in (
-        (
-            "presets",
-            f"{ours.preset} v{ours.preset_version}",
-            f"{theirs.preset} v{theirs.preset_version}",
-        ),
-        ("task versions", ours.cell.task_version, theirs.cell.task_version),
-        ("primary metrics", ours.primary_metric, theirs.primary_metric),
-        ("limits", dict(ours.budget), dict(theirs.budget)),
-        ("data", ours.fingerprints.get("data"), theirs.fingerprints.get("data")),
-    ):
-        if a != b:
-            raise ConfigError(
-                f"{task}: the two were measured with different {what}, {a} and {b}. Measure both "
-                "again with the same."
-            )
-
-
-def _text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    from rich.console import Console
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    view = RichTable(title=Text(one_line(title)) if title else None, title_justify="left", box=None)
-    for index, column in enumerate(columns):
-        view.add_column(Text(one_line(column)), justify="left" if index < 1 else "right")
-    for row in rows:
-        view.add_row(*(Text(one_line(cell)) for cell in row))
-    output = StringIO()
-    Console(file=output, width=TEXT_WIDTH).print(view)
-    return "\n".join(line.rstrip() for line in output.getvalue().rstrip().splitlines())
-
-
-def _html_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html(column)}</th>" for column in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    caption = f"<caption>{html(title)}</caption>" if title else ""
-    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -19,6 +19,7 @@ import typer
 from rich.logging import RichHandler
 
 from maskclip_bench import __version__
+from maskclip_bench.cli.compare import compare
 from maskclip_bench.cli.data import data_app
 from maskclip_bench.cli.data_check import add_data_commands
 from maskclip_bench.cli.embed import embed
@@ -28,6 +29,7 @@ from maskclip_bench.cli.mm import mm
 from maskclip_bench.cli.options import console, forget_console
 from maskclip_bench.cli.pretrain import export, pretrain
 from maskclip_bench.cli.report import report, show
+from maskclip_bench.cli.results import results_app
 from maskclip_bench.cli.run import plan, run_suite
 from maskclip_bench.cli.study import study_app
 from maskclip_bench.cli.table import table
@@ -92,6 +94,8 @@ app.add_typer(list_app, name="list")
 add_data_commands(data_app)
 app.add_typer(data_app, name="data")
 app.command("table")(table)
+app.command("compare")(compare)
+app.add_typer(results_app, name="results")
 app.add_typer(study_app, name="study")
 app.command("report")(report)
 app.command("show")(show)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
@@ -16,6 +17,8 @@ from maskclip_bench.escaping import markup, one_line
 from maskclip_bench.runtime import Workspace
 
 T = TypeVar("T")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 list_app = typer.Typer(
     help="List what there is: backbones, tasks, suites, recipes, tables.", no_args_is_help=True
@@ -44,8 +47,13 @@ class Listing:
                 self._rows.append((name, "broken, see below"))
                 self._errors.append(error)
 
-    def show(self, note: str = "") -> None:
-        """Print the table, the errors, and a note."""
+    def show(self, note: str = "", *, as_json: bool = False) -> None:
+        """Print the table, the errors, and a note; or a JSON list of {column: value}."""
+        if as_json:
+            names = [column.replace(" ", "_") for column in self.columns]
+            lines = [dict(zip(names, cells, strict=False)) for cells in self._rows]
+            print(json.dumps(lines, indent=2))
+            return
         view = RichTable(box=None, pad_edge=False)
         for index, column in enumerate(self.columns):
             view.add_column(column, overflow="fold", no_wrap=index == 0)
@@ -68,6 +76,7 @@ def list_backbones(
             help="Look into the caches of open_clip and timm, too; imports them (some seconds).",
         ),
     ] = False,
+    as_json: JsonOption = False,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Rows: every declared model, and whether its weights are on this machine."""
@@ -93,12 +102,13 @@ def list_backbones(
         "download: its library fetches it when `run --backbone` names it; --check looks whether "
         "that was done.\nHow to get the others: maskclip-bench plan --suite all --cells\n"
         "Any other model, without a file: -b timm:NAME, -b open_clip:ARCH/TAG, -b hf:ORG/NAME, "
-        "-b path/to/folder"
+        "-b path/to/folder",
+        as_json=as_json,
     )
 
 
 @list_app.command("tasks")
-def list_tasks(workspace: WorkspaceOption = None) -> None:
+def list_tasks(as_json: JsonOption = False, workspace: WorkspaceOption = None) -> None:
     """Columns: every data set with the protocols it has."""
     from maskclip_bench.tasks import (
         TaskDeclaration,
@@ -115,21 +125,23 @@ def list_tasks(workspace: WorkspaceOption = None) -> None:
 
     listing = Listing(("data set", "protocols", "world", "data here"))
     listing.fill(dataset_names(), load_task_declaration, row)
-    listing.show("A task is protocol/data set, e.g. zero_shot_classification/demo_objects.")
+    listing.show(
+        "A task is protocol/data set, e.g. zero_shot_classification/demo_objects.", as_json=as_json
+    )
 
 
 @list_app.command("suites")
-def list_suites() -> None:
+def list_suites(as_json: JsonOption = False) -> None:
     """Suites: named rows x columns for `maskclip-bench run --suite NAME`."""
     from maskclip_bench.tasks.suite import load_suite, suite_names
 
     listing = Listing(("suite", "description"))
     listing.fill(suite_names(), load_suite, lambda suite: (suite.description,))
-    listing.show()
+    listing.show(as_json=as_json)
 
 
 @list_app.command("recipes")
-def list_recipes() -> None:
+def list_recipes(as_json: JsonOption = False) -> None:
     """Recipes for `maskclip-bench pretrain RECIPE`."""
     from maskclip_bench.pretrain.recipe_summary import recipe_names, recipe_summary
 
@@ -144,14 +156,14 @@ def list_recipes() -> None:
             recipe.length,
         ),
     )
-    listing.show()
+    listing.show(as_json=as_json)
 
 
 @list_app.command("tables")
-def list_tables() -> None:
+def list_tables(as_json: JsonOption = False) -> None:
     """Tables for `maskclip-bench table NAME`."""
     from maskclip_bench.results.table_catalogue import load_table, table_names
 
     listing = Listing(("table", "world", "title"))
     listing.fill(table_names(), load_table, lambda table: (table.world, table.title))
-    listing.show()
+    listing.show(as_json=as_json)

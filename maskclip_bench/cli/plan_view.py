@@ -6,7 +6,7 @@ Everything fits a terminal of 80 columns; names are folded, never cut.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -96,6 +96,30 @@ def _how_to_get(item: LeftOut) -> str:
     if item.what.startswith("*/"):
         return "maskclip-bench data list"
     return "maskclip-bench plan --backbone NAME --task TASK, or with --cells of all"
+
+
+def plan_as_json(plan: Plan) -> dict[str, Any]:
+    """Every cell with its state, what is pretrained first, what is left out; plain values."""
+    return {
+        "cells": [
+            {
+                "backbone": cell.row.name,
+                "seed": cell.row.seed,
+                "task": cell.column.name,
+                "state": state(cell),
+                "reason": None if cell.refused is None else str(cell.refused),
+            }
+            for cell in plan.cells
+        ],
+        "pretrained_first": [
+            {"backbone": row.name, "seed": row.seed, "recipe": row.declaration.recipe}
+            for row in plan.pretraining
+        ],
+        "left_out": [
+            {"what": item.what, "why": item.why, "remedy": item.remedy} for item in plan.left_out
+        ],
+        "limit": plan.limit,
+    }
 
 
 def cell_name(cell: PlannedCell) -> str:

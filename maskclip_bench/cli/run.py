@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 from rich.console import Console
 
 from maskclip_bench.cli.options import DeviceOption, WorkspaceOption, console
-from maskclip_bench.cli.plan_view import show_missing, show_plan
+from maskclip_bench.cli.plan_view import plan_as_json, show_missing, show_plan
 from maskclip_bench.cli.report import report_of_run
 from maskclip_bench.cli.run_how import (
     BatchSizeOption,
@@ -181,6 +182,7 @@ def plan(
             help="A cell, row/protocol/data set: what changed since it was recorded.",
         ),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
     workspace: WorkspaceOption = None,
 ) -> None:
     """Show what `run` would do: cells recorded, cells to measure, what is left out and why.
@@ -204,6 +206,9 @@ def plan(
         return
     chosen = _suite(suite if suite or backbone or task else "all", backbone, task)
     made_plan = _plan(chosen, opened, seeds, backbone, task, limit)
+    if as_json:
+        print(json.dumps(plan_as_json(made_plan), indent=2))
+        return
     show_plan(made_plan, output, cells=cells)
     show_missing(made_plan.left_out, output, remedies=cells)
 

@@ -93,8 +93,11 @@ def table(
 
         maskclip-bench table demo --format latex -o demo.tex
     """
+    from maskclip_bench.backbones.resolve import row_name
     from maskclip_bench.results.records import RecordStore
+    from maskclip_bench.results.reference import load_references
     from maskclip_bench.results.table_files import format_of
+    from maskclip_bench.results.table_requests import declared_table, tables_of
 
     if as_json and format not in (None, "json"):
         raise ConfigError(f"--json and --format {format} ask for two formats. Give one of them.")
@@ -105,12 +108,24 @@ def table(
             raise ConfigError(
                 "A declared table has its own rows and columns: give its name, or -b and -t."
             )
-        built = [_declared(name, store, reference, chance=bool(chance), baseline=baseline)]
+        if reference not in ("none", "paper"):
+            raise ConfigError(f"--reference {reference!r} is not known. Use none or paper.")
+        references = load_references() if reference == "paper" else ()
+        built = [
+            declared_table(
+                name, store, references=references, chance=bool(chance), baseline=baseline
+            )
+        ]
     else:
         if reference != "none":
             raise ConfigError("--reference goes with a declared table; give its name.")
-        built = _recorded(
-            store, backbone or [], task or [], chance=chance is not False, baseline=baseline
+        built = tables_of(
+            store,
+            [row if "*" in row else row_name(row) for row in backbone or []],
+            task or [],
+            names=display_names(),
+            chance=chance is not False,
+            baseline=None if baseline is None else row_name(baseline),
         )
     if output is not None and format is None and format_of(output) is None:
         _show(built, "terminal", None, name, store)
@@ -120,67 +135,12 @@ def table(
         _show(built, kind, output, name, store)
 
 
-def _declared(
-    name: str, store: RecordStore, reference: str, *, chance: bool, baseline: str | None
-) -> Table:
-    from maskclip_bench.results.reference import load_references
-    from maskclip_bench.results.tables import build_table, load_table
-
-    if reference not in ("none", "paper"):
-        raise ConfigError(f"--reference {reference!r} is not known. Use none or paper.")
-    declaration = load_table(name)
-    if baseline is not None:
-        known = [row.backbone for row in declaration.rows if row.backbone]
-        if baseline not in known:
-            raise ConfigError(
-                f"--baseline {baseline!r} is not a measured row of the table {name!r}. Use one of "
-                f"{', '.join(known)}."
-            )
-        declaration = declaration.model_copy(update={"baseline": baseline})
-    references = load_references() if reference == "paper" else ()
-    return build_table(declaration, store, references=references, chance=chance)
-
-
-def _recorded(
-    store: RecordStore,
-    rows: Sequence[str],
-    tasks: Sequence[str],
-    *,
-    chance: bool,
-    baseline: str | None,
-) -> list[Table]:
-    from maskclip_bench.backbones.resolve import row_name
-    from maskclip_bench.results.tables import choose_records, recorded_tables
-
-    if not rows and not tasks:
-        raise ConfigError(
-            "Say which table: a name (see: maskclip-bench list tables), or recorded rows and "
-            "columns with -b and -t."
-        )
-    asked = [row if "*" in row else row_name(row) for row in rows]
-    chosen = choose_records(store.all(), asked, tasks)
-    if not chosen:
-        raise ConfigError("No record fits both -b and -t. What there is: maskclip-bench results ls")
-    return recorded_tables(
-        chosen,
-        store,
-        names=display_names([record.cell.backbone for record in chosen], asked),
-        baseline=None if baseline is None else row_name(baseline),
-        chance=chance,
-    )
-
-
-def display_names(backbones: Sequence[str], first: Sequence[str] = ()) -> dict[str, str]:
-    """What tables call recorded rows, in the order of `first`, then by name.
-
-    A row that has no file (an encoder in memory, a model named by a string) keeps its name.
-    """
+def display_names() -> dict[str, str]:
+    """What tables call the declared rows; others (an encoder in memory) keep their names."""
     from maskclip_bench.backbones.declaration import backbone_names, load_backbone_declaration
 
-    order = [name for name in dict.fromkeys(first) if name in backbones]
-    order += sorted(set(backbones).difference(order))
-    names = dict(zip(order, order, strict=True))
-    for name in set(order).intersection(backbone_names()):
+    names = {}
+    for name in backbone_names():
         with contextlib.suppress(MaskCLIPBenchError):  # a file that is broken now names no row
             names[name] = load_backbone_declaration(name).display_name
     return names
