@@ -444,32 +444,15 @@ def table(
         UnknownNameError: There is no such table, row or task.
         ConfigError: Its cells do not belong together, or they are of both worlds.
     """
-    from maskclip_bench.results.records import RecordStore
-    from maskclip_bench.results.reference import load_references
-    from maskclip_bench.results.table_requests import declared_table, tables_of
-
-    store = RecordStore(Workspace.open(workspace).records)
-    rows = [backbones] if isinstance(backbones, str) else list(backbones)
-    columns = [tasks] if isinstance(tasks, str) else list(tasks)
-    if name is not None:
-        if rows or columns:
-            raise ConfigError(
-                "A declared table has its own rows and columns: give its name, or backbones and "
-                "tasks."
-            )
-        references = load_references() if reference else ()
-        return TableView(
-            declared_table(
-                name, store, references=references, chance=bool(chance), baseline=baseline
-            )
-        )
-    built = tables_of(store, rows, columns, chance=chance is not False, baseline=baseline)
-    if len(built) != 1:
-        raise ConfigError(
-            "These cells are of the real and of the demo world, which no table mixes. Name rows "
-            "or tasks of one world."
-        )
-    return TableView(built[0])
+    return TableView.of(
+        name,
+        backbones=[backbones] if isinstance(backbones, str) else list(backbones),
+        tasks=[tasks] if isinstance(tasks, str) else list(tasks),
+        baseline=baseline,
+        workspace=Workspace.open(workspace),
+        reference=reference,
+        chance=chance,
+    )
 
 
 # --- pretraining ---------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -205,6 +205,51 @@ class TableView:
 
     def __init__(self, table: Table) -> None:
         self.table = table
+
+    @classmethod
+    def of(
+        cls,
+        name: str | None,
+        *,
+        backbones: Sequence[str],
+        tasks: Sequence[str],
+        baseline: str | None,
+        workspace: Workspace,
+        reference: bool,
+        chance: bool | None,
+    ) -> TableView:
+        """The table that `api.table` asks for.
+
+        Raises:
+            UnknownNameError: There is no such table, row or task.
+            ConfigError: Its cells do not belong together, or they are of both worlds.
+        """
+        from maskclip_bench.results.records import RecordStore
+        from maskclip_bench.results.reference import load_references
+        from maskclip_bench.results.table_requests import declared_table, tables_of
+
+        store = RecordStore(workspace.records)
+        if name is None:
+            built = tables_of(
+                store, backbones, tasks, chance=chance is not False, baseline=baseline
+            )
+            if len(built) != 1:
+                raise ConfigError(
+                    "These cells are of the real and of the demo world, which no table mixes. "
+                    "Name rows or tasks of one world."
+                )
+            return cls(built[0])
+        if backbones or tasks:
+            raise ConfigError(
+                "A declared table has its own rows and columns: give its name, or backbones and "
+                "tasks."
+            )
+        references = load_references() if reference else ()
+        return cls(
+            declared_table(
+                name, store, references=references, chance=bool(chance), baseline=baseline
+            )
+        )
 
     def to_markdown(self) -> str:
         """The table as Markdown."""

@@ -240,3 +240,24 @@ def test_lists__need_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_table__of_recorded_rows(results: Results, birds: Path, workspace: Path) -> None:
+    results.save()
+    mb.evaluate(row(one_vector, "const"), "*/birds", data={"birds": birds}, progress=False).save()
+    view = mb.table(backbones=["mean", "const"], tasks="*/birds")
+    assert [each.backbone for each in view.table.rows] == [None, "mean", "const"]
+    assert view.table.baseline == "mean"
+    assert mb.table(tasks="knn/*", baseline="const").table.baseline == "const"
+    for kind, start in (("tex", "%"), ("html", "<!doctype"), ("json", "{"), ("csv", "row,")):
+        path = view.save(workspace / f"birds.{kind}")
+        assert path.read_text().startswith(start)
+    assert view.to_latex() == (workspace / "birds.tex").read_text()
+    assert view.to_html() == (workspace / "birds.html").read_text()
+    assert view.to_json() == (workspace / "birds.json").read_text()
+    with pytest.raises(ConfigError, match=r"'birds' has no suffix that names a format"):
+        view.save(workspace / "birds")
+    with pytest.raises(ConfigError, match="its own rows and columns"):
+        mb.table("demo", tasks="knn/*")
+    with pytest.raises(UnknownNameError, match="No recorded row 'nothing'"):
+        mb.table(backbones="nothing")
