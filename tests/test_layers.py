@@ -53,6 +53,7 @@ LAYERS: dict[str, int] = {
     "study": 5,
     "api": 5,
     "api_results": 5,
+    "api_tables": 5,
     "api_embed": 5,
     "testing": 5,
     "__main__": 6,  # starts the command line
