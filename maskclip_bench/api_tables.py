@@ -1,4 +1,4 @@
-"""The Python door's comparisons and tables: the command line's, on results in memory or recorded."""
+"""The Python door: comparisons and tables, of results in memory or of records."""
 
 from __future__ import annotations
 
