@@ -22,6 +22,8 @@ from maskclip_bench.cli.run_how import (
     WorkersOption,
     how_of,
     run_on_cluster,
+    say_what_it_took,
+    show_estimate,
     together,
 )
 from maskclip_bench.cli.run_view import (
@@ -134,11 +136,14 @@ def run_suite(
         chosen = _suite(suite, backbone, task)
         made_plan = _plan(chosen, opened, seeds, backbone, task, limit, how)
         result = _execute(made_plan, opened, target, jobs, how)
+        took = say_what_it_took(made_plan, opened, target, how)
     output = console()
     left_out = [*made_plan.left_out, *result.left_out]
     show_asked_for(left_out, output, told=result.failed)
     show_failed(result.failed, output)
     output.print(f"Done in {_duration(time.monotonic() - began)}.")
+    if took:
+        output.print(took, markup=False, soft_wrap=True)
     _say_where(opened, limit, output)
     whole_suite = limit is None and not (backbone or task)
     tables = _show_tables(chosen, opened, output) if whole_suite else {}
@@ -210,6 +215,7 @@ def plan(
         print(json.dumps(plan_as_json(made_plan), indent=2))
         return
     show_plan(made_plan, output, cells=cells)
+    show_estimate(made_plan, opened, output)
     show_missing(made_plan.left_out, output, remedies=cells)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from maskclip_bench.cli.options import SafeConsole
 from maskclip_bench.errors import ConfigError
@@ -67,6 +68,7 @@ class How:
         launcher: here or slurm.
         slurm: Options of submitit.
         sharded: Whether torchrun started several processes.
+        made_store: What `store` made.
     """
 
     precision: Precision = "float32"
@@ -76,7 +78,7 @@ class How:
     launcher: str = "here"
     slurm: tuple[str, ...] = ()
     sharded: bool = False
-    _store: FeatureStore | None = None
+    made_store: FeatureStore | None = None
 
     def options(self) -> PassOptions:
         """For the store of features."""
@@ -90,14 +92,14 @@ class How:
         """The store of features; under torchrun one whose passes all ranks share."""
         from maskclip_bench.tasks.features import FeatureStore
 
-        if self._store is None:
+        if self.made_store is None:
             kind = FeatureStore
             if self.sharded:
                 from maskclip_bench.tasks.sharding import ShardedStore
 
                 kind = ShardedStore
-            self._store = kind(workspace.features, options=self.options())
-        return self._store
+            self.made_store = kind(workspace.features, options=self.options())
+        return self.made_store
 
     def num_jobs(self, asked: int | None, device: torch.device) -> int:
         """Pieces of work side by side; one where ranks share every pass."""
@@ -208,3 +210,37 @@ def run_on_cluster(
         if record is not None:
             (result.measured if record.status == "ok" else result.failed).append(record)
     return result
+
+
+def show_estimate(plan: Plan, workspace: Workspace, output: Console) -> None:
+    """One line: images, minutes, bytes and memory that a run of the plan will take here."""
+    to_measure = [cell for cell in plan.cells if cell.is_to_measure]
+    if not to_measure:
+        return
+    from maskclip_bench.tasks.cost import device_kind, estimate
+
+    kind = device_kind(resolve_device("auto"))
+    found = estimate(
+        to_measure, workspace, device=kind, precision=plan.precision, limit=plan.limit
+    ).sentence()
+    if found:
+        output.print(found, markup=False, soft_wrap=True)
+
+
+def say_what_it_took(plan: Plan, workspace: Workspace, device: torch.device, how: How) -> str:
+    """What the passes of this run took, beside what was expected; notes their throughput.
+
+    Raises:
+        StorageError: The disk refused.
+    """
+    from maskclip_bench.tasks.cost import device_kind, estimate, note_passes, truth
+
+    if how.made_store is None or not how.made_store.passes:
+        return ""
+    to_measure = [cell for cell in plan.cells if cell.is_to_measure]
+    kind = device_kind(device)
+    expected = estimate(
+        to_measure, workspace, device=kind, precision=plan.precision, limit=plan.limit
+    )
+    note_passes(how.made_store.passes, workspace)
+    return truth(how.made_store.passes, expected)

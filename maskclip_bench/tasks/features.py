@@ -36,6 +36,7 @@ from maskclip_bench.errors import DataError, NonFiniteError
 from maskclip_bench.progress import Progress, no_progress, throttled
 from maskclip_bench.runtime import default_num_threads
 from maskclip_bench.tasks.batch_size import batch_size_of
+from maskclip_bench.tasks.cost import Pass, pass_of
 from maskclip_bench.tasks.feature_files import Tensors, read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
@@ -94,12 +95,16 @@ class FeatureStore:
     Args:
         root: Folder of the store (`workspace.features`); None keeps features in memory only.
         options: Batches and workers.
+
+    Attributes:
+        passes: Of images through backbones, in this process.
     """
 
     def __init__(self, root: Path | None = None, *, options: PassOptions | None = None) -> None:
         self.root = root
         self.options = options or PassOptions()
         self._batches: dict[str, int] = {}
+        self.passes: list[Pass] = []
         self._memory: dict[str, Tensors] = {}
         self._recent: OrderedDict[str, tuple[Any, int]] = OrderedDict()
         self._lock = threading.Lock()
@@ -147,7 +152,8 @@ class FeatureStore:
                     "what": f"{backbone.row_id}, {dataset.name} ({dataset.split})",
                     **identity,
                 }
-                parts += _extract_in_parts(
+                began = time.monotonic()
+                new = _extract_in_parts(
                     folder,
                     key,
                     lambda start: self.extract(backbone, dataset, start, progress),
@@ -155,6 +161,10 @@ class FeatureStore:
                     parts,
                     note,
                 )
+                size = sum(value[0].nbytes for value in new[0].values()) if new else 0
+                took = time.monotonic() - began
+                self.passes.append(pass_of(backbone, _num_rows(new), took, size))
+                parts += new
         return parts[0] if len(parts) == 1 else _joined(parts)
 
     def extract(
