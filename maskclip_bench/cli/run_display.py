@@ -91,8 +91,10 @@ class RunDisplay:
             self._started = time.monotonic()
 
     def started(self, unit: Unit) -> None:
-        """A unit begins."""
+        """A unit begins; said once, though a part of it may have begun before."""
         with self._lock:
+            if unit.key in self._active:
+                return
             active = _Active(unit)
             if self._console.is_terminal:
                 active.bar = self._progress.add_task(markup(unit.label), total=1.0, note="starting")

@@ -49,6 +49,21 @@ def test_display__one_reason_is_said_once() -> None:
     assert text_of(output).count("for the same reason as above") == 2
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_display__what_begins_in_two_parts_is_shown_once(terminal: bool) -> None:
+    output = SafeConsole(file=io.StringIO(), width=200, force_terminal=terminal)
+    unit = Unit("a", "cell a", 1.0)
+    with RunDisplay(output) as display:
+        display.planned([unit])
+        display.started(unit)
+        display.started(unit)
+        bars = len(display._progress.tasks)
+        display.finished(unit, ok=True, note="")
+        assert (bars, len(display._progress.tasks)) == ((2, 1) if terminal else (1, 1))
+    if not terminal:
+        assert text_of(output).count("start  cell a") == 1
+
+
 def test_display__no_brackets_where_nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_display, "LINE_EVERY_SECONDS", -1.0)
     output = SafeConsole(file=io.StringIO(), width=200)
