@@ -76,7 +76,7 @@ def test_files__the_numbers_of_the_paper() -> None:
     default = PublishedSelector(table="MaskCLIP T6e", method="MaskCLIP lambda=0.05 (default)")
     found = [
         select(rows, default, task=f"{protocol}/imagenet", metric="top1_accuracy")
-        for protocol in ("zero_shot_classification", "linear_probe", "finetune")
+        for protocol in ("zero_shot_classification", "augmented_linear_probe", "finetune")
     ]
     assert [r.fraction for r in found if r] == pytest.approx([0.445, 0.737, 0.836])
 
