@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from maskclip_bench.data.images import decode
 from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.report.cells import cell_page, mistakes_of, outcomes_of
+from maskclip_bench.report.charts import short
 from maskclip_bench.report.drawing import Drawing
 from maskclip_bench.report.images import Gallery
 from maskclip_bench.report.selection import select
@@ -133,15 +134,16 @@ def picture_grid(title: str, pictures: Sequence[tuple[Image, str]]) -> Drawing:
     """
     columns = min(COLUMNS, len(pictures))
     lines = -(-len(pictures) // columns)
-    step_x, step_y = TILE + GAP, TILE + GAP + 16
+    step_x, step_y = TILE + GAP, TILE + GAP + 28
     drawing = Drawing(max(columns * step_x + GAP, 560), 34 + lines * step_y, title)
     drawing.text(GAP, 20, title, size=12, bold=True)
     for index, (picture, caption) in enumerate(pictures):
         row, column = divmod(index, columns)
         x, y = GAP + column * step_x, 32 + row * step_y
         _place(drawing, picture, x, y)
-        text = caption if len(caption) <= 21 else caption[:20] + "…"
-        drawing.text(x, y + TILE + 13, text, size=9.5, fill="muted")
+        truth, arrow, said = caption.partition(" → ")
+        drawing.text(x, y + TILE + 13, short(truth, 21), size=9.5, fill="muted")
+        drawing.text(x, y + TILE + 25, short(f"→ {said}", 21) if arrow else "", size=9.5)
     return drawing
 
 
