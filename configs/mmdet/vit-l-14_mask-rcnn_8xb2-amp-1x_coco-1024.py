@@ -1,6 +1,7 @@
 """ViT-L/14: mask-rcnn on coco.
 
-Written by backbones/openmmlab/row_configs.py; a run fills in a row.
+Written by backbones/openmmlab/row_configs.py. `maskclip-bench run` fills in a row; by
+itself, this config trains from fresh weights.
 The bases say what differs from the recipes' sources; this file holds what the
 architecture, the row's normalization and the classes of the data set change.
 """
@@ -14,6 +15,7 @@ _base_ = [
 
 model = dict(
     backbone=dict(
+        timm="vit_large_patch14_224",
         out_indices=(23,),
         global_indices=(5, 11, 17, 23),
         drop_path_rate=0.4,

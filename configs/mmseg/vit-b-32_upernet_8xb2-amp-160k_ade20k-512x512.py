@@ -1,6 +1,7 @@
 """ViT-B/32: upernet on ade20k.
 
-Written by backbones/openmmlab/row_configs.py; a run fills in a row.
+Written by backbones/openmmlab/row_configs.py. `maskclip-bench run` fills in a row; by
+itself, this config trains from fresh weights.
 The bases say what differs from the recipes' sources; this file holds what the
 architecture, the row's normalization and the classes of the data set change.
 """
@@ -14,6 +15,7 @@ _base_ = [
 
 model = dict(
     backbone=dict(
+        timm="vit_base_patch32_224",
         img_size=(512, 512),
         out_indices=(3, 5, 7, 11),
         drop_path_rate=0.1,

@@ -1,7 +1,7 @@
 """Per-image outcomes beside the toolboxes' own metrics, for intervals and paired tests.
 
-They stand in `val_evaluator` after `IoUMetric` or `CocoMetric`, return no number of their own and
-write one `.npz` file (arrays only, nothing pickled).
+They are listed in `val_evaluator` after `IoUMetric` or `CocoMetric`, return no number, and write
+one `.npz` file (arrays only, nothing pickled).
 
 Shapes: S images, C classes.
 """

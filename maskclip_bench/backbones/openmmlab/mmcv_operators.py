@@ -1,7 +1,7 @@
 """Operators of mmcv that detectors train with on a GPU, in torch and torchvision.
 
-mmcv has code of its own for some of them on a CPU, and calls its compiled module for CUDA tensors
-alone: a config would run on a CPU and stop on a GPU. Here one function serves both.
+mmcv has a CPU version of some of them, and calls its compiled module for CUDA tensors only: such a
+config would run on a CPU and stop on a GPU. Here one function serves both.
 
 | operator | made of | used by |
 | --- | --- | --- |

@@ -175,7 +175,7 @@ class DeconvolutionPyramid(BaseModule):
 
 @MODELS.register_module()
 class NormalizedTaps(BaseModule):
-    """Batch normalization of each tap: what stands before the 1x1 convolution of a linear head.
+    """Batch normalization of each tap: the layer before the 1x1 convolution of a linear head.
 
     Args:
         in_channels: C of the taps.

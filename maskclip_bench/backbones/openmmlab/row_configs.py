@@ -30,6 +30,18 @@ _SIZES = {"Ti": (192, 12), "S": (384, 12), "B": (768, 12), "L": (1024, 24), "H":
 """Size -> (width, depth)."""
 
 
+_UNTRAINED = {
+    "ViT-S/16": "vit_small_patch16_224",
+    "ViT-B/14": "vit_base_patch14_dinov2",
+    "ViT-B/16": "vit_base_patch16_224",
+    "ViT-B/32": "vit_base_patch32_224",
+    "ViT-L/14": "vit_large_patch14_224",
+    "ViT-L/16": "vit_large_patch16_224",
+    "ViT-H/14": "vit_huge_patch14_224",
+}
+"""What a config of an architecture trains from by itself: timm's model with fresh weights."""
+
+
 @dataclass(frozen=True)
 class Data:
     """A data set of the shipped bases.
@@ -131,6 +143,8 @@ def row_config(
         changes["data_preprocessor"] = {**changes.get("data_preprocessor", {}), **scaled}
     if row is not None:
         changes["backbone"] = {"backbone": source or row.name, **changes["backbone"]}
+    elif architecture in _UNTRAINED:
+        changes["backbone"] = {"timm": _UNTRAINED[architecture], **changes["backbone"]}
     return _text(toolbox, head, data, architecture, depth, row, changes, bases)
 
 
@@ -272,7 +286,10 @@ def _text(
         "runtime_gpu",
     ]
     who = architecture if row is None else f"{row.display_name} ({architecture})"
-    written = "Written by backbones/openmmlab/row_configs.py; a run fills in a row."
+    written = (
+        "Written by backbones/openmmlab/row_configs.py. `maskclip-bench run` fills in a row; by\n"
+        "itself, this config trains from fresh weights."
+    )
     if row is not None:
         command = f"maskclip-bench mm {toolbox} config {row.name} --head {head} --data {data}"
         written = f"Written from the row by: {command}"
