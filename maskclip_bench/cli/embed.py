@@ -14,7 +14,7 @@ from maskclip_bench.errors import ConfigError
 
 
 def embed(
-    backbone: Annotated[
+    model: Annotated[
         str, typer.Argument(help="A row, timm:NAME, open_clip:ARCH/TAG, hf:ORG/NAME or a folder.")
     ],
     data: Annotated[
@@ -58,7 +58,7 @@ def embed(
         raise ConfigError(f"--precision {precision!r}: choose fp32 or bf16.")
     with bars() as report:
         shape = make(
-            backbone,
+            model,
             data,
             texts=None if texts is None else read_lines(texts),
             split=split,
