@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -52,7 +53,7 @@ def write(path: Path, content: bytes) -> Path:
 
 
 def rows(cache: Path) -> int:
-    with sqlite3.connect(cache / MEMORY_FILE) as connection:
+    with contextlib.closing(sqlite3.connect(cache / MEMORY_FILE)) as connection:
         return int(connection.execute("SELECT COUNT(*) FROM hashes").fetchone()[0])
 
 
@@ -137,6 +138,8 @@ def test_damaged_memory__is_ignored_and_made_again(
     paths = [write(tmp_path / "files" / str(i), b"%d" % i) for i in range(50)]
     expected = [sha(b"%d" % i) for i in range(50)]
     file_hashes(paths)
+    for open_memory in content_hash._MEMORIES.values():
+        open_memory._close()
     content_hash._MEMORIES.clear()  # as a new process
     memory = cache / MEMORY_FILE
     whole = memory.read_bytes()
@@ -161,14 +164,19 @@ def test_damaged_memory__is_ignored_and_made_again(
 def test_damaged_row__is_not_used(tmp_path: Path, settled: None, cache: Path) -> None:
     path = write(tmp_path / "file", b"first")
     file_hash(path)
-    with sqlite3.connect(cache / MEMORY_FILE) as connection:
+    with contextlib.closing(sqlite3.connect(cache / MEMORY_FILE)) as connection, connection:
         connection.execute("UPDATE hashes SET sha256 = ?", (sha(b"other"),))
     assert file_hash(path) == sha(b"first")
 
 
 @pytest.mark.parametrize("how", ["file in the folder's place", "pipe", "locked", "read-only"])
 def test_unusable_memory__hashes_are_computed(
-    tmp_path: Path, settled: None, cache: Path, how: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    settled: None,
+    cache: Path,
+    how: str,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     path = write(tmp_path / "file", b"first")
     monkeypatch.setattr(content_hash, "LOCK_SECONDS", 0.01)
@@ -180,6 +188,7 @@ def test_unusable_memory__hashes_are_computed(
     elif how == "locked":
         cache.mkdir()
         other = sqlite3.connect(cache / MEMORY_FILE, isolation_level=None)
+        request.addfinalizer(other.close)
         other.execute("BEGIN EXCLUSIVE")
     else:
 
