@@ -90,6 +90,7 @@ def build(
     store = RecordStore(records)
     selection = select(store, suite=suite, backbones=backbones, tasks=tasks, title=title)
     check_folder(folder)
+    storage.remove_leftovers(folder, recursive=True)
     if pictures == "make" and workspace is not None and has_torch():
         make_pictures(selection, workspace, folder, device=device, progress=progress)
     state = state_of(selection, workspace, folder)
