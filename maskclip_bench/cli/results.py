@@ -12,6 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from maskclip_bench.cli.options import WorkspaceOption, console
+from maskclip_bench.cli.results_stats import stats
 from maskclip_bench.cli.table import JsonOption, RecordsOption, RowsOption, TasksOption
 from maskclip_bench.errors import EXIT_FAILED, ConfigError, unknown_name
 from maskclip_bench.escaping import markup, one_line
@@ -25,6 +26,8 @@ results_app = typer.Typer(
     help="What is recorded: list, show, compare two workspaces, merge, export. Needs no torch.",
     no_args_is_help=True,
 )
+
+results_app.command("stats")(stats)
 
 Set = Annotated[
     Path, typer.Argument(help="A workspace, or a folder of records.", exists=True, file_okay=False)

@@ -126,6 +126,24 @@ def test_list_and_plan__json(command: Any) -> None:
     }
 
 
+def test_stats__of_two_rows(command: Any, tmp_path: Path) -> None:
+    figure = tmp_path / "ranks.svg"
+    result = command("results", "stats", "-t", "knn/*", "--figure", str(figure))
+    assert result.code == 0, result.errors
+    for said in ("mean rank", "Over 2 tasks", "critical difference", "knn/demo_objects_ood"):
+        assert said in result.output
+    assert figure.is_file()
+    values = json.loads(command("results", "stats", "-t", "knn/*", "--json").output)
+    assert [row["name"] for row in values["rows"]] == ["CLIP", "SLIP"]
+    costs = tmp_path / "costs.csv"
+    costs.write_text(f"backbone,images_seen\n{ROWS[0]},10\n{ROWS[1]},20\n")
+    both = ("--cost-figure", str(tmp_path / "cost.png"), "--costs", str(costs))
+    assert command("results", "stats", "-t", "knn/*", *both).code == 0
+    assert (tmp_path / "cost.png").is_file()
+    assert "needs --costs" in command("results", "stats", "-t", "knn/*", *both[:2]).errors
+    assert "two rows" in command("results", "stats", "-b", ROWS[0]).errors
+
+
 WITHOUT_TORCH = """
 import sys
 
@@ -150,6 +168,7 @@ cli.main(sys.argv[1:])
         ("results", "ls", "--json"),
         ("results", "show", CELL),
         ("results", "export", "-o", "numbers.parquet"),
+        ("results", "stats", "-t", "knn/*", "--json"),
     ],
     ids=" ".join,
 )
