@@ -6,7 +6,8 @@
 | `mae` | MAE's ViT-B/16 | MAE 83.6 (four seeds: 83.46 to 83.66) |
 | `ft_clip` | FT-CLIP's ViT-B/16 | FT-CLIP 85.7 from OpenAI's weights |
 | `wise_ft` | WiSE-FT's, of a zero-shot classifier | WiSE-FT's curves |
-| `small` | for small data | rows measured here |
+| `small` | for small data; not tuned | rows measured here |
+| `demo` | for the demo world | rows of the demo |
 
 All hyperparameters are in `tasks.finetuning.recipe`, each with its source. The published runs use
 fp16 with a loss scaler, ours bf16; their test of the last epoch is ours (FT-CLIP reports the best
@@ -32,7 +33,7 @@ from maskclip_bench.tasks.trained_jobs import TrainedProtocol, TrainedSettings
 class Settings(TrainedSettings):
     """`protocols: {finetune: ...}` of a data set."""
 
-    preset: Literal["slip_beit", "mae", "ft_clip", "wise_ft", "small"] = "slip_beit"
+    preset: Literal["slip_beit", "mae", "ft_clip", "wise_ft", "small", "demo"] = "slip_beit"
     """The recipe."""
     alphas: list[float] = Field(default_factory=list)
     """WiSE-FT: shares of the finetuned weights that are tested, too, each from 0 to 1."""

@@ -94,7 +94,7 @@ def test_settings__what_does_not_fit(
         PROTOCOLS["finetune"].settings_of(task)
 
 
-@pytest.mark.parametrize("preset", ["slip_beit", "mae", "ft_clip", "wise_ft", "small"])
+@pytest.mark.parametrize("preset", ["slip_beit", "mae", "ft_clip", "wise_ft", "small", "demo"])
 def test_presets__each_trains(preset: str, colours: TaskDeclaration, tmp_path: Path) -> None:
     options = {**SMALL, "epochs": 1, "warmup_epochs": 0.5, "precision": "fp32"}
     prompts = {"prompts": "class_name_only"} if preset == "wise_ft" else {}
