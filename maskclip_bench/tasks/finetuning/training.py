@@ -57,7 +57,7 @@ from maskclip_bench.training.checkpoint import Checkpoint, CheckpointStore, rest
 from maskclip_bench.training.interruption import Interruption, RunStopped
 from maskclip_bench.training.optim import set_learning_rate
 from maskclip_bench.training.parallel import average_gradients
-from maskclip_bench.training.readback import Readback
+from maskclip_bench.training.readback import Readback, agreed
 
 logger = logging.getLogger(__name__)
 
@@ -267,10 +267,11 @@ class _Trainer:
         norm = torch.nn.utils.get_total_norm(
             [parameter.grad for parameter in self._trained if parameter.grad is not None]
         )
-        readback = Readback({"loss": total, "gradient_norm": norm}, stop=stop)
-        if not readback.wait():
+        terms, not_finite, asked = agreed({"loss": total, "gradient_norm": norm}, stop=stop)
+        found = Readback({**terms, "not finite": not_finite, "stop": asked}).wait()
+        if found["not finite"]:
             raise TrainingError(
-                f"The loss ({readback.terms['loss']:g}) or its gradient is not finite at step "
+                f"The loss ({found['loss']:g}) or its gradient is not finite at step "
                 f"{self._step} of {self._length.total_steps}. Lower options: {{lr: ...}}, or set "
                 "precision: fp32 or clip_grad_norm: 1."
             )
@@ -280,8 +281,8 @@ class _Trainer:
         self._optimizer.step()
         if self._ema is not None:
             self._ema.update(self._classifier)
-        self._last_loss = readback.terms["loss"]
-        return readback.stop
+        self._last_loss = found["loss"]
+        return bool(found["stop"])
 
     def _micro_loss(self, images: Tensor, labels: Tensor, *, micro: int) -> Tensor:
         """The mean loss of a micro-batch, whose draws follow from step and number."""
