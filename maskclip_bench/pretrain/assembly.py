@@ -20,6 +20,12 @@ from maskclip_bench.training.parallel import (
     transformer_blocks,
 )
 
+COMPILE_BACKEND = "inductor"
+"""torch's own default."""
+
+VARIANTS_OF_A_BLOCK = 64
+"""That torch compiles at most; MaskCLIP with micro-batches has more than the default of 8."""
+
 
 def tokenizer_of(recipe: Recipe) -> CaptionTokenizer:
     """The recipe's tokenizer.
@@ -48,8 +54,14 @@ def prepare(
     scales = layer_scales(method.model, section.layer_decay) if section.layer_decay else {}
     lr_scales = {f"{STUDENT}.{name}": scale for name, scale in scales.items()}
     if recipe.compile:
+        # Blocks of one class share their code, so its variants (whole and visible images, only the
+        # class token, train and evaluation, decoders) count together; beyond the limit, which is 8
+        # by default, torch runs a block uncompiled without a word.
+        torch._dynamo.config.recompile_limit = max(
+            VARIANTS_OF_A_BLOCK, torch._dynamo.config.recompile_limit
+        )
         for block in transformer_blocks(method):
-            block.compile()
+            block.compile(backend=COMPILE_BACKEND)
     strategy: ParallelStrategy
     if recipe.parallel == "fsdp":
         strategy = FSDPStrategy(

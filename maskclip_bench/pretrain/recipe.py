@@ -260,11 +260,19 @@ class Recipe(Declaration):
     """`bf16`: autocast; weights, optimizer and losses stay fp32."""
 
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """Over several devices: replicas, or (FSDP2) weights and optimizer in shards, for ViT-L up."""
+    """Over several devices: replicas, or (FSDP2) weights and optimizer in shards, for ViT-L up.
+    With `precision: bf16` they do not compute the same, and so are two recipes."""
 
     compile: bool = False
     """`torch.compile` the transformer blocks of trunk, teacher and decoders. Those of the text
     tower stay as they are: captions are packed, to another number of words at every step."""
+
+    memory: Literal["as_given", "auto"] = Field(
+        default="as_given", json_schema_extra={"neutral": "as_given"}
+    )
+    """`auto`: `grad_checkpointing` and, if that is not enough, `accumulation_steps` are chosen for
+    the memory that is free on the device (`pretrain/memory.py`); the run's recipe.yaml has what was
+    chosen, and a run that is resumed keeps it."""
 
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
@@ -354,11 +362,13 @@ class Recipe(Declaration):
 
     def computation_fingerprint(self) -> str:
         """Hash of what decides the numbers: without logs, checkpoints, and how it is executed."""
-        executed = {"parallel", "compile", "grad_checkpointing"}
+        executed = {"parallel", "compile", "memory", "grad_checkpointing"}
         told = {"name", "description", "checkpoint", "log", "evaluation"}
         values = decisive(self)
         for name in executed | told:
             values.pop(name, None)
+        if self.parallel == "fsdp" and self.precision == "bf16":
+            values["parallel"] = "fsdp"  # its residual stream is in bf16, that of ddp in fp32
         for key in ("num_workers", "prefetch_batches"):
             values["data"].pop(key, None)
         # Defaults too: one that a later version changes makes another recipe.

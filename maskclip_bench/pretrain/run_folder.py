@@ -97,7 +97,7 @@ class RunFolder:
             StorageError: The disk refused.
         """
         path = self.root / RECIPE_FILE
-        there = self._recipe_there()
+        there = self.recorded()
         if there is None:
             self._check_model(recipe)
         elif self._has_begun():
@@ -119,7 +119,7 @@ class RunFolder:
             "Choose another folder with --output, or remove that one."
         )
 
-    def _recipe_there(self) -> Recipe | None:
+    def recorded(self) -> Recipe | None:
         """The recipe in the folder; None if there is none, or it cannot be read (with a warning).
 
         What was computed is still known: every checkpoint holds its recipe.

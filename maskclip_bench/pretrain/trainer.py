@@ -11,6 +11,7 @@ CPU), and a checkpoint needs no generator's state.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import signal
 from collections.abc import Callable, Generator, Sequence
@@ -32,6 +33,7 @@ from maskclip_bench.pretrain.assembly import prepare, tokenizer_of
 from maskclip_bench.pretrain.export import Weights, write_model_folder
 from maskclip_bench.pretrain.held_out import ACCURACY, LOSS, HeldOutPairs, check_held_out
 from maskclip_bench.pretrain.init_weights import start_from
+from maskclip_bench.pretrain.memory import CHOSEN, fitted, free_memory
 from maskclip_bench.pretrain.methods import build_method
 from maskclip_bench.pretrain.methods.base import Method
 from maskclip_bench.pretrain.preparation import Prepared
@@ -93,12 +95,30 @@ def train(
     cuda_devices = [device] if device.type == "cuda" else []
     folder = RunFolder(output)
     with folder.locked(), torch.random.fork_rng(devices=cuda_devices):
+        if recipe.memory == "auto":
+            recipe = _fitted(recipe, folder, device)
         if not distributed.on_main(lambda: "finished" if folder.is_finished(recipe) else None):
             run = _Run(
                 recipe, folder=folder, data_root=data_root, workspace=workspace, device=device
             )
             run.go(evaluators=evaluators, progress=progress, stop_signals=stop_signals)
     return folder.model
+
+
+def _fitted(recipe: Recipe, folder: RunFolder, device: torch.device) -> Recipe:
+    """The recipe as it fits into the device's memory, or as this run was begun."""
+
+    def choose() -> str:
+        begun = folder.recorded()
+        if begun is None or begun.memory != "auto":
+            whole = recipe.model_copy(update={"accumulation_steps": 1})
+            batch_size = batch_size_per_gpu(whole, distributed.world_size())
+            shards = distributed.world_size() if recipe.parallel == "fsdp" else 1
+            free = free_memory(device)
+            begun = fitted(whole, batch_size=batch_size, free_bytes=free, shards=shards)
+        return json.dumps({name: getattr(begun, name) for name in CHOSEN})
+
+    return recipe.model_copy(update=json.loads(distributed.on_main(choose)))
 
 
 class _Run:

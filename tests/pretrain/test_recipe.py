@@ -168,8 +168,11 @@ def test_fingerprint__only_what_decides_the_numbers(check: Callable[..., Recipe]
         {"name": "other"},
         {"parallel": "fsdp"},
         {"grad_checkpointing": True},
+        {"memory": "auto"},
     ):
         assert check(**changes).computation_fingerprint() == same
+    low = check(precision="bf16").computation_fingerprint()
+    assert check(precision="bf16", parallel="fsdp").computation_fingerprint() != low
     for changes in ({"seed": 1}, {"optimizer": {"lr": 2e-3}}, {"data": {"augment": {"flip": 0.5}}}):
         assert check(**changes).computation_fingerprint() != same
 
