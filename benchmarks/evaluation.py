@@ -31,7 +31,7 @@ import torch.nn.functional as F
 
 IMAGES, CAPTIONS, WIDTH = 5_000, 25_010, 512
 KS = (1, 5, 10)
-NUM_CLASSES = 8
+NUM_CLASSES = 4
 SWEEP = (1_500, 500, 64, 10)
 """Training samples, held-out samples, width, classes."""
 GRID = 10.0 ** np.linspace(-6, 5, 45)
