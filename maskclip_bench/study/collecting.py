@@ -21,7 +21,7 @@ from maskclip_bench.pretrain.methods import METHODS
 from maskclip_bench.pretrain.recipe import Recipe
 from maskclip_bench.results.records import RecordStore
 from maskclip_bench.runtime import Workspace
-from maskclip_bench.study.checkpoints import best_step, read_curve
+from maskclip_bench.study.checkpoints import best_step, missing_scores, read_curve
 from maskclip_bench.study.declaration import StudyDeclaration
 from maskclip_bench.study.runs import StudyRun, is_trained, log_of, num_pairs, runs_of
 from maskclip_bench.study.tuning import best, tries
@@ -93,7 +93,8 @@ def _run_line(run: StudyRun, workspace: Workspace) -> dict[str, Any]:
         **_health(recipe, log, steps),
         "nonfinite_steps": _last(log, "num_nonfinite_steps"),
     }
-    chosen = best_step(run.study, read_curve(folder))
+    whole = not missing_scores(run, workspace)  # else a later checkpoint may be better
+    chosen = best_step(run.study, read_curve(folder)) if whole else None
     line["best_pass"] = None if chosen is None or not steps else chosen / steps * passes
     return line
 

@@ -59,8 +59,11 @@ def draw_figure(
             _draw_panel(axes[place, column], table[table["metric"] == metric], x, rows)
             axes[place, column].set_xlabel(label, fontsize=8)
         axes[0, column].set_title(title, fontsize=9, loc="left", color=INK)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(rows), frameon=False)
+    lines = {line.get_label(): line for panel in axes.flat for line in panel.get_lines()}
+    figure.legend(
+        list(lines.values()), list(lines), loc="outside lower center", ncols=len(rows),
+        frameon=False, fontsize=9,
+    )  # fmt: skip
     FigureCanvasAgg(figure)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, format="png", dpi=150, facecolor="white")

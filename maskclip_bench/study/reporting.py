@@ -42,7 +42,10 @@ def write_report(
             f"maskclip-bench study run {study.name}"
         )
     store = RecordStore(results / "records")
+    tries = pd.read_csv(folder / TRIES_FILE) if (folder / TRIES_FILE).is_file() else None
     parts = [f"# {study.title}: report", _NOTE.format(name=study.name)]
+    if tries is not None:
+        parts.append(_how_tuned(tries))
     written = []
     for name in load_suite(study.suite).tables:
         declared = load_table(name)
@@ -57,8 +60,8 @@ def write_report(
         curves = pd.read_csv(folder / CURVES_FILE)
         parts += ["## At each run's own best pass", best_pass_table(study, runs, curves)]
     parts += ["## Runs", health_table(study, runs)]
-    if (folder / TRIES_FILE).is_file():
-        parts += ["## Tries", _tries_table(pd.read_csv(folder / TRIES_FILE))]
+    if tries is not None:
+        parts += ["## Tries", _tries_table(tries)]
     storage.write_text(folder / REPORT_FILE, "\n\n".join(parts) + "\n")
     written.append(folder / REPORT_FILE)
     if figure is not None and (folder / CURVES_FILE).is_file():
@@ -89,6 +92,18 @@ def _seeds_of(study: StudyDeclaration, table: str) -> int:
     rows = load_table(table).rows
     listed = [len(row.seeds) for row in rows if row.seeds is not None]
     return min(listed) if listed else len(study.seeds)
+
+
+def _how_tuned(tries: pd.DataFrame) -> str:
+    """Whether the settings were chosen by all the tries that are declared."""
+    missing = int(tries["score"].isna().sum())
+    if missing:
+        return (
+            f"**Settings are not tuned: {missing} of {len(tries)} tries are not measured.** All "
+            "rows have the defaults of their methods, or those of the demo; runs are made again "
+            "where the tries choose something else."
+        )
+    return f"Settings are those of the best of all {len(tries)} tries."
 
 
 def _tries_table(tries: pd.DataFrame) -> str:

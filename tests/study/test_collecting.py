@@ -109,6 +109,15 @@ def test_collect__again_changes_nothing(
     assert contents[0] == contents[1] and len(contents[0]) == 4
 
 
+def test_collect__no_best_pass_before_all_checkpoints_are_measured(
+    study: StudyDeclaration, workspace: Workspace, finish: Finish, tmp_path: Path
+) -> None:
+    finish(runs_of(study)[0], log=LOG, curve={4: scores(0.2)})
+    paths = collect(study, workspace, tmp_path / "results")
+    assert pd.read_csv(paths[0])["best_pass"].isna().all()
+    assert pd.read_csv(paths[1])["value"].tolist() == [0.2, 2.5, 2.75]
+
+
 def test_collect__nothing_is_finished(
     study: StudyDeclaration, workspace: Workspace, tmp_path: Path
 ) -> None:
