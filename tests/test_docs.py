@@ -130,6 +130,8 @@ def test_command_parses(path: Path, command: str) -> None:
         named_only = len(shlex.split(command)) <= 2 and not command.startswith("-")
         if incomplete and (has_placeholder or named_only):  # a command named in running text
             return
+        if "does not exist" in str(error):  # a folder of the reader's
+            return
         raise
     if values["command"] == "table" and values.get("name"):
         assert values["name"] in data_files.declarations("configs/tables")

@@ -17,6 +17,8 @@ PUBLIC = "open_clip"
 
 INTERNALS = {
     "open_clip.model.CustomTextCLIP",
+    "open_clip.model._build_vision_tower",
+    "open_clip.model.convert_to_custom_text_state_dict",
     "open_clip.pretrained",
     "open_clip.tokenizer.SimpleTokenizer",
     "open_clip.tokenizer.default_bpe",

@@ -74,9 +74,8 @@ class Place:
         self, result: Any, task: str, *, code: int, error: str, says: tuple[str, ...]
     ) -> None:
         """One failed record, the message on the screen, and no job that began."""
-        row = "other_architecture" if error == "CheckpointError" else "tiny_untrained"
         assert result.code == code, result.errors
-        record = self.record(row, task)
+        record = self.record("tiny_untrained", task)
         assert record["status"] == "failed"
         assert record["metrics"] == {}
         assert record["error"]["type"] == error
@@ -118,7 +117,7 @@ def test_missing_folder__is_a_failure_where_it_was_asked_for_by_name(place: Plac
     assert "1 cannot be measured here" in result.errors
     shown = place.command("plan", "-b", "tiny_untrained", "-t", task)
     assert shown.code == 0
-    assert "cannot be measured" in shown.output
+    assert "not possible" in shown.output
 
 
 def test_missing_folder__a_suite_leaves_it_out_and_the_rest_goes_on(place: Place) -> None:
@@ -170,7 +169,7 @@ def test_row_and_column_of_two_worlds(place: Place) -> None:
     """Who names both gets the number; a suite alone never joins two worlds."""
     result = place.run("-b", "dino_vit-b-16_in1k", "-t", "knn/tiny_objects")
     assert result.code == 1
-    assert "needs network access once" in " ".join(result.output.split())
+    assert "its weights are not in this machine's cache" in " ".join(result.output.split())
     result = place.run("--suite", "demo", "-b", "dino_vit-b-16_in1k")
     assert result.code == 2
     assert "There is no cell" in result.errors
@@ -213,8 +212,10 @@ def test_checkpoint_of_another_architecture(place: Place) -> None:
     )
     task = "segmentation/tiny_scenes"
     result = place.run("-b", "other_architecture", "-t", task)
-    says = (str(place.workspace / "exported"), "cannot be loaded", "export it again")
-    place.assert_failed(result, task, code=1, error="CheckpointError", says=says)
+    record = place.record("other_architecture", task)  # the job loads the row, so it says so
+    assert (result.code, record["status"], record["metrics"]) == (1, "failed", {})
+    for part in (str(place.workspace / "exported"), "cannot be loaded", "export it again"):
+        assert part in record["error"]["message"]
 
 
 def test_data_that_breaks_later__fails_without_costing_the_score_that_was_measured(

@@ -82,7 +82,7 @@ def test_run__a_failing_cell_is_recorded_and_the_rest_goes_on(
         (["run", "--suite", "tiny", "--seeds", "a"], 2, "is not a list of whole numbers"),
         (["run", "--suite", "tiny", "--device", "tpu9"], 2, "is not a device"),
         (["table", "no_such_table"], 2, "No table"),
-        (["data", "prepare", "imagenet"], 2, "No data set to make"),
+        (["data", "prepare", "imagenet"], 2, "imagenet cannot be fetched by a library"),
         (["path", "configs/no.yaml"], 2, "No shipped file"),
     ],
 )
@@ -183,7 +183,7 @@ def test_run__an_encoder_that_exits_with_0_is_a_failed_cell(
     monkeypatch.setenv("MASKCLIP_BENCH_CATALOGUE", catalogue)
     result = in_process("run", "-b", "exits", "-b", "tiny_untrained", "-t", "knn/tiny_objects")
     assert result.code == 1
-    assert "exits: knn/tiny_objects: " in result.output
+    assert "failed exits/knn/tiny_objects" in result.output
     assert "x[/bold]" in result.output
     records = tmp_path / "workspace/records"
     failed = json.loads((records / "exits/knn__tiny_objects.json").read_text())

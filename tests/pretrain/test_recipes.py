@@ -124,7 +124,9 @@ def test_recipe__vocabulary_is_the_tokenizers(name: str) -> None:
 def test_recipe__header(name: str) -> None:
     text = declarations("configs/pretrain")[name].read_text(encoding="utf-8")
     header = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
-    assert re.search(rf"^# Command: .*\b{re.escape(name)}\b", header, re.MULTILINE), "no command"
+    study, _, row = name.rpartition("/")
+    command = rf"\b{re.escape(name)}\b|\bstudy run {re.escape(study)} --row {re.escape(row)}\b"
+    assert re.search(rf"^# Command: .*({command})", header, re.MULTILINE), "no command"
     assert re.search(r"^# (Row|Paper row)", header, re.MULTILINE), "no row it aims at"
     assert re.search(r"[Cc]ost", header), "no expected cost"
 

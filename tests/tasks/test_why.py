@@ -22,7 +22,7 @@ ENCODER = """
 import torch
 WEIGHT = {weight}
 class Encoder:
-    preprocess = {{"image_size": 8}}
+    preprocess = {{"image_size": 8, "mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}}
     def encode_image(self, images):
         return images.mean(dim=(2, 3)) * WEIGHT + 0.1
     def encode_text(self, texts):
