@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import sys
 import threading
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from maskclip_bench.runtime import Workspace
 
 if TYPE_CHECKING:
     from maskclip_bench.backbones.declaration import BackboneDeclaration
+
+logger = logging.getLogger(__name__)
 
 _texts_read: dict[str, bool | None] = {}
 """Source as JSON -> whether its encoder reads texts, so that a plan builds it once for that."""
@@ -87,9 +90,14 @@ class Python(Family):
 def _refuse_unstated(made: Any, declaration: BackboneDeclaration) -> None:
     """Size, mean and std are stated by the encoder's `preprocess` or by the row, or it is one.
 
+    An encoder or a row that states the size alone gets ImageNet's mean and std, as it always did,
+    and a warning says so.
+
     Raises:
-        ConfigError: One of them is stated nowhere.
+        ConfigError: Nothing is stated, or no size.
     """
+    from maskclip_bench.backbones.transform import IMAGENET_MEAN, IMAGENET_STD
+
     stated = declaration.preprocess
     own = getattr(made, "preprocess", None)
     if own is not None and not isinstance(own, Mapping):
@@ -101,7 +109,16 @@ def _refuse_unstated(made: Any, declaration: BackboneDeclaration) -> None:
         for key in ("image_size", "mean", "std")
         if getattr(stated, key) is None and (own or {}).get(key) is None
     ]
-    if missing:
+    if missing and "image_size" not in missing:
+        logger.warning(
+            "%s states an image size and no %s: ImageNet's are taken (mean %s, std %s). State them "
+            "in its preprocess if it was trained with others.",
+            declaration.name,
+            " and no ".join(missing),
+            list(IMAGENET_MEAN),
+            list(IMAGENET_STD),
+        )
+    elif missing:
         raise ConfigError(
             f"{declaration.name}: how images are prepared for a {declaration.source.family_name} "
             f"encoder is not guessed, and {', '.join(missing)} is stated nowhere. Add to the "

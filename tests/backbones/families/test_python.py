@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from maskclip_bench.backbones import load_backbone
+from maskclip_bench.backbones.transform import IMAGENET_MEAN
 from maskclip_bench.errors import CheckpointError, ConfigError, MaskCLIPBenchError
 from maskclip_bench.runtime import Workspace
 
@@ -81,12 +82,15 @@ def test_module__is_enough_where_the_row_states_the_preprocessing(workspace: Wor
     assert backbone.transform.mean == (0.5, 0.5, 0.5)
 
 
-def test_preprocessing__is_not_guessed(workspace: Workspace) -> None:
-    row = declare(source={"python": "their_encoders:ImagesOnly"}, preprocess={"image_size": 16})
-    with pytest.raises(ConfigError, match=r"is not guessed, and mean, std is stated nowhere"):
-        load_backbone(row, workspace=workspace)
-    with pytest.raises(ConfigError, match=r"mean, std is stated nowhere") as refused:
-        load_backbone(declare(source={"python": "their_encoders:Sized"}), workspace=workspace)
+def test_preprocessing__is_not_guessed(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    bare = declare(source={"python": "their_encoders:ImagesOnly"})
+    with pytest.raises(ConfigError, match=r"is not guessed, and image_size, mean, std") as refused:
+        load_backbone(bare, workspace=workspace)
+    sized = load_backbone(declare(source={"python": "their_encoders:Sized"}), workspace=workspace)
+    assert sized.transform.mean == IMAGENET_MEAN
+    assert "states an image size and no mean and no std: ImageNet's are taken" in caplog.text
     lines = str(refused.value).splitlines()  # what it says to add is what is read
     stated = eval("".join(lines[1:3]).partition("=")[2])
     assert yaml.safe_load(lines[4]) == {"preprocess": stated}
