@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.metadata
-import importlib.util
 import shlex
 import shutil
 import sys
@@ -40,11 +40,16 @@ def _is_installed() -> bool:
     return True
 
 
+def _has_pip() -> bool:
+    """Looked up on the path alone: setuptools' own finder warns where distutils is imported."""
+    return importlib.machinery.PathFinder.find_spec("pip") is not None
+
+
 def _installer() -> str:
     """Pip of this interpreter; uv, where an environment has no pip (those that uv makes)."""
     here = Path(sys.executable).absolute()
     python = here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here
-    if importlib.util.find_spec("pip") is None:
+    if not _has_pip():
         return f"uv pip install --python {shlex.quote(str(python))}"
     found = shutil.which("pip")
     if found is not None and Path(found).absolute().parent == here.parent:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import shlex
 import sys
 from pathlib import Path
@@ -21,7 +20,7 @@ def python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An interpreter in a folder of its own; pip is a module of it, and no pip is on PATH."""
     monkeypatch.setattr(sys, "executable", str(tmp_path / "env dir" / "bin" / "python"))
     monkeypatch.setattr("shutil.which", lambda name: None)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(extras, "_has_pip", lambda: True)
     monkeypatch.setattr(importlib.metadata, "distribution", lambda name: object())
     return Path(sys.executable)
 
@@ -47,7 +46,7 @@ def test_installed__pip_where_it_is_of_this_interpreter(
 
 
 def test_installed__uv_where_there_is_no_pip(python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "_has_pip", lambda: False)
     assert shlex.split(install_command("slurm")) == [
         "uv", "pip", "install", "--python", str(python), "maskclip-bench[slurm]",
     ]  # fmt: skip
@@ -77,3 +76,14 @@ def test_every_extra_that_a_message_names_is_declared() -> None:
     }
     assert {"openmmlab", "huggingface", "slurm", "tensorboard", "pictures"} <= named
     assert named <= declared
+
+
+@pytest.mark.filterwarnings("error")
+def test_pip__is_looked_up_without_a_word_of_setuptools() -> None:
+    """Its finder warns of distutils where that has been imported before (by mmcv, say)."""
+    sys.modules.setdefault("distutils", sys)
+    try:
+        assert extras._has_pip() in (True, False)
+    finally:
+        if sys.modules.get("distutils") is sys:
+            del sys.modules["distutils"]
