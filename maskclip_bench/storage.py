@@ -161,6 +161,18 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None if it is not there, cannot be read, or holds another thing.
+
+    For what can be made again. What must be there is read with an error of its own.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # the last: a file of brackets
+        return None
+    return found if isinstance(found, dict) else None
+
+
 @contextlib.contextmanager
 def exclusive(path: Path, *, timeout: float = -1) -> Iterator[None]:
     """Hold the lock file `<path>.lock`, so that one process at a time makes `path`.

@@ -380,3 +380,14 @@ def test_fingerprint__independent_of_key_order() -> None:
     assert fingerprint({"a": 1, "b": [2, 3]}) == fingerprint({"b": [2, 3], "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
     assert len(fingerprint({}, length=8)) == 8
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"3", b'{"a": ', b"\xff", b"[" * 100_000])
+def test_read_object__what_is_none(content: bytes, tmp_path: Path) -> None:
+    assert storage.read_object(tmp_path / "none") is None
+    assert storage.read_object(tmp_path) is None
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    assert storage.read_object(path) is None
+    storage.write_json(path, {"a": [1, None]})
+    assert storage.read_object(path) == {"a": [1, None]}

@@ -7,16 +7,14 @@ results. Both import this module, which needs neither torch nor OpenMMLab.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from maskclip_bench.config import Declaration
-from maskclip_bench.errors import DataError
-from maskclip_bench.storage import write_text
+from maskclip_bench.job_folder import JobFolder, read_message
 
 
 class DenseSplit(Declaration):
@@ -61,9 +59,7 @@ class DenseJob(Declaration):
 
     def write(self) -> Path:
         """Write the message into the work folder -> its path."""
-        path = self.folder.job
-        write_text(path, self.model_dump_json(indent=2) + "\n")
-        return path
+        return self.folder.write(self)
 
 
 def read_job(path: Path) -> DenseJob:
@@ -72,41 +68,11 @@ def read_job(path: Path) -> DenseJob:
     Raises:
         DataError: The file is missing or no message.
     """
-    try:
-        return DenseJob.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no job file: {error}. Run the suite again.") from error
+    return read_message(path, DenseJob)
 
 
-@dataclass(frozen=True)
-class DenseFolder:
-    """Names of the files in a job's work folder.
-
-    Attributes:
-        path: The folder.
-    """
-
-    path: Path
-
-    @property
-    def job(self) -> Path:
-        """The message."""
-        return self.path / "job.json"
-
-    @property
-    def row(self) -> Path:
-        """The declaration of the row whose weights are used."""
-        return self.path / "backbone.yaml"
-
-    @property
-    def log(self) -> Path:
-        """Everything that the job printed."""
-        return self.path / "job.log"
-
-    @property
-    def progress(self) -> Path:
-        """`{"stage", "done", "total"}`, twice a second."""
-        return self.path / "progress.json"
+class DenseFolder(JobFolder):
+    """Names of the files in a job's work folder."""
 
     @property
     def report(self) -> Path:

@@ -141,9 +141,8 @@ def read_probe(path: Path) -> tuple[dict[str, str], dict[str, Tensor]] | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError):
         return None
-    if notes.get("sha256", _digest(tensors)) != _digest(tensors):
-        return None
-    return notes, tensors
+    damaged = "sha256" in notes and notes["sha256"] != _digest(tensors)
+    return None if damaged else (notes, tensors)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -29,6 +29,7 @@ from maskclip_bench.backbones.stated_preprocess import (
     from_timm,
 )
 from maskclip_bench.errors import ConfigError
+from maskclip_bench.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = [
     "HuggingFaceTransform",
@@ -44,9 +45,6 @@ __all__ = [
     "of_timm",
     "probe_images",
 ]
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 TRANSFORM_VERSION = 2
 """Part of `transform_id`; raised when the same fields give other pixels."""

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from maskclip_bench.cli.options import WorkspaceOption, console
+from maskclip_bench.cli.options import WorkspaceOption, add_line, console
 from maskclip_bench.cli.table import JsonOption, RecordsOption, TasksOption, display_names
 from maskclip_bench.escaping import one_line
 from maskclip_bench.runtime import Workspace
@@ -68,7 +68,7 @@ def _show(found: Comparisons, samples: int) -> None:
             Text(one_line(column)), overflow="fold", justify="right" if index else "left"
         )
     for line in found.lines():
-        view.add_row(*(Text(one_line(cell)) for cell in line))
+        add_line(view, *line)
     output.print(view)
     for line in found.as_json(num_samples=samples)["tasks"] if samples else ():
         for side, name in (("better", found.first), ("worse", found.second)):

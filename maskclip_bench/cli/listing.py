@@ -9,11 +9,10 @@ from typing import Annotated, TypeVar
 
 import typer
 from rich.table import Table as RichTable
-from rich.text import Text
 
-from maskclip_bench.cli.options import WorkspaceOption, console
+from maskclip_bench.cli.options import WorkspaceOption, add_line, console
 from maskclip_bench.errors import MaskCLIPBenchError
-from maskclip_bench.escaping import markup, one_line
+from maskclip_bench.escaping import markup
 from maskclip_bench.runtime import Workspace
 
 T = TypeVar("T")
@@ -58,7 +57,7 @@ class Listing:
         for index, column in enumerate(self.columns):
             view.add_column(column, overflow="fold", no_wrap=index == 0)
         for cells in self._rows:
-            view.add_row(*(Text(one_line(cell)) for cell in cells))
+            add_line(view, *cells)
         output = console()
         output.print(view)
         for error in self._errors:

@@ -11,8 +11,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
 
-from maskclip_bench.escaping import visible
+from maskclip_bench.escaping import one_line, visible
 
 WorkspaceOption = Annotated[
     Path | None,
@@ -92,3 +94,16 @@ def forget_console() -> None:
     """Let the next console for stderr look at the terminal again (another command begins)."""
     global _messages
     _messages = None
+
+
+def plain_table(*columns: str) -> Table:
+    """A table without lines, whose cells fold."""
+    view = Table(box=None, pad_edge=False)
+    for column in columns:
+        view.add_column(column, overflow="fold")
+    return view
+
+
+def add_line(view: Table, *cells: object) -> None:
+    """Add a line of cells that are text, in which brackets are brackets."""
+    view.add_row(*(Text(one_line(cell)) for cell in cells))

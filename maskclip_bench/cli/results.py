@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table as RichTable
 from rich.text import Text
 
-from maskclip_bench.cli.options import WorkspaceOption, console
+from maskclip_bench.cli.options import WorkspaceOption, add_line, console, plain_table
 from maskclip_bench.cli.results_stats import stats
 from maskclip_bench.cli.table import JsonOption, RecordsOption, RowsOption, TasksOption
 from maskclip_bench.errors import EXIT_FAILED, ConfigError, unknown_name
@@ -51,7 +50,7 @@ def list_records(
         table = table[table["is_primary"].fillna(value=True).astype(bool)]
         print(table.to_json(orient="records", indent=2))
         return
-    view = _view("row", "task", "score, %", "metric", "preset", "limit", "measured")
+    view = plain_table("row", "task", "score, %", "metric", "preset", "limit", "measured")
     for record in found:
         score = "failed"
         if record.status == "ok":
@@ -61,7 +60,7 @@ def list_records(
         limit = record.budget.get("limit", "")
         time = str(record.provenance.get("time", ""))[:10]
         metric_name, preset = record.primary_metric or "", record.preset or ""
-        _add(view, record.row_id, record.task, score, metric_name, preset, limit, time)
+        add_line(view, record.row_id, record.task, score, metric_name, preset, limit, time)
     output = console()
     output.print(view)
     output.print(f"\n{len(found)} records. One in full: maskclip-bench results show ROW/TASK")
@@ -97,7 +96,7 @@ def _show(record: Record) -> None:
     output.print(f"[bold]{markup(record.row_id)}[/]  {markup(record.task)}  {record.status}")
     if record.error is not None:
         output.print(Text(one_line(f"{record.error.type}: {record.error.message}"), style="red"))
-    view = _view("metric", "value, %", "95 % interval", "chance", "samples", "groups", "how")
+    view = plain_table("metric", "value, %", "95 % interval", "chance", "samples", "groups", "how")
     for name, metric in record.metrics.items():
         spread = (
             ""
@@ -108,7 +107,7 @@ def _show(record: Record) -> None:
         mark = " (primary)" if name == record.primary_metric else ""
         counts = (metric.num_samples or "", metric.num_groups or "")
         value = f"{100 * metric.value:.2f}"
-        _add(view, f"{name}{mark}", value, spread, chance, *counts, metric.interval or "")
+        add_line(view, f"{name}{mark}", value, spread, chance, *counts, metric.interval or "")
     output.print(view)
     values = record.model_dump(mode="json", exclude={"metrics", "error", "table_columns"})
     for key in ("preset", "preset_version", "budget", "seconds", "fingerprints", "details"):
@@ -136,12 +135,14 @@ def diff(
     if as_json:
         print(json.dumps([asdict(item) for item in shown], indent=2, allow_nan=False))
     else:
-        view = _view("row", "task", "differs in", "first, %", "second, %", "measured from other")
+        view = plain_table(
+            "row", "task", "differs in", "first, %", "second, %", "measured from other"
+        )
         for item in shown:
             numbers = [
                 "" if value is None else f"{100 * value:.2f}" for value in (item.first, item.second)
             ]
-            _add(view, item.row_id, item.task, item.change, *numbers, ", ".join(item.parts))
+            add_line(view, item.row_id, item.task, item.change, *numbers, ", ".join(item.parts))
         output = console()
         if shown:
             output.print(view)
@@ -240,14 +241,3 @@ def _chosen(
     from maskclip_bench.results.table_catalogue import choose_records
 
     return choose_records(store.all(), backbones or [], tasks or [])
-
-
-def _view(*columns: str) -> RichTable:
-    view = RichTable(box=None, pad_edge=False)
-    for column in columns:
-        view.add_column(column, overflow="fold")
-    return view
-
-
-def _add(view: RichTable, *cells: object) -> None:
-    view.add_row(*(Text(one_line(cell)) for cell in cells))

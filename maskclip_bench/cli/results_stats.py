@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table as RichTable
-from rich.text import Text
 
-from maskclip_bench.cli.options import WorkspaceOption, console
+from maskclip_bench.cli.options import WorkspaceOption, add_line, console, plain_table
 from maskclip_bench.cli.table import (
     JsonOption,
     RecordsOption,
@@ -19,7 +17,7 @@ from maskclip_bench.cli.table import (
     display_names,
 )
 from maskclip_bench.errors import DataError
-from maskclip_bench.escaping import markup, one_line
+from maskclip_bench.escaping import markup
 from maskclip_bench.runtime import Workspace
 
 if TYPE_CHECKING:
@@ -83,14 +81,16 @@ def stats(
 
 def _show(found: SuiteStatistics) -> None:
     output = console()
-    view = _view("row", "mean rank", "95 %", *(f"beats {n}" for n in range(1, len(found.rows) + 1)))
+    view = plain_table(
+        "row", "mean rank", "95 %", *(f"beats {n}" for n in range(1, len(found.rows) + 1))
+    )
     for index, name in enumerate(found.rows):
         ends = f"{found.rank_low[index]:.2f} to {found.rank_high[index]:.2f}"
         wins = [
             "" if other == index else f"{100 * found.win_rates[index, other]:.0f} %"
             for other in range(len(found.rows))
         ]
-        _add(view, f"{index + 1} {name}", f"{found.mean_ranks[index]:.2f}", ends, *wins)
+        add_line(view, f"{index + 1} {name}", f"{found.mean_ranks[index]:.2f}", ends, *wins)
     output.print(view)
     ties = "; ".join(
         " = ".join(found.rows[row] for row in group) for group in found.ties if len(group) > 1
@@ -100,11 +100,13 @@ def _show(found: SuiteStatistics) -> None:
         f"{found.critical_difference:.2f}): {markup(ties) or 'none'}.\n",
         soft_wrap=True,
     )
-    view = _view("task", "ranks, 95 %", "shows, points", "noise of one run: images, shots, seeds")
+    view = plain_table(
+        "task", "ranks, 95 %", "shows, points", "noise of one run: images, shots, seeds"
+    )
     for task in found.tasks:
         ranks = ", ".join(str(rank) for rank in task.ranks)
         shown = "" if task.smallest_difference is None else f"{100 * task.smallest_difference:.1f}"
-        _add(view, task.task, ranks, shown, _noise(task))
+        add_line(view, task.task, ranks, shown, _noise(task))
     output.print(view)
     output.print(
         "\nshows: smallest difference of two rows that is called clear in 4 of 5 cases, corrected "
@@ -123,14 +125,3 @@ def _noise(task: TaskStatistics) -> str:
         known = [value for value in known if value is not None]
         parts.append(f"{100 * (sum(known) / len(known)) ** 0.5:.2f}" if known else "-")
     return ", ".join(parts)
-
-
-def _view(*columns: str) -> RichTable:
-    view = RichTable(box=None, pad_edge=False)
-    for column in columns:
-        view.add_column(column, overflow="fold")
-    return view
-
-
-def _add(view: RichTable, *cells: object) -> None:
-    view.add_row(*(Text(one_line(cell)) for cell in cells))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+from maskclip_bench.errors import DataError
 
 SHOWN = 3
 """Names that are kept of each reason."""
@@ -87,6 +90,29 @@ def shown(name: object) -> str:
 def readable(name: str) -> str:
     r"""A file name as text that UTF-8 can hold; bytes that are no UTF-8 become `\xe9`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def check_present(
+    names: Sequence[str], paths: Sequence[Path], *, what: str, where: str, remedy: str
+) -> None:
+    """Images that a list names are files.
+
+    Args:
+        names: As the list has them, for the message.
+        paths: Of the files, in the same order.
+        what: Of the data set, for the message.
+        where: Ends "N of M images": whose they are, and where they should be.
+        remedy: What to do.
+
+    Raises:
+        DataError: Some are not.
+    """
+    absent = [name for name, path in zip(names, paths, strict=True) if not path.is_file()]
+    if absent:
+        raise DataError(
+            f"{what}: {len(absent)} of {len(names)} images {where}, e.g. {examples(absent)}. "
+            f"{remedy}"
+        )
 
 
 def examples(names: Iterable[object]) -> str:

@@ -7,12 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from maskclip_bench.config import Declaration
+from maskclip_bench.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Triple = tuple[float, float, float]
-
-IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
-IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 
 class SourceConfig(Declaration):

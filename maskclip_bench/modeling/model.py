@@ -19,6 +19,7 @@ from torch import nn
 from maskclip_bench.config import Declaration
 from maskclip_bench.errors import ConfigError, did_you_mean
 from maskclip_bench.modeling.blocks import allow_packing, allow_partial
+from maskclip_bench.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 DEMO_VIT = "vit_demo_patch8_48"
 
@@ -169,8 +170,8 @@ default_cfgs = generate_default_cfgs(
             "pool_size": None,
             "crop_pct": 1.0,
             "interpolation": "bicubic",
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
             "first_conv": "patch_embed.proj",
             "classifier": "head",
             "license": "apache-2.0",

@@ -153,21 +153,10 @@ def curves(
     ticks = nice_ticks(min(values), max(values))
     left = 12 + max(text_width(f"{t:g}", SMALL) for t in ticks)
     frame = _Frame(left, 26, width - 20, height - 34, min(xs), max(xs), ticks[0], ticks[-1])
-    drawing.text(0, 14, short(title, int(width / (0.62 * LABEL))), size=LABEL, bold=True)
-    for tick in ticks:
-        y = frame.y(tick)
-        drawing.line([(frame.left, y), (frame.right, y)], stroke="faint")
-        drawing.text(frame.left - 6, y + 4, f"{tick:g}", size=SMALL, fill="muted", anchor="end")
+    _rules(drawing, frame, title, ticks)
     for x, text in _x_ticks(lines, log_x=log_x):
         drawing.text(frame.x(x), frame.bottom + 15, text, size=SMALL, fill="muted", anchor="middle")
-    drawing.text(
-        (frame.left + frame.right) / 2,
-        height - 4,
-        x_label,
-        size=SMALL,
-        fill="muted",
-        anchor="middle",
-    )
+    _x_label(drawing, frame, x_label)
     for curve, points in zip(lines, known, strict=True):
         role = series_role(curve.series)
         placed = [(frame.x(math.log10(x) if log_x else x), frame.y(y)) for x, y in points]
@@ -201,24 +190,12 @@ def scatter(
     x_ticks = nice_ticks(0.0, max(x for x, _ in points))
     left = 12 + max(text_width(f"{t:g}", SMALL) for t in ticks)
     frame = _Frame(left, 26, width - 70, height - 38, 0.0, x_ticks[-1], ticks[0], ticks[-1])
-    drawing.text(0, 14, short(title, int(width / (0.62 * LABEL))), size=LABEL, bold=True)
-    for tick in ticks:
-        drawing.line([(frame.left, frame.y(tick)), (frame.right, frame.y(tick))], stroke="faint")
-        drawing.text(
-            frame.left - 6, frame.y(tick) + 4, f"{tick:g}", size=SMALL, fill="muted", anchor="end"
-        )
+    _rules(drawing, frame, title, ticks)
     for tick in x_ticks:
         drawing.text(
             frame.x(tick), frame.bottom + 15, f"{tick:g}", size=SMALL, fill="muted", anchor="middle"
         )
-    drawing.text(
-        (frame.left + frame.right) / 2,
-        height - 4,
-        x_label,
-        size=SMALL,
-        fill="muted",
-        anchor="middle",
-    )
+    _x_label(drawing, frame, x_label)
     taken = [(frame.x(x) - 7, frame.y(100 * e.value) - 7, 14.0, 14.0) for x, e in points]
     for x, estimate in sorted(points, key=lambda point: -point[1].value):
         role = series_role(estimate.series)
@@ -395,6 +372,21 @@ class _Frame:
     def y(self, value: float) -> float:
         extent = (self.y_high - self.y_low) or 1
         return self.bottom - (self.bottom - self.top) * (value - self.y_low) / extent
+
+
+def _rules(drawing: Drawing, frame: _Frame, title: str, ticks: Sequence[float]) -> None:
+    """The title, and a line with its number for each tick of y."""
+    name = short(title, int(drawing.width / (0.62 * LABEL)))
+    drawing.text(0, 14, name, size=LABEL, bold=True)
+    for tick in ticks:
+        y = frame.y(tick)
+        drawing.line([(frame.left, y), (frame.right, y)], stroke="faint")
+        drawing.text(frame.left - 6, y + 4, f"{tick:g}", size=SMALL, fill="muted", anchor="end")
+
+
+def _x_label(drawing: Drawing, frame: _Frame, text: str) -> None:
+    x, y = (frame.left + frame.right) / 2, drawing.height - 4
+    drawing.text(x, y, text, size=SMALL, fill="muted", anchor="middle")
 
 
 def nice_ticks(low: float, high: float, *, number: int = 5) -> list[float]:

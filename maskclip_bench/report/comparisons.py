@@ -212,11 +212,8 @@ def _key(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(found, dict) or found.get("version") != VERSION:
+    found = storage.read_object(path)
+    if found is None or found.get("version") != VERSION:
         return {}
     tests = found.get("tests")
     return tests if isinstance(tests, dict) else {}

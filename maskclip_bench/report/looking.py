@@ -7,11 +7,11 @@ same folder shows them wherever it is made again, as long as the weights are tho
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maskclip_bench import storage
 from maskclip_bench.backbones.declaration import BackboneDeclaration
 from maskclip_bench.errors import CheckpointError, MaskCLIPBenchError
 from maskclip_bench.progress import Progress, no_progress
@@ -196,11 +196,8 @@ def kept_pictures(selection: Selection, folder: Path, file: str) -> dict[str, An
         folder: Of the report.
         file: `SEEN` or `RETRIEVED`.
     """
-    try:
-        found: Any = json.loads((folder / file).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(found, dict):
+    found = storage.read_object(folder / file)
+    if found is None:
         return None
     weights = found.get("weights", {})
     same = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +78,8 @@ _OURS = (".py", ".html", ".css", ".js")
 
 def built_state(folder: Path) -> dict[str, Any] | None:
     """What the page in a folder was made of; None if there is none, or it was not finished."""
-    try:
-        found: Any = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
     whole = (folder / INDEX).is_file() and (folder / MARK).is_file()
-    return found if whole and isinstance(found, dict) else None
+    return storage.read_object(folder / STATE) if whole else None
 
 
 def _tables(selection: Selection) -> list[Any]:

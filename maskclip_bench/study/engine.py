@@ -7,7 +7,6 @@ checkpoint, measured cells and checkpoints are not measured again.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -346,11 +345,8 @@ def is_measured(run: StudyRun, workspace: Workspace) -> bool:
 
 def measured_recipe(folder: Path) -> str | None:
     """Fingerprint of the recipe whose model the suite was measured of; None if it was not."""
-    try:
-        values = json.loads((folder / MEASURED_FILE).read_text(encoding="utf-8"))
-        return str(values["recipe"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+    recipe = (storage.read_object(folder / MEASURED_FILE) or {}).get("recipe")
+    return None if recipe is None else str(recipe)
 
 
 def _add(outcome: Outcome, other: Outcome) -> None:

@@ -8,10 +8,8 @@ of OpenMMLab is imported here, and no model is loaded: the job loads the row.
 from __future__ import annotations
 
 import ast
-import contextlib
 import hashlib
 import importlib.util
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -308,9 +306,9 @@ class DenseProtocol(Protocol):
                 on_poll=lambda: _report(context, folder, tested),
                 environment=job_environment(context),
             )
-        row = _read_object(folder.loaded_row)
+        row = storage.read_object(folder.loaded_row) or {}
         loaded = {key: value for key, value in row.items() if key in _OF_THE_ROW}
-        return {**_read_object(folder.report), **loaded}
+        return {**(storage.read_object(folder.report) or {}), **loaded}
 
 
 def _pictures(folder: DenseFolder, splits: Sequence[str], root: Path) -> dict[str, str]:
@@ -321,14 +319,6 @@ def _pictures(folder: DenseFolder, splits: Sequence[str], root: Path) -> dict[st
         for split, file in found.items()
         if file.is_file()
     }
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    """A JSON object, empty where there is none."""
-    with contextlib.suppress(OSError, json.JSONDecodeError):
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return found
-    return {}
 
 
 def missing_packages(toolbox: str) -> list[str]:
@@ -445,15 +435,14 @@ def job_environment(context: ProtocolContext) -> dict[str, str]:
 
 def _report(context: ProtocolContext, folder: DenseFolder, splits: Sequence[str]) -> None:
     """Report what the job's hook wrote last."""
-    try:
-        state = json.loads(folder.progress.read_text(encoding="utf-8"))
-        done, total = int(state["done"]), max(int(state["total"]), 1)
-    except (OSError, ValueError, KeyError):
+    state = folder.read_progress()
+    if state is None:
         return
-    if state["stage"] == "training":
+    stage, done, total = state
+    if stage == "training":
         fraction = TRAINING_SHARE * done / total
     else:
         finished = sum(folder.scores(split).is_file() for split in splits)
         tested = min(finished + done / total, len(splits)) / len(splits)
         fraction = TRAINING_SHARE + (1 - TRAINING_SHARE) * tested
-    context.progress(f"{state['stage']} {done}/{total}", round(100 * fraction), 100)
+    context.progress(f"{stage} {done}/{total}", round(100 * fraction), 100)

@@ -7,7 +7,6 @@ measurement of what it found. One training serves all tasks with the same traini
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -180,7 +179,7 @@ class TrainedProtocol(Protocol):
             )
             return
         storage.write_json(folder.row, declaration.model_dump(mode="json", exclude={"name"}))
-        storage.write_text(folder.job, job.model_dump_json(indent=2) + "\n")
+        folder.write(job)
         folder.progress.unlink(missing_ok=True)
         context.progress("starting", 0, 100)
         run_job(
@@ -371,11 +370,10 @@ def _best_evaluation(
 
 def _report(context: ProtocolContext, folder: TrainFolder) -> None:
     """Pass on what the job wrote last."""
-    try:
-        state = json.loads(folder.progress.read_text(encoding="utf-8"))
-        stage, done, total = str(state["stage"]), int(state["done"]), max(int(state["total"]), 1)
-    except (OSError, ValueError, KeyError):
+    state = folder.read_progress()
+    if state is None:
         return
+    stage, done, total = state
     fraction = TRAINING_SHARE * done / total
     if stage != "training":
         fraction = TRAINING_SHARE + (1 - TRAINING_SHARE) * done / total

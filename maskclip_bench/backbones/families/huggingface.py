@@ -6,12 +6,11 @@ Nothing of a repository is executed: code that a model brings along is refused.
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskclip_bench import content_hash
+from maskclip_bench import content_hash, storage
 from maskclip_bench.backbones.families.base import (
     Family,
     Loaded,
@@ -246,8 +245,4 @@ def text_length(stated: Any, config: Any) -> int:
 
 def is_folder(path: Path) -> bool:
     """Whether a folder holds a model of transformers."""
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and "model_type" in config
+    return "model_type" in (storage.read_object(path / "config.json") or {})

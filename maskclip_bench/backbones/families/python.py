@@ -21,6 +21,7 @@ from pydantic import Field
 
 from maskclip_bench.backbones.families.base import Family, Loaded, Source, seeded, short
 from maskclip_bench.errors import CheckpointError, ConfigError, MaskCLIPBenchError
+from maskclip_bench.normalization import IMAGENET_MEAN, IMAGENET_STD
 from maskclip_bench.runtime import Workspace
 
 if TYPE_CHECKING:
@@ -96,8 +97,6 @@ def _refuse_unstated(made: Any, declaration: BackboneDeclaration) -> None:
     Raises:
         ConfigError: Nothing is stated, or no size.
     """
-    from maskclip_bench.backbones.transform import IMAGENET_MEAN, IMAGENET_STD
-
     stated = declaration.preprocess
     own = getattr(made, "preprocess", None)
     if own is not None and not isinstance(own, Mapping):

@@ -22,6 +22,7 @@ from pydantic import field_validator
 from maskclip_bench import content_hash
 from maskclip_bench.backbones.families.base import Family, Loaded, Source, seeded, short
 from maskclip_bench.errors import CheckpointError
+from maskclip_bench.normalization import IMAGENET_MEAN, IMAGENET_STD
 from maskclip_bench.runtime import Workspace
 
 if TYPE_CHECKING:
@@ -117,8 +118,8 @@ class SLIPRelease(Family):
             encoder=OpenClipEncoder(model, load_tokenizer(TokenizerConfig())),
             preprocess={
                 "image_size": config_of(source.size).image_size,
-                "mean": (0.485, 0.456, 0.406),
-                "std": (0.229, 0.224, 0.225),
+                "mean": IMAGENET_MEAN,
+                "std": IMAGENET_STD,
                 "interpolation": "bilinear",
             },
             has_text=True,

@@ -22,9 +22,7 @@ What is there is not done again.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import json
 import logging
 import os
 import sys
@@ -51,7 +49,7 @@ from maskclip_bench.backbones.openmmlab.trunk_sources import TrunkSource
 from maskclip_bench.errors import EXIT_STORAGE, ConfigError, MaskCLIPBenchError, storage_error
 from maskclip_bench.jobs import end_with_parent
 from maskclip_bench.runtime import Workspace
-from maskclip_bench.storage import remove_leftovers, write_json, write_text
+from maskclip_bench.storage import read_object, remove_leftovers, write_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -102,10 +100,7 @@ def _is_trained(job: DenseJob) -> bool:
         return False
     if all(folder.scores(split.name).is_file() for split in job.tests):
         return True
-    try:
-        name = json.loads(folder.trained.read_text(encoding="utf-8"))["checkpoint"]
-    except (ValueError, KeyError, TypeError, OSError):
-        name = None
+    name = (read_object(folder.trained) or {}).get("checkpoint")
     checkpoint = last_checkpoint(folder.path)
     if checkpoint is not None and checkpoint.name == name:
         return True
@@ -206,10 +201,9 @@ def loaded_row(job: DenseJob) -> dict[str, Any]:
     if "backbone" not in job.backbone:
         return {}
     file = job.folder.loaded_row
-    with contextlib.suppress(OSError, ValueError):
-        known = json.loads(file.read_text(encoding="utf-8"))
-        if {"mean", "std"} <= set(known):
-            return dict(known)
+    known = read_object(file) or {}
+    if {"mean", "std"} <= set(known):
+        return known
     backbone = load_backbone(
         load_backbone_declaration(job.backbone["backbone"]),
         workspace=Workspace.open(),

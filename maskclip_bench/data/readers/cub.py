@@ -10,7 +10,7 @@ import numpy as np
 
 from maskclip_bench.data.class_table import ClassTable
 from maskclip_bench.data.dataset import Dataset, FileImages
-from maskclip_bench.data.left_over import examples, shown
+from maskclip_bench.data.left_over import check_present, examples, shown
 from maskclip_bench.data.readers.base import ReaderDeclaration
 from maskclip_bench.data.text_files import read_lines
 from maskclip_bench.errors import ConfigError, DataError
@@ -61,12 +61,8 @@ class CUB(ReaderDeclaration):
         chosen = [number for number in images if splits[number] == SPLITS[split]]
         names = [images[number] for number in chosen]
         paths = [root / "images" / name for name in names]
-        absent = [name for name, path in zip(names, paths, strict=True) if not path.is_file()]
-        if absent:
-            raise DataError(
-                f"{what}: {len(absent)} of {len(names)} images are not in {root / 'images'}, e.g. "
-                f"{examples(absent)}. Unpack the archive again."
-            )
+        where = f"are not in {root / 'images'}"
+        check_present(names, paths, what=what, where=where, remedy="Unpack the archive again.")
         labels = [position[numbers[number]] for number in chosen]
         return Dataset(
             name=what,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from maskclip_bench.data.class_table import ClassTable
 from maskclip_bench.data.dataset import Dataset, FileImages
 from maskclip_bench.data.directory_walk import walk_images
-from maskclip_bench.data.left_over import examples
+from maskclip_bench.data.left_over import check_present, examples
 from maskclip_bench.data.readers.base import ReaderDeclaration
 from maskclip_bench.data.text_files import read_text
 from maskclip_bench.errors import DataError
@@ -63,12 +63,8 @@ class Karpathy(ReaderDeclaration):
                 "from the file, or give them captions."
             )
         paths = [folder / name for name in names]
-        absent = [name for name, path in zip(names, paths, strict=True) if not path.is_file()]
-        if absent:
-            raise DataError(
-                f"{what}: {len(absent)} of {len(names)} images of {self.file} are not in {folder}, "
-                f"e.g. {examples(absent)}. Unpack the images again."
-            )
+        where = f"of {self.file} are not in {folder}"
+        check_present(names, paths, what=what, where=where, remedy="Unpack the images again.")
         dataset = Dataset(
             name=what,
             split=split,

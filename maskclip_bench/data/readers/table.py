@@ -22,7 +22,7 @@ from pydantic import Field
 from maskclip_bench.data.class_table import ClassTable, read_class_table, table_of_indices
 from maskclip_bench.data.dataset import Dataset, FileImages
 from maskclip_bench.data.images import decode, read_header
-from maskclip_bench.data.left_over import examples, shown
+from maskclip_bench.data.left_over import check_present, examples, shown
 from maskclip_bench.data.readers.base import ReaderDeclaration
 from maskclip_bench.data.text_files import read_lines, read_table
 from maskclip_bench.errors import DataError, did_you_mean
@@ -84,13 +84,10 @@ class Table(ReaderDeclaration):
         held = "row" in rows
         names = list(rows[self.image])
         paths = [] if held else [root / self.images / name for name in names]
-        absent = [name for name, file in zip(names, paths, strict=False) if not file.is_file()]
-        if absent:
-            raise DataError(
-                f"{what}: {len(absent)} of {len(names)} images of {path.name} are not in "
-                f"{root / self.images}, e.g. {examples(absent)}. Correct `images`, or the column "
-                f"{self.image!r}."
-            )
+        if not held:
+            where = f"of {path.name} are not in {root / self.images}"
+            remedy = f"Correct `images`, or the column {self.image!r}."
+            check_present(names, paths, what=what, where=where, remedy=remedy)
         read = HeldImages(path, self.image, tuple(rows["row"])) if held else FileImages(paths)
         return Dataset(
             name=what,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from maskclip_bench.data.class_table import ClassTable
 from maskclip_bench.data.dataset import Dataset, FileImages
-from maskclip_bench.data.left_over import examples, shown
+from maskclip_bench.data.left_over import check_present, examples, shown
 from maskclip_bench.data.readers.base import ReaderDeclaration
 from maskclip_bench.data.text_files import read_lines
 from maskclip_bench.errors import DataError
@@ -70,12 +70,8 @@ class VOC(ReaderDeclaration):
             [self._values(lists[key], names, what) for key in classes.keys], axis=1
         )  # [N, C]
         paths = [folder / "JPEGImages" / f"{name}.jpg" for name in names]
-        absent = [name for name, path in zip(names, paths, strict=True) if not path.is_file()]
-        if absent:
-            raise DataError(
-                f"{what}: {len(absent)} of {len(names)} images of {listing.name} are not in "
-                f"{folder / 'JPEGImages'}, e.g. {examples(absent)}. Unpack the archive again."
-            )
+        where = f"of {listing.name} are not in {folder / 'JPEGImages'}"
+        check_present(names, paths, what=what, where=where, remedy="Unpack the archive again.")
         return Dataset(
             name=what,
             split=split,

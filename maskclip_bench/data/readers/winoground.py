@@ -16,7 +16,7 @@ import numpy as np
 
 from maskclip_bench.data.class_table import ClassTable
 from maskclip_bench.data.dataset import Dataset, FileImages
-from maskclip_bench.data.left_over import examples
+from maskclip_bench.data.left_over import check_present
 from maskclip_bench.data.readers.base import ReaderDeclaration
 from maskclip_bench.data.text_files import read_lines
 from maskclip_bench.errors import DataError
@@ -45,12 +45,13 @@ class Winoground(ReaderDeclaration):
         sides = [(row, side) for row in rows for side in (0, 1)]
         names = [str(row[f"image_{side}"]) for row, side in sides]
         paths = [root / "images" / (name if "." in name else f"{name}.png") for name in names]
-        absent = [path.name for path in paths if not path.is_file()]
-        if absent:
-            raise DataError(
-                f"{what}: {len(absent)} of {len(paths)} images of {EXAMPLES} are not in "
-                f"{root / 'images'}, e.g. {examples(absent)}. Unpack images.zip again."
-            )
+        check_present(
+            [path.name for path in paths],
+            paths,
+            what=what,
+            where=f"of {EXAMPLES} are not in {root / 'images'}",
+            remedy="Unpack images.zip again.",
+        )
         tags = [str(row["collapsed_tag"]) for row, _ in sides]
         return Dataset(
             name=what,

@@ -18,8 +18,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from maskclip_bench.config import Declaration
-from maskclip_bench.data.pair_config import IMAGENET_MEAN, IMAGENET_STD
 from maskclip_bench.errors import CheckpointError, ConfigError
+from maskclip_bench.normalization import IMAGENET_MEAN, IMAGENET_STD
 from maskclip_bench.training.checkpoint import restore_module
 
 WEIGHTS_FILE = "open_clip_model.safetensors"

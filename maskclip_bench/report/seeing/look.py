@@ -16,7 +16,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,7 +145,7 @@ def look(
         StorageError: The disk refused.
     """
     key = key_of(rows, scenes)
-    known = read_list(folder)
+    known = storage.read_object(folder / LIST)
     if known is not None and known.get("key") == key and known.get("baseline") == baseline:
         return known
     seen = run_models(rows, scenes, progress=progress)
@@ -174,15 +173,6 @@ def look(
             }
     storage.write_json(folder / LIST, values)
     return values
-
-
-def read_list(folder: Path) -> dict[str, Any] | None:
-    """The list of an earlier run; None if there is none, or it cannot be read."""
-    try:
-        found: Any = json.loads((folder / LIST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def run_models(

@@ -8,7 +8,6 @@ T texts, I images, P joint width.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +94,7 @@ def retrieve(
     key = storage.fingerprint(
         [VERSION, dataset.fingerprint, [[row.row_id, row.identity] for row in rows]]
     )
-    known = read_list(folder)
+    known = storage.read_object(folder / LIST)
     if known is not None and known.get("key") == key:
         return known
     captions = dataset.need_captions()
@@ -176,12 +175,3 @@ def _between(number: int, at_most: int) -> list[int]:
     """Evenly spaced places between those of `evenly_spaced`."""
     count = min(number, at_most)
     return [min(number - 1, (2 * index + 1) * number // (2 * count)) for index in range(count)]
-
-
-def read_list(folder: Path) -> dict[str, Any] | None:
-    """The list of an earlier run; None if there is none, or it cannot be read."""
-    try:
-        found: Any = json.loads((folder / LIST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None

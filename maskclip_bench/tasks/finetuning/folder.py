@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from maskclip_bench import storage
 from maskclip_bench.config import Declaration
-from maskclip_bench.errors import DataError
+from maskclip_bench.job_folder import JobFolder, read_message
 from maskclip_bench.tasks.finetuning.classifier import State
 from maskclip_bench.tasks.finetuning.recipe import TrainRecipe
 from maskclip_bench.tasks.protocols.classification import ClassificationMetric
@@ -66,41 +64,11 @@ def read_train_job(path: Path) -> TrainJob:
     Raises:
         DataError: The file is missing or no message.
     """
-    try:
-        return TrainJob.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no job file: {error}. Run the suite again.") from error
+    return read_message(path, TrainJob)
 
 
-@dataclass(frozen=True)
-class TrainFolder:
-    """Names of the files in a work folder.
-
-    Attributes:
-        path: The folder.
-    """
-
-    path: Path
-
-    @property
-    def job(self) -> Path:
-        """The message."""
-        return self.path / "job.json"
-
-    @property
-    def row(self) -> Path:
-        """The declaration of the row."""
-        return self.path / "backbone.yaml"
-
-    @property
-    def log(self) -> Path:
-        """Everything that the job printed."""
-        return self.path / "job.log"
-
-    @property
-    def progress(self) -> Path:
-        """`{"stage", "done", "total"}`, twice a second."""
-        return self.path / "progress.json"
+class TrainFolder(JobFolder):
+    """Names of the files in a work folder."""
 
     @property
     def checkpoints(self) -> Path:
@@ -150,8 +118,4 @@ def read_tensors(path: Path, sha256: str) -> State | None:
 
 def read_report(folder: TrainFolder) -> dict[str, Any]:
     """The report of a finished training; empty without one."""
-    try:
-        found = json.loads(folder.report.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return storage.read_object(folder.report) or {}

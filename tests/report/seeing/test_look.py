@@ -19,10 +19,11 @@ from maskclip_bench.backbones import (
 )
 from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.report.seeing import look as looking
-from maskclip_bench.report.seeing.look import LIST, RowToSee, look, read_list, save
+from maskclip_bench.report.seeing.look import LIST, RowToSee, look, save
 from maskclip_bench.report.seeing.scenes import Scenes
 from maskclip_bench.report.seen_view import seen_view
 from maskclip_bench.runtime import Workspace
+from maskclip_bench.storage import read_object
 
 
 class Colours:
@@ -135,12 +136,12 @@ def test_seen_view__what_the_page_shows(
     assert seen_view(None, "") is None
 
 
-def test_read_list__nothing_or_damaged(tmp_path: Path) -> None:
-    assert read_list(tmp_path) is None
+def test_list__nothing_or_damaged(tmp_path: Path) -> None:
+    assert read_object(tmp_path / LIST) is None
     (tmp_path / "pictures").mkdir()
     for text in ("", "[]", "{"):
         (tmp_path / LIST).write_text(text)
-        assert read_list(tmp_path) is None
+        assert read_object(tmp_path / LIST) is None
 
 
 def test_save__another_suffix(tmp_path: Path) -> None:

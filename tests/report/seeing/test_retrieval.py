@@ -12,9 +12,10 @@ from maskclip_bench.backbones import load_backbone, load_backbone_declaration
 from maskclip_bench.config import validate
 from maskclip_bench.report.seeing import retrieval
 from maskclip_bench.report.seeing.look import RowToSee
-from maskclip_bench.report.seeing.retrieval import LIST, SHEET, answer, read_list, retrieve
+from maskclip_bench.report.seeing.retrieval import LIST, SHEET, answer, retrieve
 from maskclip_bench.report.seen_view import retrieval_view
 from maskclip_bench.runtime import Workspace
+from maskclip_bench.storage import read_object
 from maskclip_bench.tasks.declaration import TaskDeclaration
 
 
@@ -80,7 +81,7 @@ def test_retrieve__the_same_queries_to_every_model(
     assert (sum(right) == 1) == view["texts"][0]["answers"][0]["hit"]
     monkeypatch.setattr(retrieval, "_write", None)
     assert retrieve(rows, task, workspace, tmp_path / "out") == found  # kept
-    assert read_list(tmp_path) is None
+    assert read_object(tmp_path / LIST) is None
 
 
 def test_retrieve__no_model_answers(
