@@ -129,6 +129,26 @@ def utc_now() -> str:
     return datetime.now(timezone.utc).replace(microsecond=0).isoformat()
 
 
+def device_kind(device: torch.device | str) -> str:
+    """`cpu`, or the name of the GPU."""
+    import torch
+
+    place = torch.device(device)
+    return torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the peak on a GPU, or of this process."""
+    import resource
+
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
 def provenance(device: torch.device | str | None = None) -> dict[str, Any]:
     """What is needed to trust a number later: versions, code state, hardware, time."""
     import torch
@@ -144,7 +164,7 @@ def provenance(device: torch.device | str | None = None) -> dict[str, Any]:
         "device": str(device or "cpu"),
     }
     if device is not None and torch.device(device).type == "cuda":
-        hardware["gpu"] = torch.cuda.get_device_name(torch.device(device))
+        hardware["gpu"] = device_kind(device)
     return {
         "maskclip_bench": __version__,
         "git_commit": _git_commit(),

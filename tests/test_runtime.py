@@ -110,3 +110,11 @@ def test_git_commit__broken_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / ".git").touch()
     monkeypatch.setattr(runtime, "__file__", str(tmp_path / "package" / "runtime.py"))
     assert runtime._git_commit() is None
+
+
+def test_peak_memory__of_this_process() -> None:
+    assert 2**20 < runtime.peak_memory(torch.device("cpu")) < 2**40
+
+
+def test_device_kind__of_a_cpu() -> None:
+    assert runtime.device_kind("cpu") == runtime.device_kind(torch.device("cpu")) == "cpu"

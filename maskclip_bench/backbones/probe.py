@@ -23,7 +23,7 @@ from torch import Tensor
 from maskclip_bench import storage
 from maskclip_bench.backbones.transform import probe_images
 from maskclip_bench.errors import ConfigError
-from maskclip_bench.runtime import Workspace
+from maskclip_bench.runtime import Workspace, device_kind
 
 if TYPE_CHECKING:
     from maskclip_bench.backbones.loading import Backbone
@@ -126,8 +126,7 @@ def _folder(identity: str, workspace: Workspace) -> Path:
 
 def _variant(backbone: Backbone) -> str:
     """Outputs of one identity that may differ: by preprocessing, precision, kind of device."""
-    device = backbone.device
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    kind = device_kind(backbone.device)
     return storage.fingerprint([backbone.transform_id, backbone.precision, kind])
 
 

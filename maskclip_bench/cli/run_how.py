@@ -12,7 +12,7 @@ from rich.console import Console
 
 from maskclip_bench.cli.options import SafeConsole
 from maskclip_bench.errors import ConfigError
-from maskclip_bench.runtime import Workspace, default_num_threads, resolve_device
+from maskclip_bench.runtime import Workspace, default_num_threads, device_kind, resolve_device
 
 if TYPE_CHECKING:
     import torch
@@ -217,7 +217,7 @@ def show_estimate(plan: Plan, workspace: Workspace, output: Console) -> None:
     to_measure = [cell for cell in plan.cells if cell.is_to_measure]
     if not to_measure:
         return
-    from maskclip_bench.tasks.cost import device_kind, estimate
+    from maskclip_bench.tasks.cost import estimate
 
     kind = device_kind(resolve_device("auto"))
     found = estimate(
@@ -233,7 +233,7 @@ def say_what_it_took(plan: Plan, workspace: Workspace, device: torch.device, how
     Raises:
         StorageError: The disk refused.
     """
-    from maskclip_bench.tasks.cost import device_kind, estimate, note_passes, truth
+    from maskclip_bench.tasks.cost import estimate, note_passes, truth
 
     if how.made_store is None or not how.made_store.passes:
         return ""

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import resource
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-import torch
 
 from maskclip_bench import distributed
 from maskclip_bench.pretrain.recipe import Recipe
@@ -44,11 +40,3 @@ def logged(snapshot: Snapshot) -> dict[str, float]:
         "memory_gib": snapshot.memory_bytes / 2**30,
         "num_nonfinite_steps": snapshot.num_nonfinite_steps,
     }
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the peak on a GPU, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -40,10 +40,10 @@ from maskclip_bench.pretrain.preparation import Prepared
 from maskclip_bench.pretrain.recipe import Recipe, recorded_recipe
 from maskclip_bench.pretrain.run_folder import RunFolder
 from maskclip_bench.pretrain.run_length import RunLength, batch_size_per_gpu
-from maskclip_bench.pretrain.run_log import logged, open_log, peak_memory
+from maskclip_bench.pretrain.run_log import logged, open_log
 from maskclip_bench.pretrain.step import Stepper, StepResult
 from maskclip_bench.progress import Report, Snapshot, SnapshotCallback
-from maskclip_bench.runtime import derive_seed, provenance
+from maskclip_bench.runtime import derive_seed, peak_memory, provenance
 from maskclip_bench.training import nonfinite
 from maskclip_bench.training.checkpoint import Checkpoint
 from maskclip_bench.training.interruption import STOP_SIGNALS, Interruption, RunStopped

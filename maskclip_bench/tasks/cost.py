@@ -8,14 +8,12 @@ row; afterwards the run says what they took. Time of protocols and of cells that
 from __future__ import annotations
 
 import json
-import resource
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from maskclip_bench import storage
-from maskclip_bench.runtime import Workspace
+from maskclip_bench.runtime import Workspace, device_kind, peak_memory
 
 if TYPE_CHECKING:
     from maskclip_bench.backbones import Backbone
@@ -100,16 +98,8 @@ def pass_of(backbone: Backbone, num_images: int, seconds: float, bytes_per_image
         num_images=num_images,
         seconds=seconds,
         bytes_per_image=bytes_per_image,
-        memory_bytes=_peak_memory(backbone.device),
+        memory_bytes=peak_memory(backbone.device),
     )
-
-
-def device_kind(device: Any) -> str:
-    """`cpu`, or the name of the GPU."""
-    import torch
-
-    place = torch.device(device)
-    return torch.cuda.get_device_name(place) if place.type == "cuda" else place.type
 
 
 def read_throughput(workspace: Workspace) -> dict[str, Pass]:
@@ -207,12 +197,3 @@ def truth(passes: Iterable[Pass], expected: Estimate) -> str:
             f"; expected were {expected.seconds / 60:,.1f} min, {expected.num_bytes / 1e6:,.0f} MB"
         )
     return text + "."
-
-
-def _peak_memory(device: Any) -> int:
-    import torch
-
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak

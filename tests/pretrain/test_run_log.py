@@ -4,10 +4,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 
 from maskclip_bench import distributed
-from maskclip_bench.pretrain.run_log import logged, open_log, peak_memory
+from maskclip_bench.pretrain.run_log import logged, open_log
 from maskclip_bench.progress import Snapshot
 from maskclip_bench.training.logs import NoLog, read_log
 
@@ -44,7 +43,3 @@ def test_open_log__only_the_main_process_writes(
     monkeypatch.setattr(distributed, "is_main", lambda: False)
     with open_log(tmp_path, 0, tiny.tiny_recipe()) as log:
         assert isinstance(log, NoLog)
-
-
-def test_peak_memory__of_this_process() -> None:
-    assert 2**20 < peak_memory(torch.device("cpu")) < 2**40
