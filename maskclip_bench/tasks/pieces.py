@@ -1,9 +1,9 @@
 """The pieces of work that a plan leaves open, and their order.
 
-The first row of the plan comes first, all the way to its numbers, so that a first table is there
-early; then the other rows, those that take longest to pretrain first, so that the pool does not
-wait for one long piece at the end. A row is measured as soon as its weights are there. What trains
-through a backbone (dense heads, finetuning) comes last.
+The row that is pretrained soonest comes first, all the way to its numbers, so that a first table
+is there early; then the other rows, those that take longest to pretrain first, so that the pool
+does not wait for one long piece at the end. A row is measured as soon as its weights are there.
+What trains through a backbone (dense heads, finetuning) comes last.
 """
 
 from __future__ import annotations
@@ -85,9 +85,11 @@ def _rows_in_order(plan: Plan, open_rows: list[tuple[str, int]]) -> list[tuple[R
     rows = {(cell.row.name, cell.row.seed): cell.row for cell in plan.open_cells} | rows
     wanted = [key for key in rows if key in units or key in open_rows]
 
+    soonest = min(units, key=lambda key: units[key].expected_seconds, default=None)
+
     def order(key: tuple[str, int]) -> tuple[bool, float]:
         unit = units.get(key)
-        return key != wanted[0], -unit.expected_seconds if unit is not None else 0.0
+        return key != soonest, -unit.expected_seconds if unit is not None else 0.0
 
     return [(rows[key], units.get(key)) for key in sorted(wanted, key=order)]
 

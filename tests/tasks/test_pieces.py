@@ -7,19 +7,19 @@ import pytest
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks.pieces import Piece, pieces_of, pretraining_unit
 from maskclip_bench.tasks.plan import Plan, make_plan
-from maskclip_bench.tasks.suite import SuiteDeclaration
+from maskclip_bench.tasks.suite import SuiteDeclaration, load_suite
 
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Plan:
-    rows = ["clip_vit-demo_demo", "maskclip_vit-demo_demo", "slip_vit-demo_demo"]
+    rows = ["slip_vit-demo_demo", "clip_vit-demo_demo", "maskclip_vit-demo_demo"]
     suite = SuiteDeclaration(
         description="", backbones=rows, tasks=["knn/demo_objects", "detection/demo_instances"]
     )
     return make_plan(suite, Workspace.open(tmp_path))
 
 
-def test_pieces__the_first_row_first_then_the_longest(plan: Plan) -> None:
+def test_pieces__the_soonest_first_then_the_longest(plan: Plan) -> None:
     pieces = pieces_of(plan, "demo")
     assert [
         (piece.kind, piece.row.name.split("_")[0] if piece.row else "") for piece in pieces
@@ -62,3 +62,10 @@ def test_pretraining_unit__a_longer_method_weighs_more(plan: Plan) -> None:
     seconds = {row.name: pretraining_unit(row).expected_seconds for row in plan.pretraining}
     assert seconds["clip_vit-demo_demo"] < seconds["maskclip_vit-demo_demo"]
     assert seconds["maskclip_vit-demo_demo"] < seconds["slip_vit-demo_demo"]
+
+
+def test_pieces__make_demo_begins_with_clip(tmp_path: Path) -> None:
+    plan = make_plan(load_suite("all"), Workspace.open(tmp_path))
+    first = next(piece for piece in pieces_of(plan, "demo") if piece.kind == "pretrain")
+    assert first.row is not None
+    assert first.row.name == "clip_vit-demo_demo"
