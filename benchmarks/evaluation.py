@@ -78,16 +78,14 @@ def retrieval_plain(chunk: int) -> dict[str, Any]:
 
 
 def retrieval_ours() -> dict[str, Any]:
-    """Ranks by counting, block by block."""
-    from maskclip_bench.tasks.metrics import retrieval_ranks
-    from maskclip_bench.tasks.protocols.retrieval import matches_of
+    """Ranks of both directions by counting, block by block."""
+    from maskclip_bench.tasks.pair_ranks import retrieval_ranks
 
     images, texts, owner = embeddings()
 
     def work() -> list[float]:
-        first = retrieval_ranks(images, texts, matches_of(owner, IMAGES))
-        second = retrieval_ranks(texts, images, [[image] for image in owner])
-        return [float(ranks.hits(k).mean()) for k in KS for ranks in (first, second)]
+        both = retrieval_ranks(images, texts, owner)
+        return [float(ranks.hits(k).mean()) for k in KS for ranks in both]
 
     return measured(work)
 

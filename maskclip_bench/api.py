@@ -248,12 +248,18 @@ def evaluate(
     target = resolve_device(device) if device != "auto" else backbone.device
     results = Results()
     with _Bar(len(columns), shown=progress) as bar:
+        wanted = []
         for column in columns:
-            bar.next(column.name)
             reason = _left_out(column, backbone, place)
             if reason is not None and column.name not in named:
                 results.left_out[column.name] = reason
-                continue
+            else:
+                wanted.append((column, reason))
+        bar.total(len(wanted))
+        fit = [column for column, reason in wanted if reason is None or column.on_demo_data]
+        _encode_texts(fit, backbone, place, results, limit=limit, bar=bar)
+        for column, reason in wanted:
+            bar.next(column.name)
             try:
                 if column.on_demo_data:
                     # One process: a script without a main guard cannot start others.
@@ -277,6 +283,40 @@ def evaluate(
                 results.add(record, outcomes)
     _say_what_is_missing(results)
     return results
+
+
+def _encode_texts(
+    columns: Sequence[Column],
+    backbone: Backbone,
+    place: Workspace,
+    results: Results,
+    *,
+    limit: int | None,
+    bar: _Bar,
+) -> None:
+    """Encode the texts of all tasks at once, each distinct one once, shortest first.
+
+    What is wrong with a task is said when it is measured.
+    """
+    from maskclip_bench.data.demo import prepare_demo
+    from maskclip_bench.tasks.ahead import encode_texts_ahead
+
+    if len(columns) < 2 or not backbone.has_text:
+        return
+    bar.next("texts of all tasks", counts=False)
+    try:
+        if any(column.on_demo_data for column in columns):
+            prepare_demo(place.data, progress=bar.advance, num_processes=1)
+        encode_texts_ahead(
+            columns,
+            backbone,
+            workspace=place,
+            features=results.features,
+            limit=limit,
+            progress=bar.advance,
+        )
+    except MaskCLIPBenchError:
+        logger.debug("texts were not encoded at once", exc_info=True)
 
 
 def _left_out(column: Column, backbone: Backbone, place: Workspace) -> str | None:
@@ -361,11 +401,15 @@ class _Bar:
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
-    def next(self, name: str) -> None:
-        """The next task begins."""
+    def total(self, num_tasks: int) -> None:
+        """How many tasks there are to measure."""
+        self._progress.update(self._all, total=num_tasks)
+
+    def next(self, name: str, *, counts: bool = True) -> None:
+        """The next task begins; `counts`: whether it is one of the total."""
         if self._started:
             self._progress.advance(self._all)
-        self._started = True
+        self._started = counts
         self._progress.update(self._all, description=name)
         self._progress.update(self._stage, visible=False)
 

@@ -261,3 +261,38 @@ def test_table__of_recorded_rows(results: Results, birds: Path, workspace: Path)
         mb.table("demo", tasks="knn/*")
     with pytest.raises(UnknownNameError, match="No recorded row 'nothing'"):
         mb.table(backbones="nothing")
+
+
+def test_evaluate__texts_of_all_tasks_are_encoded_once(birds: Path, workspace: Path) -> None:
+    calls: list[list[str]] = []
+
+    def encode_text(texts: list[str]) -> Tensor:
+        calls.append(list(texts))
+        return torch.tensor([[len(text) / 9, text.count("e") + 0.1, 0.3] for text in texts])
+
+    other = mb.image_folder(birds, name="other", templates=["one {}", "a photo of a {}."])
+    tasks = ["zero_shot_classification/birds", "knn/birds", "zero_shot_classification/other"]
+    found = mb.evaluate(
+        row(encode_text=encode_text), tasks, data={"birds": birds, "other": other}, progress=False
+    )
+    assert set(found) == set(tasks)
+    seen = [text for call in calls for text in call if "dogs" not in text]  # without the probe
+    assert sorted(seen) == sorted(set(seen))
+    assert [len(text) for text in seen] == sorted(len(text) for text in seen)
+    assert sum(any("robin" in text for text in call) for call in calls) == 1
+    for task in (tasks[0], tasks[2]):
+        alone = mb.evaluate(
+            row(encode_text=encode_text), task, data={"birds": birds, "other": other},
+            progress=False,
+        )  # fmt: skip
+        assert alone.outcomes(task).equals(found.outcomes(task))
+
+
+def test_evaluate__a_task_with_wrong_texts_spoils_no_other(birds: Path, workspace: Path) -> None:
+    wrong = mb.image_folder(birds, name="wrong", classes=["one"])
+    data = {"birds": birds, "wrong": wrong}
+    tasks = ["zero_shot_classification/birds", "zero_shot_classification/wrong"]
+    encode_text = lambda texts: torch.ones(len(texts), 3)  # noqa: E731
+    found = mb.evaluate(row(encode_text=encode_text), tasks, data=data, progress=False)
+    assert set(found) == {tasks[0]}
+    assert "declares 1 class names" in str(found.failures[tasks[1]])

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
@@ -28,6 +27,7 @@ from maskclip_bench.backbones.feature_points import (
 from maskclip_bench.backbones.huggingface_encoder import HuggingFaceEncoder
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.modeling.dense_vit import dense_parts, is_dense_vit
+from maskclip_bench.modeling.shared_prefixes import states_at_end
 from maskclip_bench.modeling.vit import is_vit, vit_parts
 
 __all__ = [
@@ -105,18 +105,15 @@ class OpenClipEncoder:
         raise no_patch_tokens(visual)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> [T, P], L2-normalised; captions are not padded beyond the longest of them."""
+        """Texts -> [T, P], L2-normalised; what texts begin with together is computed once."""
         model: Any = self.model
-        device = next(model.parameters()).device
-        tokens = self.tokenize(texts).to(device)
+        tokens = self.tokenize(texts)
         if self._trimmable is None:
-            return F.normalize(model.encode_text(tokens).float(), dim=-1)
-        end = tokens.argmax(dim=-1)  # the end token is the largest id
+            device = next(model.parameters()).device
+            return F.normalize(model.encode_text(tokens.to(device)).float(), dim=-1)
         tower: Any = self._trimmable
-        length = int(end.max()) + 1
-        hidden = tower.token_embedding(tokens[:, :length]) + tower.positional_embedding[:length]
-        hidden = tower.transformer(hidden, attn_mask=tower.attn_mask[:length, :length])
-        pooled = tower.ln_final(hidden)[torch.arange(len(tokens), device=device), end]  # [T, W]
+        states = states_at_end if len(tokens) > 1 else _state_of_one
+        pooled = states(tower, tokens)  # [T, W]
         return F.normalize((pooled @ tower.text_projection).float(), dim=-1)
 
     def _timm_tower(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -346,6 +343,21 @@ def _trimmable_text_tower(model: nn.Module) -> nn.Module | None:
         and isinstance(getattr(tower, "text_projection", None), Tensor)
     )
     return tower if causal else None
+
+
+def _state_of_one(tower: Any, tokens: Tensor) -> Tensor:
+    """The state of a single text's end token, [1, W]: it has no words in common with another.
+
+    It is computed as open_clip does, so that the probe of a model (`backbones.probe`), a single
+    text, does not depend on how many are computed together.
+    """
+    tokens = tokens.to(tower.positional_embedding.device)
+    end = int(tokens.argmax())
+    tokens = tokens[:, : end + 1]
+    hidden = tower.token_embedding(tokens) + tower.positional_embedding[: end + 1]
+    hidden = tower.transformer(hidden, attn_mask=tower.attn_mask[: end + 1, : end + 1])
+    state: Tensor = tower.ln_final(hidden)[:, end]
+    return state
 
 
 def timm_patch_tokens(trunk: Any, images: Tensor) -> Tensor:

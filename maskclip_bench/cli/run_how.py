@@ -217,7 +217,7 @@ def show_estimate(plan: Plan, workspace: Workspace, output: Console) -> None:
     to_measure = [cell for cell in plan.cells if cell.is_to_measure]
     if not to_measure:
         return
-    from maskclip_bench.tasks.cost import estimate
+    from maskclip_bench.tasks.estimate import estimate
 
     kind = device_kind(resolve_device("auto"))
     found = estimate(
@@ -233,7 +233,8 @@ def say_what_it_took(plan: Plan, workspace: Workspace, device: torch.device, how
     Raises:
         StorageError: The disk refused.
     """
-    from maskclip_bench.tasks.cost import estimate, note_passes, truth
+    from maskclip_bench.tasks.cost import note_passes
+    from maskclip_bench.tasks.estimate import estimate, truth
 
     if how.made_store is None or not how.made_store.passes:
         return ""

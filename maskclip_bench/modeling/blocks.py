@@ -13,7 +13,7 @@ from the library's model that holds them.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
@@ -83,6 +83,73 @@ def allow_partial(block: nn.Module) -> bool:
     return True
 
 
+class TextLayout(Protocol):
+    """Where the packed words of texts are; see `modeling.packing` and `modeling.shared_prefixes`.
+
+    T texts, L tokens of the longest, K packed words.
+    """
+
+    @property
+    def num_texts(self) -> int:
+        """T."""
+
+    @property
+    def length(self) -> int:
+        """L."""
+
+    @property
+    def ends(self) -> Tensor:
+        """Int64 [T], the packed place of each text's end token."""
+
+    @property
+    def is_word(self) -> Tensor:
+        """Bool [T, L], True from the start to the end token."""
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[T, L, ...] -> [K, ...]."""
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """[K, W] -> [T, L, W]."""
+
+
+def packed_block(
+    block: Any, words: Tensor, layout: TextLayout, *, only_ends: bool = False
+) -> Tensor:
+    """Packed words through one of open_clip's text blocks, as causal as it is there.
+
+    Args:
+        block: A `ResidualAttentionBlock`.
+        words: [K, W].
+        layout: Theirs.
+        only_ends: Whether to compute the end tokens' states alone.
+
+    Returns:
+        [K, W], or [T, W].
+    """
+    width, heads = words.shape[1], block.attn.num_heads
+    weight, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
+    normed = block.ln_1(words)
+    if only_ends:
+        words = words.index_select(0, layout.ends)  # [T, W]
+        query = F.linear(normed.index_select(0, layout.ends), weight[:width], bias[:width])
+        rest = layout.pad(F.linear(normed, weight[width:], bias[width:]))
+        rest = rest.view(layout.num_texts, layout.length, 2, heads, -1)
+        key, value = rest.permute(2, 0, 3, 1, 4).unbind(0)  # each [T, H, L, W / H]
+        query = query.view(layout.num_texts, heads, 1, -1)
+        mask = layout.is_word[:, None, None, :]  # all of a caption's words precede its end
+        mixed = attend(query, key, value, mask=mask)
+        mixed = mixed.reshape(layout.num_texts, width)
+    else:
+        qkv = layout.pad(F.linear(normed, weight, bias))
+        qkv = qkv.view(layout.num_texts, layout.length, 3, heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = attend(query, key, value, is_causal=True)
+        mixed = layout.pack(mixed.transpose(1, 2).flatten(2))  # [K, W]
+    words = words + block.ls_1(block.attn.out_proj(mixed))
+    result: Tensor = words + block.ls_2(block.mlp(block.ln_2(words)))
+    return result
+
+
 class PackedCausalBlock(ResidualAttentionBlock):
     """open_clip's text block, with fused attention and, on packed captions, without padding.
 
@@ -101,30 +168,7 @@ class PackedCausalBlock(ResidualAttentionBlock):
         layout: PackedLayout | None = kwargs.pop("layout", None)
         if layout is None:
             return super().forward(q_x, *args, **kwargs)
-        return self._packed(q_x, layout, only_ends=kwargs.pop("only_ends", False))
-
-    def _packed(self, words: Tensor, layout: PackedLayout, *, only_ends: bool) -> Tensor:
-        width, heads = words.shape[1], self.attn.num_heads
-        weight, bias = self.attn.in_proj_weight, self.attn.in_proj_bias
-        normed = self.ln_1(words)
-        if only_ends:
-            words = words.index_select(0, layout.ends)  # [T, W]
-            query = F.linear(normed.index_select(0, layout.ends), weight[:width], bias[:width])
-            rest = layout.pad(F.linear(normed, weight[width:], bias[width:]))
-            rest = rest.view(layout.num_texts, layout.length, 2, heads, -1)
-            key, value = rest.permute(2, 0, 3, 1, 4).unbind(0)  # each [T, H, L, W / H]
-            query = query.view(layout.num_texts, heads, 1, -1)
-            mask = layout.is_word[:, None, None, :]  # all of a caption's words precede its end
-            mixed = attend(query, key, value, mask=mask)
-            mixed = mixed.reshape(layout.num_texts, width)
-        else:
-            qkv = layout.pad(F.linear(normed, weight, bias))
-            qkv = qkv.view(layout.num_texts, layout.length, 3, heads, -1)
-            query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-            mixed = attend(query, key, value, is_causal=True)
-            mixed = layout.pack(mixed.transpose(1, 2).flatten(2))  # [K, W]
-        words = words + self.ls_1(self.attn.out_proj(mixed))
-        return words + self.ls_2(self.mlp(self.ln_2(words)))
+        return packed_block(self, q_x, layout, only_ends=kwargs.pop("only_ends", False))
 
 
 def allow_packing(block: nn.Module) -> bool:

@@ -13,7 +13,7 @@ N samples, C classes, I images, T texts, P joint width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -294,7 +294,7 @@ class Candidates:
         check_finite(vectors, "embeddings")
         vectors = vectors + 0.0  # -0.0 and 0.0 are equal
         self._len = len(vectors)
-        self._inverse = _equal_rows(vectors)  # int64 [M], or None
+        self._inverse = equal_rows(vectors)  # int64 [M], or None
         if self._inverse is not None:
             vectors = vectors[_first_of_group(self._inverse)]
         self._distinct = vectors  # [U, P]
@@ -313,7 +313,7 @@ class Candidates:
         return scores if self._inverse is None else scores[:, self._inverse]
 
 
-def _equal_rows(vectors: Tensor) -> Tensor | None:
+def equal_rows(vectors: Tensor) -> Tensor | None:
     """Number of the group of equal rows that each row is in, int64 [M]; None if all differ."""
     bits = vectors.contiguous().view(torch.int16)  # [M, ...]
     generator = torch.Generator().manual_seed(0)
@@ -336,63 +336,6 @@ def _first_of_group(inverse: Tensor) -> Tensor:
     first = inverse.new_full((int(inverse.max()) + 1,), len(inverse))
     index = torch.arange(len(inverse), device=inverse.device)
     return first.scatter_reduce(0, inverse, index, "amin")
-
-
-def retrieval_ranks(
-    queries: Tensor,
-    candidates: Tensor,
-    matches: Sequence[Sequence[int]],
-    *,
-    block: int = 512,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Ranks:
-    """Rank the best match of each query by counting, block by block, what beats it.
-
-    Scores are float64, so that only equal vectors tie: in float32 the embeddings of a narrow cone
-    differ by less than the rounding of their products. Only one block of scores is in memory, and
-    nothing is sorted.
-
-    Args:
-        queries: [N, P], L2-normalised.
-        candidates: [M, P], L2-normalised.
-        matches: Indices of the candidates that match each query; at least one each.
-        block: Queries at a time.
-        progress: Told (done, total) queries.
-
-    Raises:
-        NonFiniteError: Embeddings are NaN or infinite.
-        DataError: There is no query, or one has no match.
-    """
-    if len(queries) == 0 or not all(matches):
-        without = sum(not found for found in matches)
-        raise DataError(
-            f"{without} of {len(queries)} queries have no match among {len(candidates)} "
-            "candidates, so they have no rank. Give every image a caption, and every caption one."
-        )
-    if queries.device.type == "mps":  # knows no float64
-        queries, candidates = queries.cpu(), candidates.cpu()
-    others = Candidates(candidates.double())
-    counts: list[list[Tensor]] = [[], [], []]
-    for start in range(0, len(queries), block):
-        scores = others.scores(queries[start : start + block])  # [B, M]
-        is_match = _match_mask(matches[start : start + block], scores)
-        best = scores.masked_fill(~is_match, -torch.inf).amax(dim=1, keepdim=True)
-        above = (scores > best) & ~is_match
-        level = scores == best
-        for found, mask in zip(counts, (above, level & ~is_match, level & is_match), strict=True):
-            found.append(mask.sum(dim=1).cpu())
-        progress(min(start + block, len(queries)), len(queries))
-    better, tied, ties_of_best = (torch.cat(found).numpy() for found in counts)
-    return Ranks(better=better, tied=tied, best=ties_of_best)
-
-
-def _match_mask(matches: Sequence[Sequence[int]], scores: Tensor) -> Tensor:
-    """bool, like `scores`; True where the candidate matches the query."""
-    rows = [row for row, found in enumerate(matches) for _ in found]
-    columns = [column for found in matches for column in found]
-    mask = torch.zeros(scores.shape, dtype=torch.bool)
-    mask[rows, columns] = True
-    return mask.to(scores.device)
 
 
 def retrieval_chance(num_matches: Sequence[int], num_candidates: int, k: int) -> float:

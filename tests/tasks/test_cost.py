@@ -1,23 +1,16 @@
-"""What a run will take, from what passes took before."""
+"""How fast passes were on this machine, and where that is noted."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from maskclip_bench.runtime import Workspace
-from maskclip_bench.tasks import PROTOCOLS
-from maskclip_bench.tasks.cell import Column, PlannedCell, Row
 from maskclip_bench.tasks.cost import (
     FILE,
-    Estimate,
     Pass,
     device_kind,
-    estimate,
     note_passes,
     read_throughput,
-    truth,
 )
 from maskclip_bench.tasks.features import FeatureStore
 from maskclip_bench.tasks.protocols.base import open_split
@@ -27,36 +20,6 @@ from .conftest import ColourEncoder, make_backbone, squares_task
 
 def noted(images: int = 100, seconds: float = 20.0, row: str = "toy") -> Pass:
     return Pass(row, "cpu", "float32", images, seconds, 4096, 2 * 10**9)
-
-
-def cells(*protocols: str) -> list[PlannedCell]:
-    backbone = make_backbone(ColourEncoder())
-    task = squares_task(counts={"train": 300, "test": 150})
-    row = Row(backbone.name, backbone.declaration)
-    return [PlannedCell(row, Column(PROTOCOLS[name], task), None) for name in protocols]
-
-
-def test_each_split_once_a_row(workspace: Workspace) -> None:
-    note_passes([noted()], workspace)
-    found = estimate(cells("knn", "few_shot", "zero_shot_classification"), workspace, device="cpu")
-    assert (found.num_images, found.seconds) == (450, pytest.approx(90.0))
-    assert (found.num_bytes, found.memory_bytes) == (450 * 4096, 2 * 10**9)
-    assert found.sentence() == (
-        "450 images to pass; about 1.5 min, 2 MB of features, 2.0 GB of memory"
-    )
-    only_test = estimate(cells("zero_shot_classification"), workspace, device="cpu")
-    assert only_test.num_images == 150
-    limited = estimate(cells("knn"), workspace, device="cpu", limit=100)
-    assert limited.num_images == 200
-
-
-def test_rows_and_machines_that_were_not_measured(workspace: Workspace) -> None:
-    note_passes([noted()], workspace)
-    for changes in ({"device": "H100"}, {"device": "cpu", "precision": "bfloat16"}):
-        found = estimate(cells("knn"), workspace, **changes)
-        assert found.unknown == {"toy": 450}
-        assert "no throughput measured yet on this machine for toy" in found.sentence()
-    assert estimate([], workspace, device="cpu").sentence() == ""
 
 
 def test_notes_are_added_up_and_survive_damage(workspace: Workspace) -> None:
@@ -69,15 +32,6 @@ def test_notes_are_added_up_and_survive_damage(workspace: Workspace) -> None:
     assert read_throughput(workspace) == {}
     note_passes([noted()], workspace)
     assert len(read_throughput(workspace)) == 1
-
-
-def test_truth_beside_what_was_expected() -> None:
-    expected = Estimate(num_images=400, seconds=120.0, num_bytes=10**6)
-    assert truth([noted(400, 60.0)], expected) == (
-        "Passed 400 images in 1.0 min (7 a second), 2 MB of features; expected were 2.0 min, 1 MB."
-    )
-    assert truth([noted(400, 60.0)], Estimate()).endswith("2 MB of features.")
-    assert truth([], expected) == ""
 
 
 def test_the_store_notes_its_passes(workspace: Workspace, tmp_path: Path) -> None:

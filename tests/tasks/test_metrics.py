@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -26,33 +25,21 @@ from maskclip_bench.tasks.metrics import (
     mean_per_class,
     predictions,
     retrieval_chance,
-    retrieval_ranks,
     roc_auc,
     worst_group,
 )
 
-OWNER = [0, 0, 1, 1, 2, 2, 3, 3]
-OF_IMAGE = [[0, 1], [2, 3], [4, 5], [6, 7]]
 
-PERFECT = [
-    [0.0, 0.0, 0.1, 0.5, 0.1, 0.2, 0.5, 0.1],
-    [0.5, 0.4, 0.0, 0.0, 0.4, 0.2, 0.6, 0.4],
-    [0.5, 0.4, 0.1, 0.5, 0.0, 0.0, 0.8, 0.3],
-    [0.5, 0.4, 0.1, 0.5, 0.3, 0.2, 0.0, 0.0],
-]
-IMAGE_TO_TEXT = [
-    [0.8, 0.8, 0.1, 0.5, 0.1, 0.2, 0.5, 0.1],
-    [0.5, 0.4, 0.0, 0.0, 0.4, 0.2, 0.6, 0.4],
-    [0.5, 0.4, 0.1, 0.5, 0.0, 0.8, 0.8, 0.3],
-    [0.5, 0.4, 0.1, 0.5, 0.4, 0.2, 0.3, 0.3],
-]
-TEXT_TO_IMAGE = [[0.8, 0.8, 0.1, 0.5, 0.1, 0.2, 0.1, 0.1], *IMAGE_TO_TEXT[1:]]
-"""Distances of 4 images to 8 texts, and the recalls below: big_vision's test of its evaluator."""
-
-
-def ranks_of(scores: torch.Tensor, matches: list[list[int]], **options: int) -> Ranks:
-    """Ranks from a score matrix: queries are its rows, candidates unit vectors."""
-    return retrieval_ranks(scores, torch.eye(scores.shape[1]), matches, **options)
+def counted(scores: list[float], matches: set[int]) -> Ranks:
+    """The ranks of one query, by counting."""
+    best = max(scores[i] for i in matches)
+    wrong = [score for i, score in enumerate(scores) if i not in matches]
+    found = (
+        sum(score > best for score in wrong),
+        wrong.count(best),
+        sum(scores[i] == best for i in matches),
+    )
+    return Ranks(*(np.array([number]) for number in found))
 
 
 def test_label_ranks__ties_share_the_positions() -> None:
@@ -97,13 +84,10 @@ def test_all_metrics__refuse_what_is_not_finite(value: float) -> None:
     scores = torch.zeros(4, 3)
     scores[2, 1] = value
     labels = torch.tensor([0, 1, 2, 0])
-    matches = [[0], [1], [2], [0]]
     vector = scores[:, 1].double().numpy()
     calls: list[Callable[[], object]] = [
         lambda: label_ranks(scores, labels),
         lambda: predictions(scores),
-        lambda: retrieval_ranks(scores, torch.eye(3), matches),
-        lambda: retrieval_ranks(torch.eye(3)[labels], scores, matches),
         lambda: Candidates(scores),
         lambda: Candidates(torch.eye(3)).scores(scores),
         lambda: mean_per_class(vector, labels.numpy()),
@@ -133,35 +117,6 @@ def test_roc_auc__equals_scikit_learn_with_ties() -> None:
     assert roc_auc(scores, positive) == pytest.approx(roc_auc_score(positive, scores))
 
 
-@pytest.mark.parametrize(
-    ("distances", "expected"), [(PERFECT, [1.0, 1.0, 1.0]), (IMAGE_TO_TEXT, [0.5, 0.75, 1.0])]
-)
-def test_image_to_text__big_visions_example(
-    distances: list[list[float]], expected: list[float]
-) -> None:
-    ranks = ranks_of(1 - torch.tensor(distances), OF_IMAGE)
-    assert [ranks.hits(k).mean() for k in (1, 5, 10)] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("distances", "expected"), [(PERFECT, [1.0, 1.0, 1.0]), (TEXT_TO_IMAGE, [0.375, 1.0, 1.0])]
-)
-def test_text_to_image__big_visions_example(
-    distances: list[list[float]], expected: list[float]
-) -> None:
-    ranks = ranks_of(1 - torch.tensor(distances).T, [[image] for image in OWNER])
-    assert [ranks.hits(k).mean() for k in (1, 5, 10)] == pytest.approx(expected)
-
-
-def test_ranks__blocks_do_not_matter() -> None:
-    generator = torch.Generator().manual_seed(0)
-    scores = torch.randint(0, 6, (23, 46), generator=generator).float()
-    matches = [[2 * i, 2 * i + 1] for i in range(23)]
-    whole, parts = ranks_of(scores, matches), ranks_of(scores, matches, block=5)
-    for name in ("better", "tied", "best"):
-        assert np.array_equal(getattr(whole, name), getattr(parts, name))
-
-
 def naive_hit(scores: list[float], matches: set[int], k: int) -> float:
     """Share of the orders of equal candidates in which a match is among the first k."""
     hits = total = 0
@@ -182,72 +137,16 @@ def test_hits__equal_the_mean_over_all_orders_of_ties(
     scores: list[int], k: int, data: st.DataObject
 ) -> None:
     matches = data.draw(st.sets(st.integers(0, len(scores) - 1), min_size=1))
-    ranks = ranks_of(torch.tensor([scores]).float(), [sorted(matches)])
+    ranks = counted([float(score) for score in scores], matches)
     expected = naive_hit([float(score) for score in scores], matches, k)
     assert ranks.hits(k)[0] == pytest.approx(expected)
     assert ranks.pessimistic_hits(k)[0] <= expected + 1e-9
     assert ranks.optimistic_hits(k)[0] >= expected - 1e-9
 
 
-def test_hits__a_collapsed_model_scores_chance() -> None:
-    images, texts = torch.ones(40, 16) / 4, torch.ones(200, 16) / 4
-    of_image = [list(range(5 * i, 5 * i + 5)) for i in range(40)]
-    for k in (1, 5, 10):
-        found = retrieval_ranks(images, texts, of_image).hits(k).mean()
-        chance = 1 - math.comb(195, k) / math.comb(200, k)
-        assert found == pytest.approx(chance)
-        assert retrieval_chance([5] * 40, 200, k) == pytest.approx(chance)
-
-
 def test_retrieval_chance__one_match() -> None:
     assert retrieval_chance([1], 1000, 10) == pytest.approx(0.01)
     assert retrieval_chance([1], 4, 10) == 1.0
-
-
-def naive_hits(
-    queries: np.ndarray, candidates: np.ndarray, matches: list[list[int]], k: int
-) -> list[float]:
-    """Hits by float64 cosines of one pair after the other; equal vectors tie."""
-    found = []
-    for query, right in zip(queries.astype(np.float64), matches, strict=True):
-        scores = [math.fsum(query * other) for other in candidates.astype(np.float64)]
-        best = max(scores[i] for i in right)
-        better = sum(s > best for i, s in enumerate(scores) if i not in right)
-        tied = sum(s == best for i, s in enumerate(scores) if i not in right)
-        level = sum(scores[i] == best for i in right)
-        left = max(k - better, 0)
-        total = tied + level
-        miss = math.comb(tied, left) / math.comb(total, left) if left <= tied else 0.0
-        found.append(1 - miss)
-    return found
-
-
-@pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-4])
-@pytest.mark.parametrize("copies", [1, 2])
-def test_retrieval_ranks__narrow_cones_and_duplicates_equal_float64(
-    spread: float, copies: int
-) -> None:
-    """All embeddings within a narrow cone: the differences are below the rounding of float32."""
-    generator = np.random.default_rng(0)
-    axis = generator.normal(size=32)
-    images = axis + spread * generator.normal(size=(30, 32))
-    texts = images + 0.3 * spread * generator.normal(size=(30, 32))
-    images, texts = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (images, texts))
-    texts = np.repeat(texts.astype(np.float32), copies, axis=0)[:, :]
-    matches = [[copies * i] for i in range(30)]
-    ranks = retrieval_ranks(torch.from_numpy(images).float(), torch.from_numpy(texts), matches)
-    for k in (1, 2, 5):
-        expected = naive_hits(images.astype(np.float32), texts, matches, k)
-        assert ranks.hits(k).tolist() == pytest.approx(expected)
-    assert ranks.tied.tolist() == [copies - 1] * 30
-
-
-@pytest.mark.parametrize("matches", [[[0], []], [[], []]])
-def test_retrieval_ranks__a_query_without_match_is_refused(matches: list[list[int]]) -> None:
-    with pytest.raises(DataError, match="queries have no match among 2"):
-        retrieval_ranks(torch.eye(2), torch.eye(2), matches)
-    with pytest.raises(DataError, match="0 of 0 queries"):
-        retrieval_ranks(torch.eye(2)[:0], torch.eye(2), [])
 
 
 def test_candidates__equal_vectors_get_equal_scores() -> None:

@@ -143,10 +143,12 @@ class LogisticSolver:
         num_samples, width = self._rotated[dtype].shape
         penalty = 1 / (c * num_samples)
         scale = (self._variance / self._num_classes + penalty).rsqrt()[:, None]  # [D, 1]
-        gap = 0.0  # upper bound of (objective - minimum) / objective, at the last point
+        gap = 0.0  # upper bound of (objective - minimum) / objective, at the point `seen`
+        seen: NDArray[np.float64] | None = None
 
         def objective(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            nonlocal gap
+            nonlocal gap, seen
+            seen = flat.copy()
             scaled = torch.from_numpy(flat).to(self._mean.device).reshape(width + 1, -1)
             weight = scale * scaled[:-1]
             loss, by_weight, by_bias = self._loss_and_gradient(weight, scaled[-1], dtype)
@@ -164,7 +166,8 @@ class LogisticSolver:
         found, num_iterations = self._minimize(
             objective, start, lambda: gap <= tolerance, exact=exact, dtype=dtype
         )
-        objective(found)  # the gap there
+        if seen is None or not np.array_equal(seen, found):
+            objective(found)  # the gap there
         solution = torch.from_numpy(found).to(self._mean.device).reshape(width + 1, -1)
         self._solutions[c] = (scale * solution[:-1], solution[-1])
         weight = self._axes @ (scale * solution[:-1])  # back from the principal axes
@@ -190,9 +193,10 @@ class LogisticSolver:
             if exact and solved():
                 raise StopIteration
 
-        objective(start)
-        if exact and solved():
-            return start, 0
+        if exact:
+            objective(start)
+            if solved():
+                return start, 0
         limit = self._max_iterations if exact else SEARCH_ITERATIONS
         found = minimize(
             objective,

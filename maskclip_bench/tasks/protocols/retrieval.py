@@ -18,11 +18,8 @@ from maskclip_bench.config import Declaration
 from maskclip_bench.results.measurement import Measurement, Metric
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks.declaration import TaskDeclaration
-from maskclip_bench.tasks.metrics import (
-    Ranks,
-    retrieval_chance,
-    retrieval_ranks,
-)
+from maskclip_bench.tasks.metrics import Ranks, retrieval_chance
+from maskclip_bench.tasks.pair_ranks import retrieval_ranks
 from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext, open_split
 
 PRESET_VERSION = 2
@@ -100,17 +97,11 @@ class Retrieval(Protocol):
         features = context.features.images(context.backbone, dataset, progress=context.progress)
         assert features.joint is not None
         images = features.joint.to(context.device)  # [I, P]
-        image_ranks = retrieval_ranks(
+        image_ranks, text_ranks = retrieval_ranks(
             images,
             texts,
-            of_image,
-            progress=lambda done, total: context.progress("image to text", done, total),
-        )
-        text_ranks = retrieval_ranks(
-            texts,
-            images,
-            [[image] for image in owner],
-            progress=lambda done, total: context.progress("text to image", done, total),
+            owner,
+            progress=lambda done, total: context.progress("ranks of pairs", done, total),
         )
         return Measurement(
             metrics=_metrics(image_ranks, text_ranks, of_image, len(owner)),
