@@ -69,7 +69,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         StorageError: The disk refused (no space, no permission, a limit on file sizes, a name
             that is too long...). `path` is then untouched.
     """
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -96,18 +96,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: The disk refused. `path` is then untouched.
     """
-    temporary = _temporary(path)
+    temporary = temporary_path(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        if path.exists():
-            old = _temporary(path, suffix=f".old{TEMPORARY_SUFFIX}")
-            path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            temporary.rename(path)
-        fsync_path(path.parent)
+        replace_folder(temporary, path)
     except OSError as error:
         if not _is_refusal(error, path, temporary):
             raise
@@ -116,7 +109,35 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _temporary(path: Path, *, suffix: str = TEMPORARY_SUFFIX) -> Path:
+def replace_folder(temporary: Path, path: Path) -> None:
+    """Give a complete folder its name; an existing `path` is replaced.
+
+    Args:
+        temporary: Of `temporary_path(path)`.
+        path: Its name.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    if path.exists():
+        old = temporary_path(path, suffix=f".old{TEMPORARY_SUFFIX}")
+        path.rename(old)
+        temporary.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        temporary.rename(path)
+    fsync_path(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, so that none of its name is ever there in part; what is left, is left."""
+    with contextlib.suppress(OSError):
+        temporary = temporary_path(path)
+        path.rename(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def temporary_path(path: Path, *, suffix: str = TEMPORARY_SUFFIX) -> Path:
     """`.{name}.{host}-{pid}-{random}{suffix}` beside `path`; its owner can be read from it."""
     name = path.name
     if suffix == TEMPORARY_SUFFIX:

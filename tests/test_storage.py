@@ -252,7 +252,7 @@ def test_remove_leftovers__brings_back_a_folder_that_was_being_replaced(
     with monkeypatch.context() as patch:
         # A pid that no process has: the writer died between the two renames.
         patch.setattr(os, "getpid", lambda: 2**22 + 1)
-        (tmp_path / "model").rename(storage._temporary(tmp_path / "model", suffix=".old.tmp"))
+        (tmp_path / "model").rename(storage.temporary_path(tmp_path / "model", suffix=".old.tmp"))
     assert len(remove_leftovers(tmp_path)) == 1
     assert (tmp_path / "model" / "weights").read_text() == "old"
 

@@ -96,8 +96,8 @@ def export(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A checkpoint of pretraining (checkpoints/step_*.pt) or of mmseg or mmdet "
-            "(iter_*.pth, epoch_*.pth), or the folder of a run."
+            help="A checkpoint of pretraining (checkpoints/step_*.pt, or a folder step_*.dcp) or "
+            "of mmseg or mmdet (iter_*.pth, epoch_*.pth), or the folder of a run."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],

@@ -24,7 +24,7 @@ from maskclip_bench import storage
 from maskclip_bench.cli.options import console
 from maskclip_bench.errors import EXIT_DATA, ConfigError, DataError, MaskCLIPBenchError
 from maskclip_bench.escaping import markup, one_line
-from maskclip_bench.runtime import WORKSPACE_VARIABLE, Workspace
+from maskclip_bench.runtime import CHECKPOINT_FOLDER, WORKSPACE_VARIABLE, Workspace
 
 if TYPE_CHECKING:
     from maskclip_bench.results.records import RecordStore
@@ -249,7 +249,10 @@ def _check_probe(path: Path) -> list[str]:
 
 
 def _checkpoints(folder: Path) -> Iterator[Item]:
-    for path in sorted(folder.glob("**/checkpoints/step_*.pt")):
+    from maskclip_bench.training.checkpoint import checkpoint_paths
+
+    folders = sorted(folder.glob(f"**/{CHECKPOINT_FOLDER}"))
+    for path in (path for found in folders for path in checkpoint_paths(found)):
         yield Item(
             "checkpoints",
             path,

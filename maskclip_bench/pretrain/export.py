@@ -39,6 +39,7 @@ from maskclip_bench.training.checkpoint import (
     restore_module,
 )
 from maskclip_bench.training.nonfinite import local, shortened
+from maskclip_bench.training.shards import SHARDS_SUFFIX
 
 Target = Literal["open_clip", "timm", "hf"]
 Weights = Literal["student", "teacher"]
@@ -133,7 +134,8 @@ def export_checkpoint(
     """Turn a checkpoint into a folder for open_clip, timm or the Hugging Face hub.
 
     Args:
-        source: A file `checkpoints/step_*.pt`, or the folder of a run (its newest checkpoint).
+        source: A file `checkpoints/step_*.pt`, a folder `step_*.dcp`, or the folder of a run (its
+            newest checkpoint).
         folder: What to write.
         target: See `write_model_folder`.
         weights: The student, or the momentum teacher if the method has one.
@@ -298,7 +300,7 @@ def _card_facts(
 
 
 def _find_checkpoint(source: Path) -> Checkpoint:
-    if source.is_dir():
+    if source.is_dir() and source.suffix != SHARDS_SUFFIX:
         found = CheckpointStore(source / CHECKPOINT_FOLDER, keep=1).latest()
         if found is None:
             found = CheckpointStore(source, keep=1).latest()

@@ -146,6 +146,11 @@ class CheckpointSection(Declaration):
     keep: Positive = 2
     """How many are kept, the newest. More than one, so that a broken file costs little."""
 
+    sharded: bool | None = None
+    """Whether every process writes what it holds, in the background (a folder `step_*.dcp`), or the
+    main process one file, while all wait (`step_*.pt`). By default with `parallel: fsdp`. Either is
+    read by any number of processes, and by `ddp` and `fsdp` alike."""
+
 
 class LogSection(Declaration):
     """What a run logs."""
@@ -349,6 +354,12 @@ class Recipe(Declaration):
         if workspace is not None and fields.get("start_from") is not None:
             fields["start_from"] = workspace / fields["start_from"]
         return fields
+
+    @property
+    def checkpoints_in_shards(self) -> bool:
+        """Whether every process writes its part of a checkpoint."""
+        sharded = self.checkpoint.sharded
+        return self.parallel == "fsdp" if sharded is None else sharded
 
     @property
     def on_demo_data(self) -> bool:

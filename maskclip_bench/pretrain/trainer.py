@@ -25,11 +25,11 @@ from open_clip.model import CustomTextCLIP
 
 from maskclip_bench import distributed
 from maskclip_bench.data.batch import RawBatch
-from maskclip_bench.data.pairs.identity import describe_difference
 from maskclip_bench.data.pairs.loader import PairLoader
 from maskclip_bench.data.tokenizer import CaptionTokenizer
-from maskclip_bench.errors import DataError, TrainingError
+from maskclip_bench.errors import TrainingError
 from maskclip_bench.pretrain.assembly import prepare, tokenizer_of
+from maskclip_bench.pretrain.checkpoints import RunCheckpoints
 from maskclip_bench.pretrain.export import Weights, write_model_folder
 from maskclip_bench.pretrain.held_out import ACCURACY, LOSS, HeldOutPairs, check_held_out
 from maskclip_bench.pretrain.init_weights import start_from
@@ -37,7 +37,7 @@ from maskclip_bench.pretrain.memory import CHOSEN, fitted, free_memory
 from maskclip_bench.pretrain.methods import build_method
 from maskclip_bench.pretrain.methods.base import Method
 from maskclip_bench.pretrain.preparation import Prepared
-from maskclip_bench.pretrain.recipe import Recipe, recorded_recipe
+from maskclip_bench.pretrain.recipe import Recipe
 from maskclip_bench.pretrain.run_folder import RunFolder
 from maskclip_bench.pretrain.run_length import RunLength, batch_size_per_gpu
 from maskclip_bench.pretrain.run_log import logged, open_log
@@ -157,11 +157,11 @@ class _Run:
         self._held_out = self._open_held_out(data_root, tokenizer)
         self._held_out_numbers: dict[str, float] = {}  # the newest, shown with every step
         self._length = RunLength.of(recipe, batches_per_epoch=self._loader.steps_per_epoch)
-        self._store = folder.store(keep=recipe.checkpoint.keep)
+        self._checkpoints = RunCheckpoints(recipe, folder)
         self._step = 0
         self._bad_before = 0  # bad samples of this epoch before the run was interrupted
         self._num_replaced = 0  # and since, up to the step that was told last
-        checkpoint = self._newest_checkpoint()
+        checkpoint = self._checkpoints.newest(self._data)
         if checkpoint is not None:
             self._data |= {key: checkpoint.data[key] for key in ("init",) if key in checkpoint.data}
         elif recipe.init is not None:
@@ -216,7 +216,7 @@ class _Run:
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint."""
-        self._strategy.restore(self._optimizer, checkpoint.method, checkpoint.optimizer)
+        self._checkpoints.restore(checkpoint, self._strategy, self._optimizer)
         self._step = checkpoint.step
         self._stepper.nonfinite.total = checkpoint.counters.get("num_nonfinite", 0)
         self._bad_before = checkpoint.counters.get("bad_samples", 0)
@@ -226,43 +226,6 @@ class _Run:
                 "This run was on %d processes and goes on on %d: masks are drawn differently.",
                 checkpoint.world_size,
                 distributed.world_size(),
-            )
-
-    def _newest_checkpoint(self) -> Checkpoint | None:
-        """The newest intact checkpoint, chosen by the main process; the others read the same.
-
-        Raises:
-            ConfigError: It is of another recipe.
-            DataError: It is of other data.
-        """
-        found: list[Checkpoint] = []
-
-        def choose() -> str:
-            checkpoint = self._store.latest(set_aside=True)
-            if checkpoint is None:
-                return ""
-            self._check_origin(checkpoint)
-            found.append(checkpoint)
-            return str(checkpoint.step)
-
-        step = distributed.on_main(choose)
-        if not step:
-            return None
-        return found[0] if found else self._store.load(int(step))
-
-    def _check_origin(self, checkpoint: Checkpoint) -> None:
-        """Make sure that a checkpoint is of this recipe and these data."""
-        where = f"the recipe in the checkpoint of step {checkpoint.step}"
-        made_by = recorded_recipe(checkpoint.recipe, where=where)
-        self._folder.check_same(made_by, self._recipe)
-        if not checkpoint.data:  # written before checkpoints knew their data
-            return
-        difference = describe_difference(checkpoint.data, self._data)
-        if difference:
-            raise DataError(
-                f"{self._folder.root} was trained on other data up to step {checkpoint.step} "
-                f"({difference}). Bring back the data as they were, or start again in another "
-                "folder with --output."
             )
 
     # The loop.
@@ -281,6 +244,7 @@ class _Run:
         report = Report(self._folder.root if is_main else None, progress if is_main else None)
         with (
             open_log(self._folder.root, self._step, self._recipe) as log,
+            contextlib.closing(self._checkpoints),
             contextlib.closing(self._prepared()) as batches,
             Interruption(stop_signals) as interruption,
         ):
@@ -300,7 +264,9 @@ class _Run:
                 if stop or self._is_time(length.checkpoint_every):
                     self._save()
                 if stop and not self._is_last:
+                    self._checkpoints.wait()
                     raise RunStopped
+            self._checkpoints.wait()
             self._export()
 
     def _something_is_due(self, evaluators: Sequence[Evaluator]) -> bool:
@@ -398,23 +364,17 @@ class _Run:
         if not _all_finite(self._method):
             logger.warning("No checkpoint at step %d: weights are not finite.", self._step)
             return
-        method_state, optimizer_state = self._strategy.state(self._optimizer)
         in_epoch = self._step % self._length.steps_per_epoch > 0
-        bad_samples = self._num_bad_samples() if in_epoch else 0
-        if distributed.is_main():
-            checkpoint = Checkpoint(
-                step=self._step,
-                method=method_state,
-                optimizer=optimizer_state,
-                counters={
-                    "num_nonfinite": self._stepper.nonfinite.total,
-                    "bad_samples": bad_samples,
-                },
-                recipe=self._recipe.model_dump(mode="json"),
-                world_size=distributed.world_size(),
-                data=self._data,
-            )
-            self._store.save(checkpoint)
+        self._checkpoints.save(
+            self._strategy,
+            self._optimizer,
+            step=self._step,
+            counters={
+                "num_nonfinite": self._stepper.nonfinite.total,
+                "bad_samples": self._num_bad_samples() if in_epoch else 0,
+            },
+            data=self._data,
+        )
 
     def _measure(self, evaluators: Sequence[Evaluator], log: RunLog | NoLog, meter: Meter) -> None:
         """Log what is measured now and then: held-out pairs, the caller's evaluators."""
@@ -479,7 +439,7 @@ class _Run:
         found = self._stepper.describe(result.prepared.raws, step=step)
         bad = nonfinite.shortened(count.gradients)
         gradients = f" Gradients not finite: {bad}." if bad else ""
-        paths = self._store.paths()
+        paths = self._checkpoints.paths()
         kept = f"The last good checkpoint is {paths[-1]}." if paths else "There is no checkpoint."
         raise TrainingError(
             f"{result.bad} not finite for {count.in_row} steps in a row, up to step {step}."

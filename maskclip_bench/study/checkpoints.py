@@ -29,14 +29,14 @@ CURVE_FILE = "curve.json"
 Scores = dict[str, float]
 """protocol/data set/metric -> value, a fraction."""
 
-_STEP = re.compile(r"step_(\d+)\.pt")
+_STEP = re.compile(r"step_(\d+)\.(pt|dcp)")
 
 
 def checkpoint_steps(folder: Path) -> dict[int, Path]:
     """Steps of the checkpoints of a run, in order."""
     found = {
         int(match[1]): path
-        for path in (folder / CHECKPOINT_FOLDER).glob("step_*.pt")
+        for path in (folder / CHECKPOINT_FOLDER).glob("step_*")
         if (match := _STEP.fullmatch(path.name))
     }
     return dict(sorted(found.items()))

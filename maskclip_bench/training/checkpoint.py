@@ -1,9 +1,10 @@
 """Checkpoints: everything a run needs to be resumed, tensors and plain values only.
 
-A file is whole or absent (written aside, flushed, renamed) and ends with the SHA-256 of everything
-before, which is verified when it is read: a file that was cut or changed by a single bit is noticed
-and the one before it is used. The newest few are kept. Nothing is unpickled: files are read with
-`weights_only=True`.
+A checkpoint is a file `step_*.pt`, or a folder `step_*.dcp` to which several processes write
+(`training.shards`). Either is whole or absent (written aside, flushed, renamed) and has a SHA-256
+of its content, which is verified when it is read: one that was cut or changed by a single bit is
+noticed, and the one before it is used. The newest few are kept. Nothing is unpickled: tensors are
+read with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ from torch import Tensor, nn
 from maskclip_bench import storage
 from maskclip_bench.errors import CheckpointError
 from maskclip_bench.training.nonfinite import shortened
+from maskclip_bench.training.shards import (
+    SHARDS_SUFFIX,
+    ShardWriter,
+    groups_of,
+    read_shards,
+    read_values,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +63,8 @@ class Checkpoint:
         recipe: The recipe, as plain values.
         world_size: Processes that trained.
         data: Identity of what it was trained on, as plain values; empty in files of format 1.
+        shards: The folder of its tensors, where they are not read yet; then `method` is empty, and
+            of `optimizer` only `param_groups` is there, with names of parameters.
     """
 
     step: int
@@ -64,6 +74,18 @@ class Checkpoint:
     recipe: dict[str, Any]
     world_size: int = 1
     data: dict[str, Any] = field(default_factory=dict)
+    shards: Path | None = None
+
+    def values(self) -> dict[str, Any]:
+        """Everything but the tensors."""
+        return {
+            "format": FORMAT,
+            "step": self.step,
+            "counters": self.counters,
+            "recipe": self.recipe,
+            "world_size": self.world_size,
+            "data": self.data,
+        }
 
 
 class CheckpointStore:
@@ -80,40 +102,60 @@ class CheckpointStore:
             StorageError: The disk refused; older checkpoints are untouched.
         """
         path = self._path(checkpoint.step)
-        payload = {
-            "format": FORMAT,
-            "step": checkpoint.step,
-            "method": checkpoint.method,
-            "optimizer": checkpoint.optimizer,
-            "counters": checkpoint.counters,
-            "recipe": checkpoint.recipe,
-            "world_size": checkpoint.world_size,
-            "data": checkpoint.data,
-        }
+        tensors = {"method": checkpoint.method, "optimizer": checkpoint.optimizer}
         with storage.atomic_file(path) as temporary:
-            _write(payload, temporary)
-        for old in self.paths()[: -self._keep]:
-            with contextlib.suppress(OSError):
-                old.unlink()
+            _write({**checkpoint.values(), **tensors}, temporary)
+        self._remove_old()
         return path
 
-    def load(self, step: int) -> Checkpoint:
+    def save_in_shards(
+        self,
+        writer: ShardWriter,
+        checkpoint: Checkpoint,
+        tensors: Mapping[str, Tensor],
+        groups: list[dict[str, Any]],
+    ) -> None:
+        """Write a checkpoint in the background; the oldest beyond `keep` go when it is complete.
+
+        Every rank calls it.
+
+        Args:
+            writer: Of this rank.
+            checkpoint: Without tensors.
+            tensors: Those of method and optimizer, as `shards.as_tensors` names them.
+            groups: The optimizer's groups, with names of parameters.
+
+        Raises:
+            StorageError: The disk refused, now or for the checkpoint before.
+        """
+        path = self._path(checkpoint.step).with_suffix(SHARDS_SUFFIX)
+        values = {**checkpoint.values(), "groups": groups}
+        writer.begin(path, tensors, values, after=self._remove_old)
+
+    def load(self, step: int, *, whole: bool = True) -> Checkpoint:
         """The checkpoint of a step.
+
+        Args:
+            step: Which.
+            whole: See `load_checkpoint`.
 
         Raises:
             CheckpointError: It cannot be read.
         """
-        return load_checkpoint(self._path(step))
+        path = self._path(step)
+        found = [other for other in self.paths() if other.stem == path.stem]
+        return load_checkpoint(found[-1] if found else path, whole=whole)
 
     def paths(self) -> list[Path]:
         """The checkpoints there are, oldest first."""
-        return sorted(self._folder.glob(f"{PREFIX}*{SUFFIX}"))
+        return checkpoint_paths(self._folder)
 
-    def latest(self, *, set_aside: bool = False) -> Checkpoint | None:
+    def latest(self, *, set_aside: bool = False, whole: bool = True) -> Checkpoint | None:
         """The newest readable checkpoint; None if there has never been one.
 
         Args:
             set_aside: Rename damaged files, so that they do not count among those kept.
+            whole: See `load_checkpoint`.
 
         Raises:
             CheckpointError: There are some, and none can be read.
@@ -122,7 +164,7 @@ class CheckpointStore:
         damaged: list[Path] = []
         for path in reversed(self.paths()):
             try:
-                found = load_checkpoint(path)
+                found = load_checkpoint(path, whole=whole)
             except CheckpointError as error:
                 errors.append(error)
                 damaged.append(path)
@@ -145,20 +187,41 @@ class CheckpointStore:
     def _path(self, step: int) -> Path:
         return self._folder / f"{PREFIX}{step:08d}{SUFFIX}"
 
+    def _remove_old(self) -> None:
+        for old in self.paths()[: -self._keep]:
+            if old.is_dir():
+                storage.remove_folder(old)
+            else:
+                with contextlib.suppress(OSError):
+                    old.unlink()
 
-def load_checkpoint(path: Path) -> Checkpoint:
+
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    found = [
+        path for suffix in (SUFFIX, SHARDS_SUFFIX) for path in folder.glob(f"{PREFIX}*{suffix}")
+    ]
+    return sorted(found)
+
+
+def load_checkpoint(path: Path, *, whole: bool = True) -> Checkpoint:
     """Read and verify one checkpoint.
+
+    Args:
+        path: A file `step_*.pt` or a folder `step_*.dcp`.
+        whole: Whether the tensors of a folder are read too; they come whole, on the CPU.
 
     Raises:
         CheckpointError: There is no such file, it is damaged, or it is of another format.
     """
-    if not path.is_file():
+    in_shards = path.suffix == SHARDS_SUFFIX
+    if not (path.is_dir() if in_shards else path.is_file()):
         raise CheckpointError(
-            f"No checkpoint {path}. Give a file checkpoints/step_*.pt of a run, or its folder."
+            f"No checkpoint {path}. Give a file checkpoints/step_*.pt of a run (or a folder "
+            "step_*.dcp of a run in shards), or the folder of the run."
         )
     try:
-        sealed = _is_sealed(path)
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        sealed, payload = _read_folder(path, whole) if in_shards else _read_file(path)
     except Exception as error:  # torch, zipfile and pickle each have their own
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise CheckpointError(f"The checkpoint {path} cannot be read: {reason}.") from error
@@ -179,11 +242,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
             recipe=dict(payload["recipe"]),
             world_size=int(payload["world_size"]),
             data=dict(payload.get("data", {})),
+            shards=path if in_shards and not whole else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"The checkpoint {path} cannot be read: a part is missing or of another kind ({error})."
         ) from error
+
+
+def _read_file(path: Path) -> tuple[bool, Any]:
+    """Whether it has a checksum (which is right), and its content."""
+    return _is_sealed(path), torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_folder(path: Path, whole: bool) -> tuple[bool, dict[str, Any]]:
+    if whole:
+        return True, read_shards(path)
+    values = read_values(path)
+    return True, {**values, "method": {}, "optimizer": {"param_groups": groups_of(values)}}
 
 
 def _is_sealed(path: Path) -> bool:

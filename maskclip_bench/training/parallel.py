@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,8 +19,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from maskclip_bench import distributed
 from maskclip_bench.data.batch import Batch
-from maskclip_bench.errors import ConfigError
+from maskclip_bench.errors import CheckpointError, ConfigError
 from maskclip_bench.training.checkpoint import other_model, restore_module, restore_optimizer
+from maskclip_bench.training.shards import (
+    as_states,
+    as_tensors,
+    load_shards,
+    numbered,
+    read_tensors,
+)
 
 State = dict[str, Any]
 
@@ -49,6 +57,30 @@ class ParallelStrategy(Protocol):
         self, optimizer: torch.optim.Optimizer, module_state: State, optimizer_state: State
     ) -> None:
         """Load what `state` returned.
+
+        Raises:
+            CheckpointError: It is of another model.
+        """
+
+    def shards(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[State]]:
+        """The same state as this rank holds it, for a checkpoint in shards.
+
+        Returns:
+            Tensors, whole or sharded, as `shards.as_tensors` names them; and the optimizer's groups
+            with names of parameters.
+        """
+
+    def restore_shards(
+        self, optimizer: torch.optim.Optimizer, folder: Path, groups: list[State]
+    ) -> None:
+        """Load a checkpoint in shards, whatever processes and strategy wrote it.
+
+        Every rank calls it.
+
+        Args:
+            optimizer: Of the module.
+            folder: Verified.
+            groups: As `shards` gave them.
 
         Raises:
             CheckpointError: It is of another model.
@@ -113,6 +145,22 @@ class DDPStrategy:
         """
         restore_module(self.module, module_state, where="the checkpoint")
         restore_optimizer(optimizer, optimizer_state, where="the checkpoint")
+
+    def shards(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[State]]:
+        """State of module and optimizer: whole tensors, of which each rank writes some."""
+        state = _named(optimizer.state_dict(), optimizer, self.module)
+        return as_tensors(self.module.state_dict(), state), state["param_groups"]
+
+    def restore_shards(
+        self, optimizer: torch.optim.Optimizer, folder: Path, groups: list[State]
+    ) -> None:
+        """Load a checkpoint in shards; every rank reads all of it.
+
+        Raises:
+            CheckpointError: It is of another model.
+        """
+        module_state, state = as_states(read_tensors(folder), groups)
+        self.restore(optimizer, module_state, numbered(state))
 
     def whole_models(self) -> Models:
         """The module's own student and teacher, on the main process (elsewhere None)."""
@@ -192,7 +240,36 @@ class FSDPStrategy:
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         module_state, optimizer_state = get_state_dict(self.module, optimizer, options=options)
-        return module_state, _numbered(optimizer_state) if distributed.is_main() else {}
+        return module_state, numbered(optimizer_state) if distributed.is_main() else {}
+
+    def shards(self, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[State]]:
+        """This rank's shards of the state of module and optimizer."""
+        from torch.distributed.checkpoint.state_dict import get_state_dict
+
+        module_state, optimizer_state = get_state_dict(self.module, optimizer)
+        tensors: Any = module_state
+        state: State = dict(optimizer_state)
+        return as_tensors(tensors, state), state["param_groups"]
+
+    def restore_shards(
+        self, optimizer: torch.optim.Optimizer, folder: Path, groups: list[State]
+    ) -> None:
+        """Load a checkpoint in shards, each rank its part of it.
+
+        Raises:
+            CheckpointError: It is of another model.
+        """
+        from torch.distributed.checkpoint.state_dict import set_state_dict
+
+        tensors, _ = self.shards(optimizer)
+        try:
+            load_shards(folder, tensors)
+            module_state, state = as_states(tensors, groups)
+            set_state_dict(
+                self.module, optimizer, model_state_dict=module_state, optim_state_dict=state
+            )
+        except (CheckpointError, RuntimeError, KeyError, ValueError) as error:
+            raise other_model("the checkpoint", error) from error
 
     def whole_models(self) -> Models:
         """Models rebuilt from the gathered state, on the main process (elsewhere None)."""
@@ -224,22 +301,8 @@ class FSDPStrategy:
             raise other_model("the checkpoint", error) from error
 
 
-def _numbered(state: State) -> State:
-    """An optimizer's state keyed by parameter names -> keyed by their numbers, as in torch."""
-    numbers: dict[str, int] = {}
-    groups = []
-    for group in state["param_groups"]:
-        for name in group["params"]:
-            numbers[name] = len(numbers)
-        groups.append({**group, "params": [numbers[name] for name in group["params"]]})
-    return {
-        "state": {numbers[name]: values for name, values in state["state"].items()},
-        "param_groups": groups,
-    }
-
-
 def _named(state: State, optimizer: torch.optim.Optimizer, module: nn.Module) -> State:
-    """The reverse of `_numbered`, with the names that the module has for the parameters."""
+    """The reverse of `shards.numbered`, with the names that the module has for the parameters."""
     name_of = {id(parameter): name for name, parameter in module.named_parameters()}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     names = [name_of[id(parameter)] for parameter in parameters]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -43,12 +45,14 @@ CASES: dict[str, dict[str, Any]] = {
     "fsdp": {"method": "clip", "parallel": "fsdp"},
     "fsdp_maskclip": {"method": "maskclip", "parallel": "fsdp", "num_pairs": 32},
     "fsdp_resumed": {"method": "clip", "parallel": "fsdp", "stop_after": 4},
+    "fsdp_one_file": {"method": "maskclip", "parallel": "fsdp", "checkpoint": {"sharded": False}},
+    "ddp_in_shards": {"method": "maskclip", "checkpoint": {"sharded": True}, "stop_after": 4},
     "maskclip_bf16": EVERYTHING,
     "fsdp_maskclip_bf16": {**EVERYTHING, "parallel": "fsdp"},
 }
 
 
-SHARDS = [name for name in CASES if name.startswith("fsdp") or name == "maskclip_bf16"]
+SHARDS = [name for name in CASES if name.startswith("fsdp")] + ["maskclip_bf16", "ddp_in_shards"]
 REPLICAS = [name for name in CASES if name not in SHARDS]
 
 
@@ -88,25 +92,34 @@ def run_of(
 
 def train_in_two(script: str, data_root: Path, folder: Path, names: list[str]) -> None:
     jobs = json.dumps([{"output": str(folder / name), **CASES[name]} for name in names])
-    environment = {
-        **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": "2",
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, script, str(data_root), jobs],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
+    run_ranks([script, str(data_root), jobs], world_size=2)
+
+
+def run_ranks(arguments: list[str], *, world_size: int) -> None:
+    """Run a script in several processes, which form a group."""
+    processes = start_ranks(arguments, world_size=world_size)
     try:
         codes = [process.wait(timeout=240) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert codes == [0, 0]
+    assert codes == [0] * world_size
+
+
+def start_ranks(arguments: list[str], *, world_size: int) -> list[subprocess.Popen[bytes]]:
+    environment = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(world_size),
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(world_size)
+    ]
 
 
 @pytest.mark.parametrize("case", cases("clip", "slip", "accumulation", "fsdp"))
@@ -138,11 +151,14 @@ def test_two_processes__folder_is_whole(run_of: TwoProcesses, case: str) -> None
     checkpoint = CheckpointStore(run_of(case) / "checkpoints", keep=2).latest()
     assert checkpoint is not None
     assert checkpoint.world_size == 2
+    in_shards = case == "ddp_in_shards" or (case.startswith("fsdp") and case != "fsdp_one_file")
+    names = {path.suffix for path in (run_of(case) / "checkpoints").iterdir()}
+    assert names == {".dcp" if in_shards else ".pt"}
     exported = load_file(run_of(case) / "model" / "open_clip_model.safetensors")
     for name, tensor in exported.items():
         assert tensor.isfinite().all(), name
         torch.testing.assert_close(checkpoint.method[f"model.{name}"], tensor, msg=name)
-    assert (run_of(case) / "teacher").is_dir() == ("maskclip" in case)
+    assert (run_of(case) / "teacher").is_dir() == (CASES[case]["method"] == "maskclip")
 
 
 @pytest.mark.parametrize("case", cases(*CASES))
@@ -163,7 +179,7 @@ def test_one_process_goes_on_with_the_run_of_two(
     folder = tmp_path / "run"
     shutil.copytree(run_of("fsdp"), folder)
     shutil.rmtree(folder / "model")
-    (folder / "checkpoints" / "step_00000006.pt").unlink()
+    shutil.rmtree(folder / "checkpoints" / "step_00000006.dcp")
     train(tiny.tiny_recipe("clip"), output=folder, data_root=data_root)
     assert "This run was on 2 processes and goes on on 1" in caplog.text
     one, two = ([line["loss"] for line in read_log(run)] for run in (folder, run_of("fsdp")))
@@ -201,6 +217,80 @@ def test_two_processes__go_on_in_shards(run_of: TwoProcesses) -> None:
         [line["loss"] for line in read_log(run_of(name))] for name in ("fsdp_resumed", "fsdp")
     )
     assert resumed == pytest.approx(whole, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes__replicas_go_on_from_shards(run_of: TwoProcesses) -> None:
+    """The case `ddp_in_shards` was stopped after four steps, and ends as `maskclip` does."""
+    losses, expected = (
+        [line["loss"] for line in read_log(run_of(name))] for name in ("ddp_in_shards", "maskclip")
+    )
+    assert losses == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_shards__read_by_any_number_of_processes(tmp_path: Path) -> None:
+    """Two wrote them; weights, teacher, quantizer, moments and steps are equal bit for bit."""
+    script = str(Path(__file__).with_name("shards_of_ranks.py"))
+    run_ranks([script, str(tmp_path), "write", "fsdp"], world_size=2)
+    written = torch.load(tmp_path / "written.pt", weights_only=True)
+    assert {"0.step", "0.exp_avg", "0.exp_avg_sq"} <= written["moments"].keys()
+    assert any(name.startswith("teacher_trunk.") for name in written["method"])
+
+    def equal(found: dict[str, Any]) -> None:
+        for part in ("method", "moments"):
+            assert found[part].keys() == written[part].keys()
+            for name, value in written[part].items():
+                assert torch.equal(found[part][name], value), name
+        assert found["groups"] == written["groups"]
+
+    whole = CheckpointStore(tmp_path, keep=2).latest()
+    assert whole is not None
+    moments = {
+        f"{number}.{key}": value
+        for number, values in whole.optimizer["state"].items()
+        for key, value in values.items()
+    }
+    equal({"method": whole.method, "moments": moments, "groups": whole.optimizer["param_groups"]})
+    for parallel, world_size in (("fsdp", 3), ("ddp", 2), ("ddp", 1)):
+        run_ranks([script, str(tmp_path), "read", parallel], world_size=world_size)
+        name = f"read_{parallel}_{world_size}.pt"
+        equal(torch.load(tmp_path / name, weights_only=True))
+
+
+@pytest.mark.slow
+def test_shards__processes_killed_at_any_time(
+    tiny: ModuleType, tmp_path: Path, data_root: Path
+) -> None:
+    """While a checkpoint is written or not: the run goes on from one that is whole."""
+    settings = {
+        "method": "maskclip",
+        "parallel": "fsdp",
+        "num_pairs": 16 * 14,
+        "checkpoint": {"every_steps": 1},
+    }
+
+    def jobs(name: str) -> list[str]:
+        job = json.dumps([{"output": str(tmp_path / name), **settings}])
+        return [tiny.__file__, str(data_root), job]
+
+    run_ranks(jobs("whole"), world_size=2)
+    expected = [line["loss"] for line in read_log(tmp_path / "whole")]
+    kill_at = random.Random().randint(2, 9)
+    processes = start_ranks(jobs("killed"), world_size=2)
+    try:
+        while len(read_log(tmp_path / "killed")) < kill_at and processes[0].poll() is None:
+            time.sleep(0.005)
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.wait()
+    assert not (tmp_path / "killed" / "model").exists(), "the processes were too quick"
+    run_ranks(jobs("killed"), world_size=2)
+    losses = [line["loss"] for line in read_log(tmp_path / "killed")]
+    assert losses == pytest.approx(expected, abs=1e-6), f"killed at step {kill_at}"
+    assert list(tmp_path.rglob(".*.tmp")) == []
 
 
 @pytest.fixture

@@ -219,3 +219,15 @@ def test_recorded_recipe__is_what_was_computed() -> None:
     del recorded["model"]["vision"]["projection_init"]
     then = recorded_recipe(recorded, where="recipe.yaml")
     assert then.computation_fingerprint() != other.computation_fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("parallel", "sharded", "expected"),
+    [("ddp", None, False), ("fsdp", None, True), ("ddp", True, True), ("fsdp", False, False)],
+)
+def test_checkpoints_in_shards(
+    tiny: ModuleType, parallel: str, sharded: bool | None, expected: bool
+) -> None:
+    recipe = tiny.tiny_recipe(parallel=parallel, checkpoint={"sharded": sharded})
+    assert recipe.checkpoints_in_shards == expected
+    assert recipe.computation_fingerprint() == tiny.tiny_recipe().computation_fingerprint()

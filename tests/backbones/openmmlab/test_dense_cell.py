@@ -156,7 +156,7 @@ def test_run__removes_what_dead_processes_left(
 ) -> None:
     job = segmentation_job(tmp_path / "work", scenes)
     write_checkpoint(tmp_path / "work")
-    dead = storage._temporary(job.folder.progress)
+    dead = storage.temporary_path(job.folder.progress)
     dead = dead.with_name(dead.name.replace(str(os.getpid()), "99999999"))
     dead.write_text("x")
     monkeypatch.setattr(jobs, "launch", lambda *given, **more: None)
