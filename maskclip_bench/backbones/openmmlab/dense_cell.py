@@ -82,7 +82,7 @@ def _run(job: DenseJob) -> None:
         arguments = ["--work-dir", job.work_dir, *launcher]
         if config.resume and job.toolbox == "mmseg":
             arguments.append("--resume")  # its script overrides the config
-        launch(job.toolbox, "train", str(path), arguments, check_data=False, keep_group=True)
+        _launch(job, "train", path, arguments)
         barrier()  # the main process writes the last checkpoint
         write_json(folder.trained, {"checkpoint": checkpoint_to_test(folder.path).name})
     for split in job.tests:
@@ -90,7 +90,20 @@ def _run(job: DenseJob) -> None:
             continue
         path = write_config(fill(job, split=split), folder.test_config(split.name))
         arguments = [str(checkpoint_to_test(folder.path)), "--work-dir", job.work_dir, *launcher]
-        launch(job.toolbox, "test", str(path), arguments, check_data=False, keep_group=True)
+        _launch(job, "test", path, arguments)
+
+
+def _launch(job: DenseJob, tool: str, config: Path, arguments: Sequence[str]) -> None:
+    """A script of the toolbox, on data and a config that were checked and written here."""
+    launch(
+        job.toolbox,
+        tool,
+        str(config),
+        arguments,
+        check_data=False,
+        keep_group=True,
+        format_configs=False,
+    )
 
 
 def _is_trained(job: DenseJob) -> bool:

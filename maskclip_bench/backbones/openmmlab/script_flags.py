@@ -41,12 +41,20 @@ def bfloat16_for_amp(arguments: list[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def completed_configs(toolbox: str) -> Iterator[None]:
-    """While a script runs, configs that it reads get what its flags need, where it is missing."""
+def completed_configs(toolbox: str, *, formatted: bool = True) -> Iterator[None]:
+    """While a script runs, configs that it reads get what its flags need, where it is missing.
+
+    Args:
+        toolbox: "mmseg" or "mmdet".
+        formatted: Whether yapf formats them each time they are logged or dumped; a run does so five
+            times, and it takes about a second each time.
+    """
     original = Config.fromfile
 
     def fromfile(filename: Any, *arguments: Any, **options: Any) -> Config:
         config = original(filename, *arguments, **options)
+        if not formatted:  # `fromfile` has an option for it, and passes it to lazy configs only
+            object.__setattr__(config, "_format_python_code", False)
         complete(config, toolbox, str(filename))
         return config
 

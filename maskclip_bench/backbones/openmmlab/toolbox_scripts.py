@@ -118,6 +118,7 @@ def launch(
     allow_pickle: Sequence[str] = (),
     check_data: bool = True,
     keep_group: bool = False,
+    format_configs: bool = True,
 ) -> None:
     """Run the script in this process; returns when it ends well.
 
@@ -131,6 +132,7 @@ def launch(
         keep_group: Leave the process group open for the next script; `leave_group` ends it. A
             group ended and opened again under one torchrun would meet the keys of the first in
             the agent's store.
+        format_configs: Whether yapf formats the configs that the script logs and dumps.
 
     Raises:
         ConfigError: No such config or script.
@@ -156,7 +158,8 @@ def launch(
     before = sys.argv
     sys.argv = [str(path), *([] if config is None else [config]), *arguments]
     try:
-        with safe_loading.guard(toolbox), script_flags.completed_configs(toolbox):
+        configs = script_flags.completed_configs(toolbox, formatted=format_configs)
+        with safe_loading.guard(toolbox), configs:
             runpy.run_path(str(path), run_name="__main__")
     finally:
         sys.argv = before

@@ -62,6 +62,26 @@ def test_global_batch_size__of_a_name_or_unknown() -> None:
     assert script_flags.global_batch_size({}, "mine.py") is None
 
 
+@pytest.mark.parametrize("formatted", [True, False])
+def test_completed_configs__formatted_or_as_they_are(
+    formatted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def format_code(text: str, **_: Any) -> tuple[str, bool]:
+        calls.append(text)
+        return text, False
+
+    monkeypatch.setattr("yapf.yapflib.yapf_api.FormatCode", format_code)
+    file = tmp_path / "config.py"
+    file.write_text("model = dict(type='EncoderDecoder', backbone=dict(depth=12))\n")
+    with script_flags.completed_configs("mmseg", formatted=formatted):
+        config = Config.fromfile(str(file))
+    text = config.pretty_text
+    assert bool(calls) == formatted
+    assert Config.fromstring(text, ".py").to_dict() == config.to_dict()
+
+
 def test_completed_configs__while_a_script_runs() -> None:
     before = Config.fromfile
     with script_flags.completed_configs("mmdet"):
