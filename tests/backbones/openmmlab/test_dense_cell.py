@@ -189,8 +189,8 @@ def test_run__what_is_launched(
     file = write_checkpoint(folder)
     launched: list[tuple[Any, ...]] = []
 
-    def launch(*given: Any, keep_group: bool, check_data: bool) -> None:
-        assert keep_group and not check_data
+    def launch(*given: Any, keep_group: bool, format_configs: bool, check_data: bool) -> None:
+        assert keep_group and not check_data and not format_configs
         launched.append(given)
 
     monkeypatch.setattr(jobs, "launch", launch)
