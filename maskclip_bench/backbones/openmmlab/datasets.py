@@ -94,12 +94,16 @@ def SegmentationSamples(
     return _listed_samples(pairs, metainfo=metainfo, **dataset)
 
 
-def _listed_samples(pairs: Sequence[Sequence[str]], **dataset: Any) -> Any:
+def _listed_samples(
+    pairs: Sequence[Sequence[str]], *, metainfo: dict[str, Any], **dataset: Any
+) -> Any:
     """A data set of mmseg on a list of images and masks instead of a folder."""
     from mmseg.datasets import BaseSegDataset
 
     class Samples(BaseSegDataset):
         """Reads no folder."""
+
+        METAINFO = metainfo  # some scripts of mmseg ask the class, not the data set
 
         def load_data_list(self) -> list[dict[str, Any]]:
             """One entry a pair, in the order of the list."""
@@ -114,7 +118,7 @@ def _listed_samples(pairs: Sequence[Sequence[str]], **dataset: Any) -> Any:
                 for image, mask in pairs
             ]
 
-    return Samples(reduce_zero_label=True, **dataset)
+    return Samples(reduce_zero_label=True, metainfo=metainfo, **dataset)
 
 
 @DATASETS.register_module()
