@@ -235,6 +235,8 @@ def _execute(
         + (f" {num_refused} cannot be measured here." if num_refused else "")
     )
     if not num_open:
+        if how.retry_failed:
+            messages.print("No cell of these has a failed record, so nothing is measured again.")
         return RunResult()
     if how.launcher == "slurm":
         return run_on_cluster(made_plan, workspace, device, how, messages)

@@ -83,4 +83,5 @@ def test_precision_and_failed_cells(tiny_suite: Any) -> None:
     third = tiny_suite.run(*words, "--retry-failed")
     assert third.returncode == 0, third.stderr
     assert "0 cells: 0 recorded, 0 to measure" in third.stderr
+    assert "No cell of these has a failed record" in third.stderr
     assert json.loads(record.read_text()) == in_bf16
