@@ -19,6 +19,7 @@ from maskclip_bench.cli.run_how import (
     PrecisionOption,
     RetryFailedOption,
     SlurmOption,
+    ValidateOption,
     WorkersOption,
     how_of,
     run_on_cluster,
@@ -98,6 +99,7 @@ def run_suite(
     batch_size: BatchSizeOption = None,
     workers: WorkersOption = None,
     retry_failed: RetryFailedOption = False,
+    validate: ValidateOption = False,
     launcher: LauncherOption = "here",
     slurm: SlurmOption = None,
     workspace: WorkspaceOption = None,
@@ -129,7 +131,7 @@ def run_suite(
     """
     began = time.monotonic()
     opened = Workspace.open(workspace)
-    how = how_of(precision, batch_size, workers, retry_failed, launcher, slurm)
+    how = how_of(precision, batch_size, workers, retry_failed, launcher, slurm, validate)
     with together(how, opened, device) as target:
         if target is None:
             return  # a rank that helped; rank 0 says what came of it
@@ -295,6 +297,7 @@ def _plan(
     made = make_plan(
         suite, workspace, seeds=_seeds(seeds), named=named, limit=limit, precision=how.precision
     )
+    made.validate = how.validate
     if not made.cells and not made.left_out:
         raise ConfigError(
             "There is no cell: in a suite a row of the demo world meets only columns of the demo "

@@ -19,10 +19,9 @@ import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
-from timm.layers.attention import Attention
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.eva import Eva, EvaBlock
-from timm.models.vision_transformer import Block
+from timm.models.vision_transformer import Attention, Block  # type: ignore[attr-defined]
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint

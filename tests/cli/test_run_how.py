@@ -28,6 +28,7 @@ def test_options(tmp_path: Path) -> None:
     how = how_of(**{**PLAIN, "precision": "bf16", "batch_size": "auto", "workers": 3})
     assert (how.options().image_batch, how.options().workers) == ("auto", 3)
     assert how.arguments() == ["--precision", "bf16", "--batch-size", "auto", "--workers", "3"]
+    assert how_of(**PLAIN, validate=True).arguments() == ["--precision", "fp32", "--validate"]
     assert how_of(**{**PLAIN, "batch_size": "32"}).options().image_batch == 32
     assert how_of(**PLAIN).options().image_batch is None
     cpu, cuda = torch.device("cpu"), torch.device("cuda")

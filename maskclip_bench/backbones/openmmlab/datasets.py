@@ -103,8 +103,6 @@ def _listed_samples(
     class Samples(BaseSegDataset):
         """Reads no folder."""
 
-        METAINFO = metainfo  # some scripts of mmseg ask the class, not the data set
-
         def load_data_list(self) -> list[dict[str, Any]]:
             """One entry a pair, in the order of the list."""
             return [
@@ -118,7 +116,9 @@ def _listed_samples(
                 for image, mask in pairs
             ]
 
-    return Samples(reduce_zero_label=True, metainfo=metainfo, **dataset)
+    samples = Samples(reduce_zero_label=True, metainfo=metainfo, **dataset)
+    Samples.METAINFO = dict(samples.metainfo)  # some scripts of mmseg ask the class
+    return samples
 
 
 @DATASETS.register_module()

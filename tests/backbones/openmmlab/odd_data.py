@@ -133,6 +133,7 @@ val_dataloader = dict(batch_size=1, dataset=dict(num_classes=3, pipeline=test_pi
 test_dataloader = val_dataloader
 train_cfg = dict(max_iters=3, val_interval=3)
 default_hooks = dict(checkpoint=dict(interval=3), logger=dict(interval=1))
+global_batch_size = 4
 """
 
 DETECTION = """
@@ -167,4 +168,5 @@ val_dataloader = dict(batch_size=2, dataset=dict(num_classes=2))
 test_dataloader = val_dataloader
 train_cfg = dict(max_iters=3, val_interval=3)
 default_hooks = dict(checkpoint=dict(interval=3), logger=dict(interval=1))
+global_batch_size = 4
 """
