@@ -25,6 +25,7 @@ DATA_VARIABLE = "MASKCLIP_BENCH_DATA"
 DEFAULT_WORKSPACE = "workspace"
 
 MODEL_FOLDER = "model"
+PROVENANCE_FILE = "provenance.json"
 TEACHER_FOLDER = "teacher"
 CHECKPOINT_FOLDER = "checkpoints"
 RECIPE_FILE = "recipe.yaml"

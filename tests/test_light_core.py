@@ -53,3 +53,27 @@ def test_evaluation_and_tables__without_any_extra(tmp_path: Path) -> None:
     assert "maskclip-bench[pictures]" in result.stderr
     written = {path.name for path in (tmp_path / "tables").iterdir()}
     assert written == {"imagenet.md", "imagenet.csv"}
+
+
+PLAN = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        heavy = ("torchvision", "timm", "open_clip", "sklearn", "transformers", "matplotlib")
+        if name.split(".")[0] in heavy:
+            raise AssertionError(f"a plan imports {name}")
+
+sys.meta_path.insert(0, Refuse())
+from maskclip_bench.cli import main
+main(["plan", "--suite", "demo"])
+"""
+
+
+def test_plan__without_the_libraries_of_models(tmp_path: Path) -> None:
+    """They take seconds; a plan of rows whose weights are files needs none of them."""
+    result = subprocess.run(
+        [sys.executable, "-c", PLAN], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "to measure" in result.stdout

@@ -17,17 +17,17 @@ from maskclip_bench.backbones.presence import (
     weights_folder,
 )
 from maskclip_bench.backbones.resolve import resolve_backbone, row_name
+from maskclip_bench.backbones.row_identity import weights_identity
 
 if TYPE_CHECKING:
     from maskclip_bench.backbones.in_memory import as_backbone
     from maskclip_bench.backbones.loading import (
         Backbone,
         load_backbone,
-        weights_identity,
     )
     from maskclip_bench.backbones.unloaded import UnloadedBackbone, unloaded_backbone
 
-_LOADING = ("Backbone", "load_backbone", "weights_identity")
+_LOADING = ("Backbone", "load_backbone")
 _UNLOADED = ("UnloadedBackbone", "unloaded_backbone")
 
 __all__ = [

@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-import logging
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -25,6 +23,7 @@ from maskclip_bench.backbones.encoders import Encoder, TrainableEncoder
 from maskclip_bench.backbones.families.base import Loaded, one_at_a_time, short
 from maskclip_bench.backbones.feature_points import no_text_tower
 from maskclip_bench.backbones.layers import tokens_at
+from maskclip_bench.backbones.row_identity import generation, with_generation
 from maskclip_bench.backbones.transform import Transform, choose_transform
 from maskclip_bench.errors import (
     CheckpointError,
@@ -35,8 +34,6 @@ from maskclip_bench.errors import (
 )
 from maskclip_bench.results.records import row_id
 from maskclip_bench.runtime import Workspace
-
-logger = logging.getLogger(__name__)
 
 Precision = Literal["float32", "bfloat16"]
 """Arithmetic of the forward pass; features are always stored in float32."""
@@ -289,11 +286,11 @@ def load_backbone(
     try:
         number = probe.check_against_stored(backbone, identity, outputs, workspace)
     except StorageError:  # a workspace that can only be read; recording will say so
-        number = probe.generation(identity, workspace)
+        number = generation(identity, workspace)
     return replace(
         backbone,
-        identity=_with_generation(identity, number),
-        weights_fingerprint=_with_generation(backbone.weights_fingerprint, number),
+        identity=with_generation(identity, number),
+        weights_fingerprint=with_generation(backbone.weights_fingerprint, number),
     )
 
 
@@ -416,24 +413,6 @@ def checked_probe(backbone: Backbone) -> dict[str, Tensor]:
 
 
 # --- identity -------------------------------------------------------------------------------------
-
-
-def weights_identity(declaration: BackboneDeclaration, workspace: Workspace, seed: int = 0) -> str:
-    """Hash of all that a row is made of, found without putting it on a device.
-
-    Equal to `Backbone.identity` while nothing changed. A row that cannot be read has an identity
-    that no other one equals.
-    """
-    try:
-        identity = declaration.family.identity(declaration, workspace=workspace, seed=seed)
-    except MaskCLIPBenchError as error:
-        logger.debug("no identity of %s: %s", declaration.name, error)
-        return f"unknown-{uuid.uuid4().hex}"
-    return _with_generation(identity, probe.generation(identity, workspace))
-
-
-def _with_generation(identity: str, number: int) -> str:
-    return identity if number == 0 else f"{identity}.{number}"
 
 
 def state_fingerprint(model: nn.Module) -> str:

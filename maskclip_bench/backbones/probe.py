@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from maskclip_bench import storage
+from maskclip_bench.backbones.row_identity import GENERATION_FILE, generation, probe_folder
 from maskclip_bench.backbones.transform import probe_images
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.runtime import Workspace, device_kind
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from maskclip_bench.backbones.loading import Backbone
 
 logger = logging.getLogger(__name__)
-
-GENERATION_FILE = "generation"
 
 PROBE_TEXT = "a photo of two dogs on a red sofa."
 
@@ -67,14 +66,6 @@ def check_deterministic(backbone: Backbone, first: Mapping[str, Tensor]) -> None
         )
 
 
-def generation(identity: str, workspace: Workspace) -> int:
-    """How often the features of an identity were found changed in this workspace."""
-    try:
-        return int((_folder(identity, workspace) / GENERATION_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return 0
-
-
 def check_against_stored(
     backbone: Backbone, identity: str, outputs: dict[str, Tensor], workspace: Workspace
 ) -> int:
@@ -86,7 +77,7 @@ def check_against_stored(
     Raises:
         StorageError: The disk refused.
     """
-    folder = _folder(identity, workspace)
+    folder = probe_folder(identity, workspace)
     path = folder / f"{_variant(backbone)}.safetensors"
     number = generation(identity, workspace)
     machine = machine_class(backbone)
@@ -118,10 +109,6 @@ def machine_class(backbone: Backbone) -> str:
     threads = torch.get_num_threads()
     kind = f"{backbone.device.type} {platform.machine()} {capability}"
     return f"{kind} torch {torch.__version__} {threads} threads"
-
-
-def _folder(identity: str, workspace: Workspace) -> Path:
-    return workspace.root / "probes" / identity
 
 
 def _variant(backbone: Backbone) -> str:

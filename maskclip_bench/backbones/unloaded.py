@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from maskclip_bench import storage
-from maskclip_bench.backbones.loading import weights_identity
+from maskclip_bench.backbones.row_identity import weights_identity
 from maskclip_bench.errors import CheckpointError
 from maskclip_bench.results.records import row_id
 

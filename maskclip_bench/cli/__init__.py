@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from maskclip_bench.cli.stopping import stopping_at_once
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script; `arguments` default to the command line's."""
-    from maskclip_bench.cli.app import run
+    with stopping_at_once():
+        from maskclip_bench.cli.app import run
 
     run(arguments)

@@ -31,6 +31,7 @@ from maskclip_bench.cli.pretrain import export, pretrain
 from maskclip_bench.cli.report import report, show
 from maskclip_bench.cli.results import results_app
 from maskclip_bench.cli.run import plan, run_suite
+from maskclip_bench.cli.stopping import STOPPED
 from maskclip_bench.cli.study import study_app
 from maskclip_bench.cli.table import table
 from maskclip_bench.cli.verify import verify
@@ -165,5 +166,5 @@ def run(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     if code == EXIT_INTERRUPTED:
-        errors.print("[yellow]Stopped. The same command goes on where this one was.[/]")
+        errors.print(f"[yellow]{STOPPED}[/]")
     sys.exit(code if isinstance(code, int) else 0)

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
 from maskclip_bench.cli.live import LabelColumn, LiveBars
 from maskclip_bench.cli.options import DeviceOption, SafeConsole, WorkspaceOption, console
+from maskclip_bench.cli.stopping import stopping_at_once
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.escaping import markup
 from maskclip_bench.runtime import Workspace
@@ -71,7 +72,8 @@ def pretrain(
 
         maskclip-bench pretrain clip_vit-b-16_cc3m --launcher slurm --slurm slurm_partition=gpu
     """
-    from maskclip_bench.pretrain.recipe import load_recipe
+    with stopping_at_once():  # several seconds of imports
+        from maskclip_bench.pretrain.recipe import load_recipe
 
     if launcher not in LAUNCHERS:
         raise ConfigError(f"No launcher {launcher!r}. Choose one of: {', '.join(LAUNCHERS)}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +20,6 @@ from maskclip_bench.cli.run_how import (
     PrecisionOption,
     RetryFailedOption,
     SlurmOption,
-    ValidateOption,
     WorkersOption,
     how_of,
     run_on_cluster,
@@ -34,6 +34,7 @@ from maskclip_bench.cli.run_view import (
     show_failed,
     show_why,
 )
+from maskclip_bench.cli.stopping import stopping_at_once
 from maskclip_bench.errors import (
     EXIT_DATA,
     EXIT_DEPENDENCY,
@@ -99,7 +100,6 @@ def run_suite(
     batch_size: BatchSizeOption = None,
     workers: WorkersOption = None,
     retry_failed: RetryFailedOption = False,
-    validate: ValidateOption = False,
     launcher: LauncherOption = "here",
     slurm: SlurmOption = None,
     workspace: WorkspaceOption = None,
@@ -131,12 +131,15 @@ def run_suite(
     """
     began = time.monotonic()
     opened = Workspace.open(workspace)
-    how = how_of(precision, batch_size, workers, retry_failed, launcher, slurm, validate)
+    how = how_of(precision, batch_size, workers, retry_failed, launcher, slurm)
+    with stopping_at_once():  # several seconds of imports
+        importlib.import_module("maskclip_bench.tasks.execution")
     with together(how, opened, device) as target:
         if target is None:
             return  # a rank that helped; rank 0 says what came of it
-        chosen = _suite(suite, backbone, task)
-        made_plan = _plan(chosen, opened, seeds, backbone, task, limit, how)
+        with stopping_at_once():
+            chosen = _suite(suite, backbone, task)
+            made_plan = _plan(chosen, opened, seeds, backbone, task, limit, how)
         result = _execute(made_plan, opened, target, jobs, how)
         took = say_what_it_took(made_plan, opened, target, how)
     output = console()
@@ -204,21 +207,26 @@ def plan(
 
         maskclip-bench plan --why clip_vit-demo_demo/knn/demo_objects
     """
-    output = console()
-    opened = Workspace.open(workspace)
-    if why is not None:
-        from maskclip_bench.tasks.why import explain
+    with stopping_at_once():  # it writes nothing
+        opened = Workspace.open(workspace)
+        if why is not None:
+            _explain(why, opened, limit)
+            return
+        chosen = _suite(suite if suite or backbone or task else "all", backbone, task)
+        made_plan = _plan(chosen, opened, seeds, backbone, task, limit)
+        if as_json:
+            print(json.dumps(plan_as_json(made_plan), indent=2))
+            return
+        output = console()
+        show_plan(made_plan, output, cells=cells)
+        show_estimate(made_plan, opened, output)
+        show_missing(made_plan.left_out, output, remedies=cells)
 
-        show_why(explain(why, opened, limit=limit), output)
-        return
-    chosen = _suite(suite if suite or backbone or task else "all", backbone, task)
-    made_plan = _plan(chosen, opened, seeds, backbone, task, limit)
-    if as_json:
-        print(json.dumps(plan_as_json(made_plan), indent=2))
-        return
-    show_plan(made_plan, output, cells=cells)
-    show_estimate(made_plan, opened, output)
-    show_missing(made_plan.left_out, output, remedies=cells)
+
+def _explain(cell: str, workspace: Workspace, limit: int | None) -> None:
+    from maskclip_bench.tasks.why import explain
+
+    show_why(explain(cell, workspace, limit=limit), console())
 
 
 def _execute(
@@ -237,8 +245,6 @@ def _execute(
         + (f" {num_refused} cannot be measured here." if num_refused else "")
     )
     if not num_open:
-        if how.retry_failed:
-            messages.print("No cell of these has a failed record, so nothing is measured again.")
         return RunResult()
     if how.launcher == "slurm":
         return run_on_cluster(made_plan, workspace, device, how, messages)
@@ -297,7 +303,6 @@ def _plan(
     made = make_plan(
         suite, workspace, seeds=_seeds(seeds), named=named, limit=limit, precision=how.precision
     )
-    made.validate = how.validate
     if not made.cells and not made.left_out:
         raise ConfigError(
             "There is no cell: in a suite a row of the demo world meets only columns of the demo "

@@ -31,7 +31,7 @@ from maskclip_bench.pretrain.methods import METHODS
 from maskclip_bench.pretrain.methods.base import STUDENT, TEACHER_REST, TEACHER_TRUNK
 from maskclip_bench.pretrain.methods.teacher import restore_text_and_projections
 from maskclip_bench.pretrain.recipe import Recipe, recorded_recipe
-from maskclip_bench.runtime import CHECKPOINT_FOLDER, RECIPE_FILE
+from maskclip_bench.runtime import CHECKPOINT_FOLDER, PROVENANCE_FILE, RECIPE_FILE
 from maskclip_bench.training.checkpoint import (
     Checkpoint,
     CheckpointStore,
@@ -52,7 +52,6 @@ OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
 TIMM_CONFIG = "config.json"
 TIMM_WEIGHTS = "model.safetensors"
 MODEL_CARD = "README.md"
-PROVENANCE_FILE = "provenance.json"
 
 
 def write_model_folder(

@@ -412,6 +412,7 @@ class _Run:
             **provenance(self._device),
             "step": self._step,
             "num_nonfinite_steps": self._stepper.nonfinite.total,
+            "num_devices": distributed.world_size(),
         }
         if "init" in self._data:
             origin["init_sha256"] = self._data["init"]

@@ -26,10 +26,6 @@ GAIN = 1.05
 """Images a second of a size over those of half of it, from which it counts as faster."""
 
 
-NO_MEMORY = "can't allocate memory"
-"""In the error of torch's allocator for the CPU."""
-
-
 def largest_batch(
     encode: Callable[[int], None],
     *,
@@ -57,10 +53,6 @@ def largest_batch(
             encode(size)
             rate = size / max(clock() - began, 1e-9)
         except (torch.OutOfMemoryError, MemoryError):
-            break
-        except RuntimeError as error:  # of the CPU's allocator, which has no type of its own
-            if NO_MEMORY not in str(error):
-                raise
             break
         if rate < GAIN * best_rate:
             break

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maskclip_bench import backbones, storage
-from maskclip_bench.backbones import Backbone, BackboneDeclaration, UnloadedBackbone
+from maskclip_bench.backbones import BackboneDeclaration
 from maskclip_bench.errors import MaskCLIPBenchError
 from maskclip_bench.progress import Unit
 from maskclip_bench.results.records import Cell, Record, row_id
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.protocols.base import Protocol, cell_fingerprint
+
+if TYPE_CHECKING:
+    from maskclip_bench.backbones import Backbone, UnloadedBackbone
 
 
 @dataclass(frozen=True)

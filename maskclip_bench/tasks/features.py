@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,7 +30,6 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from maskclip_bench import storage
-from maskclip_bench.backbones import Backbone
 from maskclip_bench.data.readers import Dataset
 from maskclip_bench.errors import DataError, NonFiniteError
 from maskclip_bench.progress import Progress, no_progress, throttled
@@ -38,6 +37,9 @@ from maskclip_bench.runtime import default_num_threads
 from maskclip_bench.tasks.batch_size import batch_size_of
 from maskclip_bench.tasks.cost import Pass, pass_of
 from maskclip_bench.tasks.feature_files import Tensors, read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from maskclip_bench.backbones import Backbone
 
 logger = logging.getLogger(__name__)
 

@@ -19,11 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 from torch import Tensor
 
 from maskclip_bench.errors import DataError, NonFiniteError
-from maskclip_bench.results.weighted import calibration_bins
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -179,6 +177,8 @@ def average_precision(scores: Floats, present: NDArray[np.bool_], *, points: int
         >>> average_precision(np.array([3.0, 2.0, 1.0]), np.array([True, False, True]), points=None)
         0.8333333333333333
     """
+    from sklearn.metrics import average_precision_score, precision_recall_curve
+
     check_finite(torch.from_numpy(scores), "class scores")
     if points is None:
         return float(average_precision_score(present, scores))
@@ -235,7 +235,7 @@ def expected_calibration_error(confidence: Floats, hits: Floats, *, num_bins: in
     """
     check_finite(torch.from_numpy(confidence), "confidences")
     check_finite(torch.from_numpy(hits), "hits")
-    bins = calibration_bins(confidence, num_bins)
+    bins = np.clip(np.ceil(confidence * num_bins) - 1, 0, num_bins - 1).astype(np.int64)
     gaps = np.bincount(bins, weights=hits - confidence, minlength=num_bins)
     return float(np.abs(gaps).sum() / len(confidence))
 
@@ -271,6 +271,8 @@ def roc_auc(scores: Floats, positive: NDArray[np.bool_]) -> float:
         >>> roc_auc(np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False]))
         0.875
     """
+    from sklearn.metrics import roc_auc_score
+
     check_finite(torch.from_numpy(scores), "class scores")
     num_positive = int(positive.sum())
     if num_positive in (0, len(positive)):

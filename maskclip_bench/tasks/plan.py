@@ -30,8 +30,7 @@ from maskclip_bench.errors import (
     StorageError,
     unknown_name,
 )
-from maskclip_bench.pretrain.export import finished_fingerprint
-from maskclip_bench.pretrain.recipe import load_recipe
+from maskclip_bench.pretrain.same_recipe import made_by_recipe_of_today
 from maskclip_bench.results.records import Record, RecordStore, row_id
 from maskclip_bench.runtime import DATA_VARIABLE, Workspace
 from maskclip_bench.tasks.cell import (
@@ -106,7 +105,6 @@ class Plan:
         needs_demo: Whether the demo world must be there.
         limit: Images of each split that cells use; None = all.
         precision: Of the forward pass.
-        validate: Whether dense cells validate while they train.
     """
 
     cells: list[PlannedCell] = field(default_factory=list)
@@ -115,7 +113,6 @@ class Plan:
     needs_demo: bool = False
     limit: int | None = None
     precision: Precision = "float32"
-    validate: bool = False
 
     @property
     def open_cells(self) -> list[PlannedCell]:
@@ -360,9 +357,7 @@ def _warn_of_another_recipe(row: Row, workspace: Workspace) -> None:
     name = row.declaration.recipe
     assert name is not None
     folder = weights_folder(row.declaration, workspace, row.seed)
-    made_by = None if folder is None else finished_fingerprint(folder)
-    now = load_recipe(name, [f"seed={row.seed}"]).computation_fingerprint()
-    if made_by not in (None, now):
+    if folder is not None and made_by_recipe_of_today(folder, name, row.seed) is False:
         logger.warning(
             "The weights of %s were made by another version of the recipe %s, and are measured as "
             "they are. To make them again, delete %s and the row's records in %s.",

@@ -24,17 +24,20 @@ from maskclip_bench.results.measurement import Measurement, Metric
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks.declaration import TaskDeclaration, load_task_declaration
 from maskclip_bench.tasks.dense_jobs import job_command, job_environment
-from maskclip_bench.tasks.finetuning.classifier import NORM_EPS
 from maskclip_bench.tasks.finetuning.folder import (
     JobSplit,
     TrainFolder,
     TrainJob,
+    open_split,
     read_report,
     write_tensors,
 )
-from maskclip_bench.tasks.finetuning.job import open_split, open_tested, run_here
-from maskclip_bench.tasks.finetuning.recipe import TrainRecipe, preset_name, with_options
-from maskclip_bench.tasks.finetuning.scoring import ScoredSplit, read_result
+from maskclip_bench.tasks.finetuning.recipe import (
+    NORM_EPS,
+    TrainRecipe,
+    preset_name,
+    with_options,
+)
 from maskclip_bench.tasks.protocols.base import (
     Protocol,
     ProtocolContext,
@@ -50,6 +53,7 @@ from maskclip_bench.tasks.protocols.prompts import zero_shot_logit_weights
 
 if TYPE_CHECKING:
     from maskclip_bench.data.dataset import Dataset
+    from maskclip_bench.tasks.finetuning.scoring import ScoredSplit
 
 JOB_MODULE = "maskclip_bench.tasks.finetuning.job"
 SAMPLE_COLUMNS = (
@@ -146,6 +150,8 @@ class TrainedProtocol(Protocol):
             TrainingError: The loss is not finite (in a job: JobError).
             JobError: The job failed; see `run_job`.
         """
+        from maskclip_bench.tasks.finetuning.job import open_tested
+
         job, zero_shot = self._job(context)
         folder = job.folder
         train = open_split(job.train, context.workspace)
@@ -170,6 +176,8 @@ class TrainedProtocol(Protocol):
         only_here = declaration.family.missing(declaration, context.workspace, seed) is not None
         only_tests = folder.report.is_file() and context.device.type == "cpu"
         if only_here or only_tests:
+            from maskclip_bench.tasks.finetuning.job import run_here
+
             run_here(
                 job,
                 backbone,
@@ -306,6 +314,8 @@ def _results(
     folder: TrainFolder, split: ScoredSplit, alphas: list[float]
 ) -> dict[float | None, ClassificationResult]:
     """Results of a split by alpha (None = the trained weights); empty if one is not there."""
+    from maskclip_bench.tasks.finetuning.scoring import read_result
+
     found = {alpha: read_result(folder, split.identity(alpha)) for alpha in [None, *alphas]}
     there = {alpha: result for alpha, result in found.items() if result is not None}
     return there if len(there) == len(found) else {}

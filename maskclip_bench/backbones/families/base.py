@@ -252,6 +252,17 @@ def short(error: BaseException, *, limit: int = 400) -> str:
     return " ".join(str(error).split())[:limit]
 
 
+def nothing_downloaded(*folders: Path) -> bool:
+    """Whether neither Hugging Face's cache nor any of `folders` holds anything.
+
+    Then no weights are here, and a plan need not import a library to find its names for them.
+    """
+    from huggingface_hub import constants
+
+    hub = Path(constants.HF_HUB_CACHE).glob("models--*")
+    return not any(next(found, None) for found in (hub, *(each.glob("*") for each in folders)))
+
+
 def in_hub_cache(repository: str, files: tuple[str, ...]) -> Path | None:
     """The first of `files` that Hugging Face's cache has of a repository, or None."""
     from huggingface_hub import try_to_load_from_cache

@@ -14,6 +14,7 @@ from maskclip_bench.backbones.families.base import (
     Source,
     in_hub_cache,
     not_in_cache,
+    nothing_downloaded,
     quiet,
     seeded,
     short,
@@ -175,13 +176,16 @@ def architecture_of(name: str, *, quick_gelu: bool) -> dict[str, Any] | None:
 
 def cached_weights(name: str, pretrained: str | None) -> Path | None:
     """The file of weights on this machine: one that is named, or one in open_clip's caches."""
-    import open_clip.pretrained
-
     if pretrained is not None and _is_file(pretrained):
         return Path(pretrained)
+    own_cache = Path("~/.cache/clip").expanduser()
+    if nothing_downloaded(own_cache):
+        return None
+    import open_clip.pretrained
+
     config = open_clip.pretrained.get_pretrained_cfg(name, pretrained or "")
     url, hub = config.get("url", ""), config.get("hf_hub", "")
-    downloaded = Path("~/.cache/clip").expanduser() / url.rpartition("/")[2]
+    downloaded = own_cache / url.rpartition("/")[2]
     if url and downloaded.is_file():
         return downloaded
     repository, file = "/".join(hub.split("/")[:2]), "/".join(hub.split("/")[2:])

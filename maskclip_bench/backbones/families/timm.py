@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from maskclip_bench.backbones.families.base import (
     Source,
     in_hub_cache,
     not_in_cache,
+    nothing_downloaded,
     quiet,
     seeded,
     short,
@@ -162,20 +165,29 @@ def _checkpoint(source: TimmSource, workspace: Workspace) -> Path | None:
 
 def cached_weights(name: str) -> Path | None:
     """Timm's own weights of a model in this machine's cache, or None."""
+    if nothing_downloaded(torch_hub() / "checkpoints"):
+        return None
     import timm
 
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None:
         return None
     if cfg.url and not cfg.hf_hub_id:
-        import torch
-
-        file = Path(torch.hub.get_dir()) / "checkpoints" / str(cfg.url).rpartition("/")[2]
+        file = torch_hub() / "checkpoints" / str(cfg.url).rpartition("/")[2]
         return file if file.is_file() else None
     if not cfg.hf_hub_id:
         return None
     named = (cfg.hf_hub_filename,) if cfg.hf_hub_filename else ()
     return in_hub_cache(cfg.hf_hub_id, (*named, *HUB_WEIGHTS))
+
+
+def torch_hub() -> Path:
+    """Where torch keeps what it downloads, as `torch.hub.get_dir` says; torch is not imported."""
+    loaded = sys.modules.get("torch")
+    if loaded is not None:
+        return Path(loaded.hub.get_dir())
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return Path(os.environ.get("TORCH_HOME") or cache / "torch").expanduser() / "hub"
 
 
 def _refuse_offline(name: str) -> None:

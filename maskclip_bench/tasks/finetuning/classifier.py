@@ -16,10 +16,7 @@ from maskclip_bench.backbones.families.base import seeded
 from maskclip_bench.backbones.loading import Backbone
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.modeling.vit import ViT, is_vit, vit_parts
-from maskclip_bench.tasks.finetuning.recipe import Pooling, TrainRecipe
-
-NORM_EPS = {"mean_then_norm": 1e-6, "norm_then_mean": 1e-5}
-"""Of the new LayerNorm: MAE's and FT-CLIP's."""
+from maskclip_bench.tasks.finetuning.recipe import NORM_EPS, Pooling, TrainRecipe
 
 State = dict[str, Tensor]
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from maskclip_bench import storage
-from maskclip_bench.config import Declaration
+from maskclip_bench.config import Declaration, validate
+from maskclip_bench.data.readers import open_dataset
+from maskclip_bench.errors import DataError
 from maskclip_bench.job_folder import JobFolder, read_message
-from maskclip_bench.tasks.finetuning.classifier import State
+from maskclip_bench.runtime import Workspace
+from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.finetuning.recipe import TrainRecipe
 from maskclip_bench.tasks.protocols.classification import ClassificationMetric
+
+if TYPE_CHECKING:
+    from maskclip_bench.data.dataset import Dataset
+    from maskclip_bench.tasks.finetuning.classifier import State
 
 
 class JobSplit(Declaration):
@@ -97,6 +104,25 @@ class TrainFolder(JobFolder):
     def result(self, identity: str) -> Path:
         """Metrics on a split, `.json`; the outcomes are beside it, `.parquet`."""
         return self.path / f"result_{identity}.json"
+
+
+def open_split(split: JobSplit, workspace: Workspace) -> Dataset:
+    """A split of a message.
+
+    Raises:
+        ConfigError: The declaration is none.
+        DataError: Its files are missing or broken, or it has no image.
+    """
+    task = validate(split.task, TaskDeclaration, where="the job's data set")
+    dataset = open_dataset(
+        task.reader, split.split, workspace.data, what=task.name, splits=split.splits
+    )
+    if len(dataset) == 0:
+        raise DataError(
+            f"{dataset.name} ({dataset.split}) has no image, so there is nothing to learn or to "
+            "measure. Check the split's folder, and `splits` in its declaration."
+        )
+    return dataset
 
 
 def write_tensors(path: Path, state: State) -> str:

@@ -21,9 +21,8 @@ import torch
 
 from maskclip_bench import distributed, storage
 from maskclip_bench.backbones import Backbone, load_backbone, resolve_backbone
-from maskclip_bench.config import validate
 from maskclip_bench.data.class_table import same_classes
-from maskclip_bench.data.readers import Dataset, open_dataset
+from maskclip_bench.data.readers import Dataset
 from maskclip_bench.errors import (
     EXIT_INTERRUPTED,
     CheckpointError,
@@ -33,7 +32,6 @@ from maskclip_bench.errors import (
 from maskclip_bench.jobs import JobCancelled, end_with_parent
 from maskclip_bench.progress import Progress, no_progress, throttled
 from maskclip_bench.runtime import Workspace, configure_threads
-from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.finetuning.classifier import (
     Classifier,
     interpolated,
@@ -41,9 +39,9 @@ from maskclip_bench.tasks.finetuning.classifier import (
     trained_state,
 )
 from maskclip_bench.tasks.finetuning.folder import (
-    JobSplit,
     TrainFolder,
     TrainJob,
+    open_split,
     read_tensors,
     read_train_job,
 )
@@ -62,25 +60,6 @@ from maskclip_bench.training.interruption import STOP_SIGNALS, RunStopped
 logger = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.5
-
-
-def open_split(split: JobSplit, workspace: Workspace) -> Dataset:
-    """A split of a message.
-
-    Raises:
-        ConfigError: The declaration is none.
-        DataError: Its files are missing or broken, or it has no image.
-    """
-    task = validate(split.task, TaskDeclaration, where="the job's data set")
-    dataset = open_dataset(
-        task.reader, split.split, workspace.data, what=task.name, splits=split.splits
-    )
-    if len(dataset) == 0:
-        raise DataError(
-            f"{dataset.name} ({dataset.split}) has no image, so there is nothing to learn or to "
-            "measure. Check the split's folder, and `splits` in its declaration."
-        )
-    return dataset
 
 
 def open_tested(job: TrainJob, train: Dataset, workspace: Workspace) -> list[ScoredSplit]:

@@ -6,14 +6,13 @@ N patches, D width, P joint width, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip_bench import storage
-from maskclip_bench.backbones import Backbone
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.tasks.protocols.base import ProtocolContext
 from maskclip_bench.tasks.protocols.patch_segmentation import PatchProtocol
@@ -23,6 +22,9 @@ from maskclip_bench.tasks.protocols.prompts import (
     prompts_of,
     templates_of,
 )
+
+if TYPE_CHECKING:
+    from maskclip_bench.backbones import Backbone
 
 
 class ZeroShotSegmentation(PatchProtocol):
