@@ -16,7 +16,9 @@ from maskclip_bench.report.selection import Selection
 from maskclip_bench.results.cell_text import cell_delta, cell_number, cell_spread
 from maskclip_bench.results.paired import holm
 from maskclip_bench.results.records import RecordStore
+from maskclip_bench.results.table_comparisons import with_ties
 from maskclip_bench.results.table_model import ColumnDeclaration, Table, TableCell, TableRow
+from maskclip_bench.results.table_notes import TIED_NOTE
 from maskclip_bench.results.tables import (
     build_table,
     load_table,
@@ -85,6 +87,7 @@ def tables_of_everything(
             continue
         if declaration.baseline is not None:
             table = _with_tests(table, declaration.baseline, columns, pairs)
+        table = _with_ties(table, columns, pairs)
         table = replace(table, columns=tuple(_named(column, selection) for column in table.columns))
         found[EVERYTHING if len(worlds) == 1 else f"{EVERYTHING}_{world}"] = table
     return found
@@ -132,6 +135,26 @@ def _with_tests(
     rows = tuple(replace(row, cells=tuple(new)) for row, new in zip(table.rows, cells, strict=True))
     note = f"* p ≤ 0.05 after Holm's correction over the {len(tested)} differences of this table."
     return replace(table, rows=rows, notes=(*table.notes, note) if tested else table.notes)
+
+
+def _with_ties(
+    table: Table,
+    columns: Sequence[Mapping[str, Any]],
+    pairs: Mapping[str, Sequence[Mapping[str, Any] | None]],
+) -> Table:
+    """The same table, with marks at cells that are not told apart from the best of a column."""
+    place = {(column["task"], column["metric"]): i for i, column in enumerate(columns)}
+
+    def p_value(position: int, other: int, index: int) -> float | None:
+        first, second = (table.rows[each].backbone for each in (position, other))
+        column = place.get((table.columns[index].task, table.columns[index].metric))
+        tests = pairs.get(f"{first}|{second}") or pairs.get(f"{second}|{first}")
+        test = None if tests is None or column is None else tests[column]
+        return None if test is None else test["p_value"]
+
+    rows = tuple(with_ties(list(table.rows), p_value, baseline=table.baseline))
+    tied = any(cell.tied for row in rows for cell in row.cells)
+    return replace(table, rows=rows, notes=(*table.notes, TIED_NOTE) if tied else table.notes)
 
 
 def _distinct(titles: Mapping[str, str]) -> dict[str, str]:

@@ -13,10 +13,10 @@ EMPTY_TEXT = "Nothing to show: no cell of this table was measured here."
 
 
 def cell_number(cell: TableCell, column: ColumnDeclaration) -> str:
-    """The number as printed: "44.5"; "44.5†" if published; "-" or "failed" without one."""
+    """The number as printed: "44.5", "44.5†" (published), "44.5≈" (tied with the best), or "-"."""
     if cell.value is None:
         return "failed" if cell.origin == "failed" else "-"
-    mark = "†" if cell.origin == "published" else ""
+    mark = "†" if cell.origin == "published" else "≈" if cell.tied else ""
     return percent(cell.value, column.decimals) + mark
 
 

@@ -67,6 +67,7 @@ def to_csv(table: Table) -> str:
             "covers": cell.covers,
             "best": cell.best,
             "second": cell.second,
+            "tied": cell.tied,
             "source": csv_cell("; ".join(source.citation for source in cell.sources)),
         }
         for row in table.rows
@@ -129,6 +130,7 @@ def _json_cell(cell: TableCell) -> dict[str, Any]:
         "clear": cell.is_clear,
         "best": cell.best,
         "second": cell.second,
+        "tied": cell.tied,
         "preset": cell.preset,
         "error": cell.error or None,
         "sources": [

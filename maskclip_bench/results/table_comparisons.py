@@ -1,12 +1,13 @@
-"""What a table says about its rows: differences to the baseline with their tests, and the best."""
+"""What a table says about its rows: differences to the baseline with tests, the best, ties."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from maskclip_bench.results.paired import holm
 from maskclip_bench.results.table_measured import MeasuredCells
-from maskclip_bench.results.table_model import TableDeclaration, TableRow
+from maskclip_bench.results.table_model import SIGNIFICANCE, TableDeclaration, TableRow
 
 
 def with_differences(
@@ -77,3 +78,89 @@ def with_marks(
                     cells[position][index], best=number == ranking[0], second=number == second
                 )
     return [replace(row, cells=tuple(new)) for row, new in zip(rows, cells, strict=True)]
+
+
+PValueOf = Callable[[int, int, int], float | None]
+"""(position of a row, of another, index of a column) -> p-value of their difference, if tested."""
+
+
+def with_ties(
+    rows: list[TableRow], p_value: PValueOf, *, baseline: str | None = None
+) -> list[TableRow]:
+    """Mark the cells that are not told apart from the best measured one of their column.
+
+    The best row of a column was chosen after looking, so its tests are corrected for all pairs of
+    measured rows in all columns (Holm, as if every pair that is not needed had p = 1), as ranks
+    are. A difference to the baseline that has a star is told apart: a table says one thing. From
+    three rows on; with two, the star says it.
+
+    Args:
+        rows: With marks and differences (`with_marks`, `with_differences`).
+        p_value: Test of any two rows.
+        baseline: Backbone whose differences have stars.
+    """
+    cells = [list(row.cells) for row in rows]
+    tested: list[tuple[int, int, float]] = []
+    num_pairs = 0
+    for index in range(len(rows[0].cells) if rows else 0):
+        measured = [p for p, row in enumerate(rows) if _is_measured(row, index)]
+        best = next((p for p in measured if cells[p][index].best), None)
+        if best is None or len(measured) < 3:
+            continue
+        pairs = len(measured) * (len(measured) - 1) // 2
+        found = [
+            (position, index, value)
+            for position in measured
+            if not cells[position][index].best
+            and not _star_between(rows, position, best, index, baseline)
+            and (value := p_value(position, best, index)) is not None
+        ]
+        tested += found
+        num_pairs += pairs if found else 0
+    others = [1.0] * (num_pairs - len(tested))
+    adjusted = holm([*(value for _, _, value in tested), *others])
+    for (position, index, _), corrected in zip(tested, adjusted, strict=False):
+        if corrected > SIGNIFICANCE:
+            cells[position][index] = replace(cells[position][index], tied=True)
+    return [replace(row, cells=tuple(new)) for row, new in zip(rows, cells, strict=True)]
+
+
+def _is_measured(row: TableRow, index: int) -> bool:
+    return row.backbone is not None and row.cells[index].value is not None
+
+
+def _star_between(
+    rows: list[TableRow], position: int, best: int, index: int, baseline: str | None
+) -> bool:
+    """Whether one of the two is the baseline, and their difference has a star."""
+    pair = {rows[position].backbone: position, rows[best].backbone: best}
+    if baseline is None or baseline not in pair:
+        return False
+    return any(
+        rows[place].cells[index].is_clear for name, place in pair.items() if name != baseline
+    )
+
+
+def measured_p_values(
+    rows: list[TableRow], declaration: TableDeclaration, measured: MeasuredCells
+) -> PValueOf:
+    """The tests of any two rows; those with the baseline are in the cells already.
+
+    Args:
+        rows: With differences.
+        declaration: Of the table.
+        measured: Its records.
+    """
+
+    def p_value(position: int, other: int, index: int) -> float | None:
+        first, second = rows[position], rows[other]
+        if declaration.baseline == second.backbone:
+            return first.cells[index].p_value
+        if declaration.baseline == first.backbone:
+            return second.cells[index].p_value
+        if first.backbone is None or second.backbone is None:
+            return None
+        found = measured.comparison(first.backbone, second.backbone, declaration.columns[index])
+        return None if found is None else found[0].p_value
+
+    return p_value

@@ -107,6 +107,8 @@ def _cell(cell: TableCell, column: ColumnDeclaration) -> str:
         number = f'<strong>{number}</strong><span class="said"> (best)</span>'
     elif cell.second:
         number = f'<u>{number}</u><span class="said"> (second best)</span>'
+    if cell.tied:
+        number += '<span class="said"> (tied with the best)</span>'
     spread, delta = cell_spread(cell, column), cell_delta(cell, column)
     small = []
     if spread:

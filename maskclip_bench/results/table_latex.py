@@ -35,6 +35,7 @@ _SYMBOLS = {
     "↔": r"$\leftrightarrow$",
     "≤": r"$\leq$",
     "≥": r"$\geq$",
+    "≈": r"$\approx$",
     "×": r"$\times$",
     "·": r"$\cdot$",
     "…": r"\ldots{}",

@@ -122,6 +122,7 @@ class TableCell:
             training "seeds"; empty where there is no test.
         best: Whether the value is the best of its column, as displayed (see `with_marks`).
         second: Whether it is the second best.
+        tied: Whether it is not the best of its column and not told apart from it (`with_ties`).
         sources: For a published cell, where it stands: the paper's table, and where that was read.
         error: For a failed cell, what went wrong.
         preset: Of the protocol, where it is known.
@@ -138,6 +139,7 @@ class TableCell:
     covers: Literal["samples", "seeds", ""] = ""
     best: bool = False
     second: bool = False
+    tied: bool = False
     sources: tuple[PublishedSource, ...] = ()
     error: str = ""
     preset: str | None = None

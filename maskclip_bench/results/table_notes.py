@@ -6,6 +6,11 @@ from collections.abc import Sequence
 
 from maskclip_bench.results.table_model import TableCell, TableDeclaration, TableRow
 
+TIED_NOTE = (
+    "≈ Not told apart from the best of its column: p > 0.05 in a paired test (by training seed, or "
+    "by sample), corrected for all pairs of rows and columns (Holm)."
+)
+
 
 def table_notes(
     declaration: TableDeclaration,
@@ -60,7 +65,7 @@ def _spread_notes(cells: Sequence[TableCell], *, data_by_seed: bool) -> list[str
 
 
 def _mark_notes(rows: Sequence[TableRow]) -> list[str]:
-    """What bold and underlined mean."""
+    """What bold, underlined and tied mean."""
     marked = [row for row in rows if any(cell.best for cell in row.cells)]
     if not marked:
         return []
@@ -69,7 +74,10 @@ def _mark_notes(rows: Sequence[TableRow]) -> list[str]:
         note += "; underlined: second best"
     if any(row.is_published for row in rows) and not all(row.is_published for row in rows):
         note += "; measured rows among themselves, published rows among themselves"
-    return [f"{note}. Equal numbers share a mark."]
+    notes = [f"{note}. Equal numbers share a mark."]
+    if any(cell.tied for row in rows for cell in row.cells):
+        notes.append(TIED_NOTE)
+    return notes
 
 
 def _failure_notes(declaration: TableDeclaration, rows: Sequence[TableRow]) -> list[str]:

@@ -33,7 +33,12 @@ from maskclip_bench.results.table_catalogue import (
     table_names,
     table_of_records,
 )
-from maskclip_bench.results.table_comparisons import with_differences, with_marks
+from maskclip_bench.results.table_comparisons import (
+    measured_p_values,
+    with_differences,
+    with_marks,
+    with_ties,
+)
 from maskclip_bench.results.table_files import write_table
 from maskclip_bench.results.table_measured import MeasuredCells, check_same
 from maskclip_bench.results.table_model import (
@@ -88,7 +93,8 @@ def build_table(
         store: Records of a workspace; None leaves the measured rows out.
         references: Published numbers (`reference.load_references`); none leaves their rows out.
         chance: Add a row with the score of guessing.
-        compare: Test the differences to the baseline on the stored outcomes.
+        compare: Test the differences to the baseline, and to the best of each column, on the
+            stored outcomes.
         records: Show these and no others; None = whatever the store has of the declared cells.
 
     Raises:
@@ -120,6 +126,9 @@ def build_table(
     _check_published_presets(declaration, rows)
     rows = with_differences(rows, declaration, measured, compare=compare)
     rows = with_marks(rows, declaration, measured)
+    if compare:
+        tests = measured_p_values(rows, declaration, measured)
+        rows = with_ties(rows, tests, baseline=declaration.baseline)
     above = []
     if chance:
         cells = [measured.chance_cell(column) for column in declaration.columns]

@@ -3,10 +3,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import special
 
 from maskclip_bench.results.records import Record, RecordStore
 from maskclip_bench.results.reference import load_references
+from maskclip_bench.results.rendering import to_markdown
+from maskclip_bench.results.table_comparisons import with_ties
+from maskclip_bench.results.table_html import to_html
+from maskclip_bench.results.table_latex import to_latex
+from maskclip_bench.results.table_model import TableRow
 from maskclip_bench.results.tables import (
     TableCell,
     build_table,
@@ -14,6 +21,7 @@ from maskclip_bench.results.tables import (
 from tests.results.table_examples import (
     KNN,
     MEAN,
+    PROBE,
     PUBLISHED,
     cells,
     declare,
@@ -162,3 +170,78 @@ def test_build__an_average_of_two_directions_is_missing(save: Save, store: Recor
     assert [column.title for column in mixed.columns] == ["val", "val"]
     down = build_table(declare(columns=[error, MEAN]), store)
     assert [row.cells[1].best for row in down.rows] == [True, False]
+
+
+THREE = [{"name": name.upper(), "backbone": name} for name in ("clip", "slip", "mae")]
+
+
+def test_ties__not_told_apart_from_the_best(save: Save, store: RecordStore) -> None:
+    save("clip", hits=4)
+    save("slip", hits=35)
+    save("mae", hits=36)
+    table = build_table(declare(rows=THREE), store)
+    (clip,), (slip,), (mae,) = (cells(table, name) for name in ("CLIP", "SLIP", "MAE"))
+    assert mae.best
+    assert (clip.tied, slip.tied, mae.tied) == (False, True, False)
+    assert any(note.startswith("≈ Not told apart from the best") for note in table.notes)
+    for text in (to_markdown(table), to_html(table), to_latex(table)):
+        assert ("87.5≈" in text) or (r"87.5$\approx$" in text)
+    assert "tied with the best" in to_html(table)
+
+
+def test_ties__need_three_rows_a_test_and_a_comparison(save: Save, store: RecordStore) -> None:
+    for row, hits in (("clip", 20), ("slip", 21), ("mae", 22)):
+        save(row, hits=hits)
+        save(row, "linear_probe/demo_objects", hits=hits, statistic="none")
+    two = build_table(declare(rows=THREE[:2]), store)
+    assert not any(cell.tied for row in two.rows for cell in row.cells)
+    untested = build_table(declare(rows=THREE, columns=[PROBE, MEAN]), store)
+    assert not any(cell.tied for row in untested.rows for cell in row.cells)
+    quick = build_table(declare(rows=THREE), store, compare=False)
+    assert not any(cell.tied for row in quick.rows for cell in row.cells)
+
+
+def test_ties__a_star_is_told_apart_whatever_the_correction_for_pairs_says() -> None:
+    """Of ten equal rows, one is clearly behind the best by the star's correction alone."""
+
+    def row(name: str, cell: TableCell) -> TableRow:
+        return TableRow(name, "", (cell,), name)
+
+    best = TableCell("measured", 0.9, best=True)
+    starred = TableCell("measured", 0.5, delta=-0.4, p_value=0.02, adjusted_p_value=0.04)
+    open_ = TableCell("measured", 0.8, delta=-0.1, p_value=0.04, adjusted_p_value=0.08)
+    rows = [row("base", best), row("starred", starred), row("open", open_)]
+    found = with_ties(rows, lambda *_: 0.04, baseline="base")
+    assert [each.cells[0].tied for each in found] == [False, False, True]
+    found = with_ties(rows, lambda *_: 0.01, baseline=None)  # three pairs: 0.03
+    assert [each.cells[0].tied for each in found] == [False, False, False]
+    found = with_ties(rows, lambda *_: 0.02, baseline=None)  # 0.06, and 0.04 at least as large
+    assert [each.cells[0].tied for each in found] == [False, True, True]
+
+
+def test_ties__equal_rows_are_marked_in_nineteen_of_twenty_tables_by_simulation() -> None:
+    """Normal scores of five equal rows in four columns; the best is chosen after looking."""
+    generator = np.random.default_rng(0)
+    wrong, number = 0, 400
+    for _ in range(number):
+        scores = generator.standard_normal((5, 4))
+        best = scores.argmax(axis=0)
+        rows = [
+            TableRow(
+                str(position),
+                "",
+                tuple(
+                    TableCell("measured", 0.5, best=bool(best[index] == position))
+                    for index in range(4)
+                ),
+                str(position),
+            )
+            for position in range(5)
+        ]
+
+        def p_value(a: int, b: int, index: int, scores: Any = scores) -> float:
+            return float(2 * special.ndtr(-abs(scores[a, index] - scores[b, index]) / 2**0.5))
+
+        found = with_ties(rows, p_value)
+        wrong += any(not cell.tied and not cell.best for row in found for cell in row.cells)
+    assert wrong / number <= 0.05
