@@ -3,6 +3,7 @@
 # make format     rewrite the code in the house's format
 # make check      lint, format and types, as CI does
 # make test       the quick tests; make test-all adds the slow ones
+# make test-browser the report in a browser; skipped with a word where there is none
 # make tables     rebuild results/tables from the published numbers and results/records
 # make reference rebuild docs/reference from the declarations and their docstrings
 # make clean      remove what builds, tests and linters leave; keeps .venv and workspace
@@ -17,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install demo format check test test-all tables reference clean
+.PHONY: help install demo format check test test-all test-browser tables reference clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -57,6 +58,9 @@ test: $(INSTALLED)
 
 test-all: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m ''
+
+test-browser: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -rs tests/report/test_browser.py
 
 # Pictures are left out: their bytes depend on the version of matplotlib.
 tables: $(INSTALLED)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from maskclip_bench.results.measurement import Measurement
-from maskclip_bench.results.records import Cell, Record, RecordStore, measured_record
-from tests.report.measurements import MADE
+from maskclip_bench.results.records import Record, RecordStore
+from tests.report.measurements import MADE, saver
 
 
 @pytest.fixture
@@ -20,30 +19,7 @@ def store(tmp_path: Path) -> RecordStore:
 @pytest.fixture
 def save(store: RecordStore) -> Callable[..., Record]:
     """Record a measurement as a cell."""
-
-    def save_cell(
-        backbone: str, task: str, measurement: Measurement, *, seed: int = 0, weights: str = "w"
-    ) -> Record:
-        protocol, dataset = task.split("/")
-        cell = Cell(
-            backbone=backbone,
-            seed=seed,
-            protocol=protocol,
-            dataset=dataset,
-            world="real",
-            cell_fingerprint="f",
-        )
-        record = measured_record(
-            cell,
-            measurement,
-            fingerprints={"weights": weights},
-            provenance={"time": "2026-01-02T03:04:05+00:00", "hardware": {"device": "cpu"}},
-            protocol_title=protocol.replace("_", " ").capitalize(),
-            num_resamples=200,
-        )
-        return store.save(record, measurement.outcomes)
-
-    return save_cell
+    return saver(store)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from maskclip_bench.results.measurement import Measurement, Metric
-from maskclip_bench.results.outcome_columns import ratio_column_names
+from maskclip_bench.results.measurement import Measurement, Metric, ratio_column_names
+from maskclip_bench.results.records import Cell, Record, RecordStore, measured_record
 
 NUM = 24
 CLASSES = 3
@@ -102,3 +102,31 @@ MADE: dict[str, Callable[[int], Measurement]] = {
     "linear_segmentation/scenes": segmentation,
     "detection/things": detection,
 }
+
+
+def saver(store: RecordStore) -> Callable[..., Record]:
+    """A function that records a measurement as a cell of a store."""
+
+    def save_cell(
+        backbone: str, task: str, measurement: Measurement, *, seed: int = 0, weights: str = "w"
+    ) -> Record:
+        protocol, dataset = task.split("/")
+        cell = Cell(
+            backbone=backbone,
+            seed=seed,
+            protocol=protocol,
+            dataset=dataset,
+            world="real",
+            cell_fingerprint="f",
+        )
+        record = measured_record(
+            cell,
+            measurement,
+            fingerprints={"weights": weights},
+            provenance={"time": "2026-01-02T03:04:05+00:00", "hardware": {"device": "cpu"}},
+            protocol_title=protocol.replace("_", " ").capitalize(),
+            num_resamples=200,
+        )
+        return store.save(record, measurement.outcomes)
+
+    return save_cell

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from maskclip_bench.report.build import build
-from maskclip_bench.results.records import Record, RecordStore
-from tests.report.measurements import MADE, classification
+from maskclip_bench.results.records import RecordStore
+from tests.report.measurements import MADE, classification, saver
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -35,23 +35,28 @@ def executable() -> str | None:
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
         try:
-            opened = driver.chromium.launch(executable_path=executable(), args=["--no-sandbox"])
+            opened = driver.chromium.launch(
+                executable_path=executable(), args=["--no-sandbox", "--disable-dev-shm-usage"]
+            )
         except playwright.Error as error:
             pytest.skip(f"no Chromium can be started here: {str(error).splitlines()[0]}")
         yield opened
         opened.close()
 
 
-@pytest.fixture
-def index(store: RecordStore, save: Callable[..., Record], tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of three rows, with hostile names and a long one."""
+    root = tmp_path_factory.mktemp("report")
+    store = RecordStore(root / "records")
+    save = saver(store)
     for task, make in MADE.items():
         for row, shift in (("first", 5), ("second", 2), ("a_row_with_a_rather_long_name", 3)):
             measurement = make(shift)
             if task == "knn/objects":
                 measurement = classification(shift + 2, hostile=HOSTILE)
             save(row, task, measurement)
-    return build(tmp_path / "out", records=store.root, title=f"Toys {HOSTILE}", pictures="keep")
+    return build(root / "out", records=store.root, title=f"Toys {HOSTILE}", pictures="keep")
 
 
 class Visit:
@@ -134,11 +139,11 @@ def test_sorting(visit: Callable[..., Visit]) -> None:
     button = opened.page.locator("#table-everything [data-sort='1']")
     before = opened.column(1)
     button.click()
-    numbers = [float(text.split()[0]) for text in opened.column(2)]
+    numbers = [float(text.split()[0].rstrip("≈")) for text in opened.column(2)]
     assert numbers == sorted(numbers, reverse=True)
     assert button.locator("xpath=..").get_attribute("aria-sort") == "descending"
     button.click()
-    numbers = [float(text.split()[0]) for text in opened.column(2)]
+    numbers = [float(text.split()[0].rstrip("≈")) for text in opened.column(2)]
     assert numbers == sorted(numbers)
     button.click()
     assert opened.column(1) == before
@@ -220,6 +225,25 @@ def test_keyboard_reaches_the_content_first(visit: Callable[..., Visit]) -> None
             (e) => !e.hasAttribute('alt') && !e.getAttribute('aria-label')).length"""
     )
     assert unnamed == 0
+
+
+def test_values_show_under_the_pointer(browser: Any, index: Path) -> None:
+    opened = Visit(browser, index.parent / "cells/first/knn__objects.html", 1440)
+    page = opened.page
+    curve = page.locator("svg[data-scale]").first
+    curve.scroll_into_view_if_needed()
+    bubble = page.locator(".bubble")
+    assert not bubble.is_visible()
+    box = curve.bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 22, box["y"] + box["height"] / 2)
+    assert "k 200" in bubble.inner_text()
+    assert "79.17" in bubble.inner_text()  # 19 of 24
+    page.mouse.move(1, 1)
+    assert not bubble.is_visible()
+    hints = page.locator("svg circle > title").all_text_contents()
+    assert any("guessing 33.3" in hint for hint in hints)
+    assert opened.complaints == []
+    opened.close()
 
 
 def test_dark_and_light(visit: Callable[..., Visit]) -> None:
