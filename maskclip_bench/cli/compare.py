@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from maskclip_bench.cli.options import WorkspaceOption, add_line, console
 from maskclip_bench.cli.table import JsonOption, RecordsOption, TasksOption, display_names
-from maskclip_bench.escaping import one_line
+from maskclip_bench.escaping import markup, one_line
 from maskclip_bench.runtime import Workspace
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ def compare(
         int,
         typer.Option("--samples", min=0, help="Name that many samples that differ, each way."),
     ] = 3,
+    figure: Annotated[
+        Path | None,
+        typer.Option("--figure", help="Draw the differences with their intervals: .svg or .png."),
+    ] = None,
     as_json: JsonOption = False,
     records: RecordsOption = None,
     workspace: WorkspaceOption = None,
@@ -40,6 +45,8 @@ def compare(
         maskclip-bench compare clip_vit-demo_demo slip_vit-demo_demo
 
         maskclip-bench compare clip_vit-demo_demo slip_vit-demo_demo -t "knn/*" --samples 20
+
+        maskclip-bench compare clip_vit-demo_demo slip_vit-demo_demo --figure differences.svg
     """
     from maskclip_bench.backbones.resolve import row_name
     from maskclip_bench.results.comparing import Comparisons, Side
@@ -52,10 +59,36 @@ def compare(
         for row in (first, second)
     ]
     found = Comparisons.of(sides[0], sides[1], task or ["*"])
+    if figure is not None:
+        _draw(found, figure)
     if as_json:
         print(json.dumps(found.as_json(num_samples=samples), indent=2, allow_nan=False))
         return
     _show(found, samples)
+
+
+def _draw(found: Comparisons, path: Path) -> None:
+    """The forest plot of all tasks that were compared.
+
+    Raises:
+        ConfigError: The suffix is neither .svg nor .png.
+        MissingDependencyError: A PNG needs matplotlib.
+    """
+    from maskclip_bench.report.forest import Difference, forest
+
+    differences = [
+        Difference(
+            line.task,
+            line.difference,
+            line.low if line.covers else None,
+            line.high if line.covers else None,
+            bool(line.is_clear),
+            line.direction > 0,
+        )
+        for line in found.frame.itertuples()
+    ]
+    forest(differences, first=found.first, second=found.second).save(path)
+    console(stderr=True).print(f"wrote {markup(path)}", soft_wrap=True)
 
 
 def _show(found: Comparisons, samples: int) -> None:

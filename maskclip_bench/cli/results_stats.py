@@ -16,11 +16,12 @@ from maskclip_bench.cli.table import (
     TasksOption,
     display_names,
 )
-from maskclip_bench.errors import DataError
+from maskclip_bench.errors import ConfigError
 from maskclip_bench.escaping import markup
 from maskclip_bench.runtime import Workspace
 
 if TYPE_CHECKING:
+    from maskclip_bench.results.records import RecordStore
     from maskclip_bench.results.suite_statistics import SuiteStatistics, TaskStatistics
 
 
@@ -33,7 +34,18 @@ def stats(
         typer.Option("--figure", help="Write the critical-difference figure: .png, .svg or .pdf."),
     ] = None,
     cost_figure: Annotated[
-        Path | None, typer.Option("--cost-figure", help="Write score against cost; needs --costs.")
+        Path | None,
+        typer.Option(
+            "--cost-figure", help="Write score against cost: of the runs here, or of --costs."
+        ),
+    ] = None,
+    cost: Annotated[
+        str | None,
+        typer.Option(
+            "--cost",
+            help="gpu_hours, images_seen or parameters; default: the first that is known of all "
+            "rows.",
+        ),
     ] = None,
     costs: Annotated[
         Path | None,
@@ -54,7 +66,7 @@ def stats(
 
     For example:
 
-        maskclip-bench results stats -t "*/demo_objects" --figure ranks.svg
+        maskclip-bench results stats -t "*/demo_objects" --figure ranks.svg --cost-figure cost.svg
     """
     from maskclip_bench.results.records import RecordStore
     from maskclip_bench.results.suite_statistics import suite_statistics
@@ -63,20 +75,43 @@ def stats(
     store = RecordStore(records or Workspace.open(workspace).records)
     chosen = choose_records(store.all(), backbone or [], task or [])
     found = suite_statistics(chosen, store, names=display_names())
-    if cost_figure is not None and costs is None:
-        raise DataError("--cost-figure needs --costs FILE.csv with the cost of each row.")
     if figure is not None:
         from maskclip_bench.results.suite_figures import draw_critical_difference
 
         draw_critical_difference(found, figure)
-    if cost_figure is not None and costs is not None:
-        from maskclip_bench.results.suite_figures import draw_costs_of
-
-        draw_costs_of(found, costs, cost_figure)
+    if cost_figure is not None:
+        _draw_costs(found, store, Workspace.open(workspace), cost_figure, cost, costs)
     if as_json:
         print(json.dumps(found.as_json(), indent=2, allow_nan=False))
         return
     _show(found)
+
+
+def _draw_costs(
+    found: SuiteStatistics,
+    store: RecordStore,
+    workspace: Workspace,
+    path: Path,
+    kind: str | None,
+    costs: Path | None,
+) -> None:
+    """Score against the cost in a file, or against that of the runs in the workspace."""
+    from maskclip_bench.report.costs import choose_costs, costs_of
+    from maskclip_bench.report.selection import select
+    from maskclip_bench.results.suite_figures import COST_LABELS, draw_costs, read_costs
+
+    if kind is not None and kind not in COST_LABELS:
+        raise ConfigError(f"--cost {kind!r} is not known. Use one of: {', '.join(COST_LABELS)}.")
+    if costs is not None:
+        chosen, known = read_costs(costs)
+    else:
+        rows = select(store, backbones=found.backbones).rows
+        chosen, known = choose_costs(costs_of(rows, workspace), kind)
+    free = draw_costs(found, known, path, cost=chosen)
+    messages = console(stderr=True)
+    messages.print(f"wrote {markup(path)}: score against {COST_LABELS[chosen]}", soft_wrap=True)
+    if free:
+        messages.print(f"Not drawn, as they cost nothing: {markup(', '.join(free))}.")
 
 
 def _show(found: SuiteStatistics) -> None:

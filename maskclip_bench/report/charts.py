@@ -20,6 +20,8 @@ MAX_NAME = 34
 """Characters of a name; longer ones are cut with a sign that says so."""
 MAX_CLASSES = 24
 """Bars of a chart over classes; of more, the lowest and the highest are drawn."""
+MAX_HINTS = 4_000
+"""Fields of a confusion matrix up to which each says its numbers; more make a page slow."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ def intervals(
             x = place(estimate.chance)
             drawing.line([(x, y - 6), (x, y + 6)], stroke="muted", width=1.5, dashed=True)
         shape = MARKERS[estimate.series % len(MARKERS)]
-        drawing.marker(place(estimate.value), y, shape=shape, fill=role, size=4.5)
+        hint = _hint(estimate)
+        drawing.marker(place(estimate.value), y, shape=shape, fill=role, size=4.5, hint=hint)
         text = f"{100 * estimate.value:.1f}" if small else _estimate_text(estimate)
         drawing.text(right + 10, y + 4, text, size=SMALL, fill="muted")
     if not small:
@@ -118,6 +121,12 @@ def _estimate_text(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return number
     return f"{number} ({100 * estimate.low:.1f}–{100 * estimate.high:.1f})"
+
+
+def _hint(estimate: Estimate) -> str:
+    """What a page says where the pointer is over the marker: the whole name, all that is known."""
+    chance = "" if estimate.chance is None else f"; guessing {100 * estimate.chance:.1f}"
+    return f"{estimate.label}: {_estimate_text(estimate)}{chance}"
 
 
 def curves(
@@ -157,10 +166,16 @@ def curves(
     for x, text in _x_ticks(lines, log_x=log_x):
         drawing.text(frame.x(x), frame.bottom + 15, text, size=SMALL, fill="muted", anchor="middle")
     _x_label(drawing, frame, x_label)
+    drawing.scale = {
+        "x": [frame.x_low, frame.x_high, frame.left, frame.right],
+        "y": [frame.y_low, frame.y_high, frame.bottom, frame.top],
+        "x_label": x_label,
+        "log": log_x,
+    }
     for curve, points in zip(lines, known, strict=True):
         role = series_role(curve.series)
         placed = [(frame.x(math.log10(x) if log_x else x), frame.y(y)) for x, y in points]
-        drawing.line(placed, stroke=role, width=1.8)
+        drawing.line(placed, stroke=role, width=1.8, name=curve.label)
         for x, y in placed if marked else placed[-1:]:  # one marker tells rows apart without colour
             shape = MARKERS[curve.series % len(MARKERS)]
             drawing.marker(x, y, shape=shape, fill=role, size=3.5)
@@ -204,7 +219,8 @@ def scatter(
             low, high = frame.y(100 * estimate.low), frame.y(100 * estimate.high)
             drawing.line([(at[0], low), (at[0], high)], stroke=role, width=1.5, opacity=0.6)
         shape = MARKERS[estimate.series % len(MARKERS)]
-        drawing.marker(*at, shape=shape, fill=role, size=5)
+        hint = f"{_hint(estimate)}; {x_label}: {x:.4g}"
+        drawing.marker(*at, shape=shape, fill=role, size=5, hint=hint)
         text = short(estimate.label, 20)
         box = _free_box(at, text_width(text, SMALL), taken, width)
         taken.append(box)
@@ -274,8 +290,15 @@ def class_bars(
         )
         if value is not None:
             length = extent * value / highest
-            drawing.rect(left, y + 2, max(length, 0.5), line - 5, fill=series_role(series))
             text = f"{100 * value:.1f}"
+            drawing.rect(
+                left,
+                y + 2,
+                max(length, 0.5),
+                line - 5,
+                fill=series_role(series),
+                hint=f"{name}: {text}",
+            )
             drawing.text(left + length + 6, y + 11, text, size=SMALL, fill="muted")
     return drawing
 
@@ -295,11 +318,13 @@ def confusion(title: str, counts: NDArray[np.int64], names: Sequence[str]) -> Dr
     drawing = Drawing(left + size * number + 6, size * number + 30, title)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     drawing.rect(left, 4, size * number, size * number, fill="faint", opacity=0.35)
+    hinted = np.count_nonzero(counts) <= MAX_HINTS
     for row, column in zip(*np.nonzero(counts), strict=True):
         fill = "good" if row == column else "bad"
-        opacity = 0.12 + 0.88 * float(shares[row, column])
+        opacity = round(0.12 + 0.88 * float(shares[row, column]), 2)
         x, y = left + size * column, 4 + size * row
-        drawing.rect(x, y, size, size, fill=fill, opacity=round(opacity, 2))
+        hint = f"{names[row]} → {names[column]}: {counts[row, column]}" if hinted else ""
+        drawing.rect(x, y, size, size, fill=fill, opacity=opacity, hint=hint)
     if named:
         for index, name in enumerate(names):
             y = 4 + size * (index + 0.5) + 4
@@ -347,7 +372,12 @@ def calibration(
     for b in np.flatnonzero(counts):
         x0, x1 = frame.x(b / num_bins), frame.x((b + 1) / num_bins)
         top = frame.y(100 * mean_good[b])
-        drawing.rect(x0 + 1, top, x1 - x0 - 2, frame.bottom - top, fill="good", opacity=0.75)
+        hint = (
+            f"confidence {100 * mean_sure[b]:.1f}: accuracy {100 * mean_good[b]:.1f}, "
+            f"{counts[b]} predictions"
+        )
+        height = frame.bottom - top
+        drawing.rect(x0 + 1, top, x1 - x0 - 2, height, fill="good", opacity=0.75, hint=hint)
     drawing.text(
         164, 292, "confidence, percent (bars: accuracy)", size=SMALL, fill="muted", anchor="middle"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,18 @@ def text_width(text: str, size: float) -> float:
     return LETTER * size * len(one_line(text))
 
 
+def fitted(size: tuple[int, int], side: float) -> tuple[float, float, float, float]:
+    """Left, top, width and height of a picture of a size, whole and centred in a square.
+
+    Example:
+        >>> fitted((20, 10), 40)
+        (0.0, 10.0, 40.0, 20.0)
+    """
+    scale = side / max(size)
+    width, height = size[0] * scale, size[1] * scale
+    return (side - width) / 2, (side - height) / 2, width, height
+
+
 @dataclass
 class Drawing:
     """Something drawn.
@@ -83,19 +96,31 @@ class Drawing:
         height: In pixels.
         title: What it shows, read aloud by screen readers.
         items: Kind and values of each part, in drawing order.
+        scale: How positions become values, for the page's script: {"x": [low, high, left, right],
+            "y": [low, high, bottom, top], "x_label", "log"}; None where
+            parts carry their own hints.
     """
 
     width: float
     height: float
     title: str
     items: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    scale: dict[str, Any] | None = None
 
     def rect(
-        self, x: float, y: float, width: float, height: float, *, fill: str, opacity: float = 1.0
+        self,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        *,
+        fill: str,
+        opacity: float = 1.0,
+        hint: str = "",
     ) -> None:
-        """A filled box."""
+        """A filled box; `hint` is what a page says where the pointer is over it."""
         values = {"x": x, "y": y, "width": width, "height": height, "fill": fill}
-        self.items.append(("rect", {**values, "opacity": opacity}))
+        self.items.append(("rect", {**values, "opacity": opacity, "hint": hint}))
 
     def line(
         self,
@@ -105,16 +130,25 @@ class Drawing:
         width: float = 1.0,
         dashed: bool = False,
         opacity: float = 1.0,
+        name: str = "",
     ) -> None:
-        """A line through points."""
+        """A line through points; `name` says whose values a page shows (see `scale`)."""
         values = {"points": points, "stroke": stroke, "width": width}
-        self.items.append(("line", {**values, "dashed": dashed, "opacity": opacity}))
+        self.items.append(("line", {**values, "dashed": dashed, "opacity": opacity, "name": name}))
 
     def marker(
-        self, x: float, y: float, *, shape: str = "o", fill: str = "ink", size: float = 4.0
+        self,
+        x: float,
+        y: float,
+        *,
+        shape: str = "o",
+        fill: str = "ink",
+        size: float = 4.0,
+        hint: str = "",
     ) -> None:
-        """A symbol; `shape` is one of `MARKERS`, `size` half its extent."""
-        self.items.append(("marker", {"x": x, "y": y, "shape": shape, "fill": fill, "size": size}))
+        """A symbol; `shape` is one of `MARKERS`, `size` half its extent; `hint` as of `rect`."""
+        values = {"x": x, "y": y, "shape": shape, "fill": fill, "size": size, "hint": hint}
+        self.items.append(("marker", values))
 
     def text(
         self,
@@ -198,6 +232,8 @@ class _Svg:
         drawing = self.drawing
         size = f'viewBox="0 0 {_number(drawing.width)} {_number(drawing.height)}"'
         fixed = f'width="{_number(drawing.width)}" height="{_number(drawing.height)}"'
+        if self.inline and drawing.scale is not None:
+            fixed += f' data-scale="{html(json.dumps(drawing.scale, allow_nan=False))}"'
         parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} {fixed} role="img" '
             f'aria-label="{html(drawing.title)}" font-family="{html(FONT)}">',
@@ -215,26 +251,29 @@ class _Svg:
         opacity = "" if v["opacity"] == 1 else f' opacity="{_number(v["opacity"])}"'
         return (
             f'<rect x="{_number(v["x"])}" y="{_number(v["y"])}" width="{_number(v["width"])}" '
-            f'height="{_number(v["height"])}" fill="{self._colour(v["fill"])}"{opacity}/>'
+            f'height="{_number(v["height"])}" fill="{self._colour(v["fill"])}"'
+            f"{opacity}{_end('rect', v)}"
         )
 
     def _line(self, v: dict[str, Any]) -> str:
         points = " ".join(f"{_number(x)},{_number(y)}" for x, y in v["points"])
         dashes = ' stroke-dasharray="3 3"' if v["dashed"] else ""
         opacity = "" if v["opacity"] == 1 else f' opacity="{_number(v["opacity"])}"'
+        name = f' data-name="{html(v["name"])}"' if v["name"] and self.inline else ""
         return (
             f'<polyline points="{points}" fill="none" stroke="{self._colour(v["stroke"])}" '
-            f'stroke-width="{_number(v["width"])}" stroke-linejoin="round"{dashes}{opacity}/>'
+            f'stroke-width="{_number(v["width"])}" stroke-linejoin="round"{dashes}{opacity}{name}/>'
         )
 
     def _marker(self, v: dict[str, Any]) -> str:
         x, y, s, colour = v["x"], v["y"], v["size"], self._colour(v["fill"])
         if v["shape"] == "o":
-            return f'<circle cx="{_number(x)}" cy="{_number(y)}" r="{_number(s)}" fill="{colour}"/>'
+            place = f'cx="{_number(x)}" cy="{_number(y)}" r="{_number(s)}"'
+            return f'<circle {place} fill="{colour}"{_end("circle", v)}'
         points = " ".join(
             f"{_number(x + s * a)},{_number(y + s * b)}" for a, b in _SHAPES[v["shape"]]
         )
-        return f'<polygon points="{points}" fill="{colour}"/>'
+        return f'<polygon points="{points}" fill="{colour}"{_end("polygon", v)}'
 
     def _text(self, v: dict[str, Any]) -> str:
         bold = ' font-weight="600"' if v["bold"] else ""
@@ -253,6 +292,12 @@ class _Svg:
             f'height="{_number(v["height"])}" preserveAspectRatio="none" '
             f'style="image-rendering:pixelated" href="data:image/png;base64,{data}"/>'
         )
+
+
+def _end(tag: str, values: dict[str, Any]) -> str:
+    """The end of an element, with its hint inside where it has one."""
+    hint = values["hint"]
+    return f"><title>{html(hint)}</title></{tag}>" if hint else "/>"
 
 
 _SHAPES: dict[str, list[tuple[float, float]]] = {

@@ -80,20 +80,28 @@ def make_pictures(
 
 
 def rows_to_see(
-    selection: Selection, workspace: Workspace, *, device: str = "cpu"
+    selection: Selection, workspace: Workspace, *, device: str = "cpu", seed: int | None = None
 ) -> list[RowToSee]:
-    """The rows that can be loaded here; each refuses to load weights that were not measured."""
+    """The rows that can be loaded here; each refuses to load weights that were not measured.
+
+    Args:
+        selection: Rows and records.
+        workspace: Where weights are.
+        device: Where models run.
+        seed: Of the weights; None takes the first recorded one of each row.
+    """
     from maskclip_bench.backbones import missing_weights
     from maskclip_bench.report.seeing.look import RowToSee
 
     found = []
     for row in selection.rows:
-        identity = recorded_weights(selection, row)
-        declaration, seed = row.declaration, row.seeds[0]
+        chosen = row.seeds[0] if seed is None else seed
+        identity = recorded_weights(selection, row, chosen)
+        declaration = row.declaration
         if declaration is None or identity is None:
             continue
         try:
-            missing = missing_weights(declaration, workspace, seed)
+            missing = missing_weights(declaration, workspace, chosen)
         except MaskCLIPBenchError as error:
             missing = str(error)
         if missing is not None:
@@ -101,10 +109,10 @@ def rows_to_see(
             continue
         found.append(
             RowToSee(
-                row_id=row_id(row.backbone, seed),
+                row_id=row_id(row.backbone, chosen),
                 label=row.label,
                 identity=identity,
-                load=_Loader(declaration, seed, workspace, device, identity),
+                load=_Loader(declaration, chosen, workspace, device, identity),
             )
         )
     return found
@@ -142,13 +150,20 @@ class _Loader:
         return backbone
 
 
-def recorded_weights(selection: Selection, row: ReportRow) -> str | None:
-    """Identity of the weights that a row's records are of; None where they say none, or differ."""
+def recorded_weights(selection: Selection, row: ReportRow, seed: int | None = None) -> str | None:
+    """Identity of the weights that a row's records are of; None where they say none, or differ.
+
+    Args:
+        selection: Rows and records.
+        row: Which row.
+        seed: Which of its seeds; None is the first.
+    """
+    chosen = row.seeds[0] if seed is None else seed
     found = {
         record.fingerprints["weights"]
         for task in selection.tasks
-        for seed, record in selection.ok(row.backbone, task).items()
-        if seed == row.seeds[0] and "weights" in record.fingerprints
+        for found_seed, record in selection.ok(row.backbone, task).items()
+        if found_seed == chosen and "weights" in record.fingerprints
     }
     return found.pop() if len(found) == 1 else None
 

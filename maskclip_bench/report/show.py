@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -13,9 +14,10 @@ from maskclip_bench.data.images import decode
 from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.report.cells import cell_page, mistakes_of, outcomes_of
 from maskclip_bench.report.charts import short
-from maskclip_bench.report.drawing import Drawing
+from maskclip_bench.report.drawing import Drawing, fitted
 from maskclip_bench.report.images import Gallery
-from maskclip_bench.report.selection import select
+from maskclip_bench.report.looking import RETRIEVAL, has_torch, rows_to_see
+from maskclip_bench.report.selection import Selection, select
 from maskclip_bench.report.stored_pictures import StoredPicture, stored_pictures
 from maskclip_bench.results.records import Record, RecordStore
 from maskclip_bench.runtime import Workspace
@@ -23,7 +25,10 @@ from maskclip_bench.runtime import Workspace
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from maskclip_bench.data.dataset import Dataset
     from maskclip_bench.report.seeing.look import Seen
+
+logger = logging.getLogger(__name__)
 
 TILE = 112
 GAP = 14
@@ -96,7 +101,30 @@ def drawings_of(record: Record, store: RecordStore, gallery: Gallery) -> dict[st
     stored = stored_pictures(record, gallery.workspace)
     if stored:
         found["predictions"] = _beside(stored)
+    if dataset is not None and record.cell.protocol == RETRIEVAL:
+        answers = _answers(record, selection, dataset, gallery.workspace)
+        found |= {} if answers is None else {"answers": answers}
     return found
+
+
+def _answers(
+    record: Record, selection: Selection, dataset: Dataset, workspace: Workspace | None
+) -> Drawing | None:
+    """What the row retrieves; None without torch, or without the weights that were measured."""
+    if workspace is None or not has_torch():
+        return None
+    from maskclip_bench.report.answers import answers_drawing
+    from maskclip_bench.report.seeing.retrieval import Questions, answer_all, found_by
+    from maskclip_bench.tasks.features import FeatureStore
+
+    rows = rows_to_see(selection, workspace, seed=record.cell.seed)
+    asked = Questions.of(dataset)
+    answers = answer_all(rows, asked, FeatureStore(workspace.features))
+    if record.row_id not in answers:
+        logger.info("No answers of %s are drawn: its weights are not here.", record.row_id)
+        return None
+    found = found_by(asked, answers)
+    return answers_drawing(found, answers[record.row_id], dataset.image)
 
 
 def _beside(stored: Sequence[StoredPicture]) -> Drawing:
@@ -148,10 +176,8 @@ def picture_grid(title: str, pictures: Sequence[tuple[Image, str]]) -> Drawing:
 
 
 def _place(drawing: Drawing, picture: Image, x: float, y: float) -> None:
-    """A picture, whole and centred in a square."""
-    scale = TILE / max(picture.size)
-    width, height = picture.width * scale, picture.height * scale
-    drawing.image(x + (TILE - width) / 2, y + (TILE - height) / 2, width, height, picture)
+    left, top, width, height = fitted(picture.size, TILE)
+    drawing.image(x + left, y + top, width, height, picture)
 
 
 def show_image(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -138,38 +138,58 @@ def draw_score_against_cost(
     _save(figure, path)
 
 
-def draw_costs_of(found: SuiteStatistics, costs: Path, path: Path) -> None:
-    """`draw_score_against_cost` with the mean score of each row and the costs in a CSV file.
+def read_costs(path: Path) -> tuple[Cost, dict[str, float]]:
+    """The costs in a CSV file: which kind, and backbone -> cost.
 
     Args:
-        found: The rows and their scores.
-        costs: Columns: backbone, and one of `COST_LABELS`.
-        path: Of the picture.
+        path: Columns: backbone, and one of `COST_LABELS` (the first of them is taken).
 
     Raises:
-        DataError: The file cannot be read, lacks a column, or lacks a row.
+        DataError: The file cannot be read, or lacks a column.
     """
     try:
-        table = pd.read_csv(costs)
+        table = pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{costs} cannot be read as CSV: {error}.") from error
+        raise DataError(f"{path} cannot be read as CSV: {error}.") from error
     kinds = [name for name in COST_LABELS if name in table]
     if "backbone" not in table or not kinds:
         raise DataError(
-            f"{costs} has the columns {list(table.columns)}; it needs backbone and one of "
+            f"{path} has the columns {list(table.columns)}; it needs backbone and one of "
             f"{', '.join(COST_LABELS)}."
         )
-    known = dict(zip(table["backbone"], table[kinds[0]], strict=True))
-    missing = [name for name in found.backbones if name not in known]
+    costs = zip(table["backbone"], table[kinds[0]], strict=True)
+    return cast("Cost", kinds[0]), {str(row): float(cost) for row, cost in costs}
+
+
+def draw_costs(
+    found: SuiteStatistics, costs: Mapping[str, float], path: Path, *, cost: Cost
+) -> list[str]:
+    """`draw_score_against_cost` with the mean score of each row.
+
+    Args:
+        found: The rows and their scores.
+        costs: Backbone -> cost.
+        path: Of the picture.
+        cost: Which cost that is.
+
+    Returns:
+        Names of the rows that cost nothing, which a logarithmic axis has no place for.
+
+    Raises:
+        DataError: The cost of a row is missing, or no row has one above 0.
+    """
+    missing = [name for name in found.backbones if name not in costs]
     if missing:
-        raise DataError(f"{costs} says no cost of {', '.join(missing)}. Add a line for each.")
+        raise DataError(f"No cost is given of {', '.join(missing)}. Add a line for each.")
+    scores = (found.mean_scores, found.mean_low, found.mean_high)
     points = [
-        CostPoint(name, float(known[backbone]), *(float(each[index]) for each in scores))
+        CostPoint(name, costs[backbone], *(float(each[index]) for each in scores))
         for index, (name, backbone) in enumerate(zip(found.rows, found.backbones, strict=True))
-        for scores in [(found.mean_scores, found.mean_low, found.mean_high)]
     ]
+    drawn = [point for point in points if point.cost != 0]
     label = f"mean over {len(found.tasks)} tasks, %"
-    draw_score_against_cost(points, path, cost=cast("Cost", kinds[0]), score=label)
+    draw_score_against_cost(drawn, path, cost=cost, score=label)
+    return [point.name for point in points if point.cost == 0]
 
 
 def pareto_front(points: Sequence[CostPoint]) -> list[CostPoint]:

@@ -140,8 +140,35 @@ def test_stats__of_two_rows(command: Any, tmp_path: Path) -> None:
     both = ("--cost-figure", str(tmp_path / "cost.png"), "--costs", str(costs))
     assert command("results", "stats", "-t", "knn/*", *both).code == 0
     assert (tmp_path / "cost.png").is_file()
-    assert "needs --costs" in command("results", "stats", "-t", "knn/*", *both[:2]).errors
+    nothing = command("results", "stats", "-t", "knn/*", *both[:2])
+    assert nothing.code == 3
+    assert "does not know gpu_hours of clip_vit-demo_demo" in nothing.errors
+    wrong = command("results", "stats", "-t", "knn/*", *both[:2], "--cost", "price")
+    assert "--cost 'price' is not known" in wrong.errors
     assert "two rows" in command("results", "stats", "-b", ROWS[0]).errors
+
+
+def test_stats__cost_of_the_runs_here(command: Any, tmp_path: Path) -> None:
+    for recipe, steps in (("clip", 5), ("slip", 8)):
+        run = tmp_path / f"workspace/pretrain/demo/{recipe}/seed0"
+        run.mkdir(parents=True)
+        (run / "recipe.yaml").write_text("global_batch_size: 10\n")
+        (run / "log.jsonl").write_text(json.dumps({"step": steps, "loss": 1.0}) + "\n")
+    path = tmp_path / "cost.svg"
+    result = command("results", "stats", "-t", "knn/*", "--cost-figure", str(path))
+    assert result.code == 0, result.errors
+    assert "score against images seen in pretraining" in result.errors
+    assert "images seen in pretraining" in path.read_text()
+
+
+def test_compare__a_forest_plot(command: Any, tmp_path: Path) -> None:
+    path = tmp_path / "differences.svg"
+    result = command("compare", *ROWS, "-t", "knn/*", "--figure", str(path))
+    assert result.code == 0, result.errors
+    text = path.read_text()
+    for said in ("CLIP minus SLIP", "knn/demo_objects_ood", "95 % intervals"):
+        assert said in text
+    assert "neither .svg nor .png" in command("compare", *ROWS, "--figure", "a.gif").errors
 
 
 WITHOUT_TORCH = """
@@ -164,7 +191,7 @@ cli.main(sys.argv[1:])
         ("table", "demo", "--chance", "--output", "table.svg"),
         ("table", "imagenet", "--reference", "paper", "--format", "latex"),
         ("table", "-b", ROWS[0], "-b", ROWS[1], "-t", "*/demo_objects", "--json"),
-        ("compare", *ROWS, "-t", "knn/*", "--json"),
+        ("compare", *ROWS, "-t", "knn/*", "--figure", "differences.svg", "--json"),
         ("results", "ls", "--json"),
         ("results", "show", CELL),
         ("results", "export", "-o", "numbers.parquet"),

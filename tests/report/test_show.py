@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import json
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from maskclip_bench.backbones import load_backbone_declaration, weights_identity
+from maskclip_bench.data_files import CATALOGUE_VARIABLE
 from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.report.show import picture_grid, show_cells, show_image
-from maskclip_bench.results.records import Cell, RecordStore, failed_record
+from maskclip_bench.results.records import Cell, Record, RecordStore, failed_record
 from maskclip_bench.runtime import Workspace
+from tests.report.measurements import MADE
 
 
 @pytest.fixture
@@ -86,3 +91,53 @@ def test_picture_grid__lines_of_pictures() -> None:
     drawing = picture_grid("Mistakes", pictures)
     assert sum(kind == "image" for kind, _ in drawing.items) == 8
     assert any(v.get("text", "").endswith("…") for _, v in drawing.items)
+
+
+CAPTIONS = """
+display_name: Captions
+world: demo
+reader: {kind: karpathy, root: captions, file: list.json, images: images}
+splits: {test: test}
+protocols: {retrieval: {}}
+obtain: made by the test
+"""
+
+
+@pytest.fixture
+def captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace with a data set of captions, declared in a catalogue."""
+    (tmp_path / "catalogue/tasks").mkdir(parents=True)
+    (tmp_path / "catalogue/tasks/captions.yaml").write_text(CAPTIONS)
+    monkeypatch.setenv(CATALOGUE_VARIABLE, str(tmp_path / "catalogue"))
+    folder = tmp_path / "data/captions"
+    (folder / "images").mkdir(parents=True)
+    entries = []
+    for index in range(3):
+        Image.new("RGB", (20, 20), (80 * index, 0, 200)).save(folder / f"images/{index}.jpg")
+        sentences = [{"raw": f"picture number {index}"}]
+        entries.append({"filename": f"{index}.jpg", "split": "test", "sentences": sentences})
+    (folder / "list.json").write_text(json.dumps({"images": entries}))
+    return Workspace.open(tmp_path)
+
+
+def test_show_cells__what_a_model_retrieves(
+    captions: Workspace, save: Callable[..., Record], tmp_path: Path
+) -> None:
+    row = "random_init_vit-demo_demo"
+    weights = weights_identity(load_backbone_declaration(row), captions, 0)
+    save(row, "retrieval/captions", MADE["retrieval/captions"](3), weights=weights)
+    files = show_cells(f"{row}/retrieval/captions", captions, tmp_path / "out", suffix=".svg")
+    (drawn,) = (file.read_text() for file in files if file.stem.endswith("__answers"))
+    ET.fromstring(drawn)
+    assert "among 3 images and 3 captions" in drawn
+    assert drawn.count("the first right one is at place") == 6
+    assert drawn.count("“picture number") == 3
+
+
+def test_show_cells__other_weights_retrieve_nothing(
+    captions: Workspace, save: Callable[..., Record], tmp_path: Path
+) -> None:
+    row = "random_init_vit-demo_demo"
+    save(row, "retrieval/captions", MADE["retrieval/captions"](3), weights="another model")
+    files = show_cells(f"{row}/retrieval/captions", captions, tmp_path / "out", suffix=".svg")
+    assert not any(file.stem.endswith("__answers") for file in files)

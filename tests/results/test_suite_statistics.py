@@ -13,9 +13,10 @@ from maskclip_bench.results.ranking import RankInterval
 from maskclip_bench.results.records import Record, RecordStore
 from maskclip_bench.results.suite_figures import (
     CostPoint,
-    draw_costs_of,
+    draw_costs,
     draw_critical_difference,
     draw_score_against_cost,
+    read_costs,
 )
 from maskclip_bench.results.suite_statistics import SuiteStatistics, suite_statistics
 
@@ -103,16 +104,26 @@ def test_figures__are_drawn_and_the_same_twice(
 def test_costs__from_a_file(found: SuiteStatistics, tmp_path: Path) -> None:
     costs = tmp_path / "costs.csv"
     costs.write_text("backbone,gpu_hours\ngood,1\nbetter,2\nworst,4\n")
-    draw_costs_of(found, costs, tmp_path / "cost.svg")
+    kind, known = read_costs(costs)
+    assert (kind, known) == ("gpu_hours", {"good": 1, "better": 2, "worst": 4})
+    assert draw_costs(found, known, tmp_path / "cost.svg", cost=kind) == []
     assert "GPU-hours of pretraining" in (tmp_path / "cost.svg").read_text()
-    costs.write_text("backbone,gpu_hours\ngood,1\n")
-    with pytest.raises(DataError, match="says no cost of better, worst"):
-        draw_costs_of(found, costs, tmp_path / "cost.svg")
     costs.write_text("backbone,price\ngood,1\n")
-    with pytest.raises(DataError, match="it needs backbone and one of gpu_hours"):
-        draw_costs_of(found, costs, tmp_path / "cost.svg")
-    with pytest.raises(DataError, match=r"nothing\.csv cannot be read as CSV"):
-        draw_costs_of(found, tmp_path / "nothing.csv", tmp_path / "cost.svg")
+    with pytest.raises(DataError, match="it needs backbone and one of"):
+        read_costs(costs)
+    with pytest.raises(DataError, match="cannot be read as CSV"):
+        read_costs(tmp_path / "nothing.csv")
+
+
+def test_costs__a_row_without_one_and_a_row_that_cost_nothing(
+    found: SuiteStatistics, tmp_path: Path
+) -> None:
+    path = tmp_path / "cost.svg"
+    with pytest.raises(DataError, match="No cost is given of better, worst"):
+        draw_costs(found, {"good": 1}, path, cost="gpu_hours")
+    free = draw_costs(found, {"good": 1, "better": 2, "worst": 0}, path, cost="images_seen")
+    assert free == [found.rows[found.backbones.index("worst")]]
+    assert free[0] not in path.read_text()
 
 
 def test_costs__not_above_zero_and_no_figure(tmp_path: Path) -> None:

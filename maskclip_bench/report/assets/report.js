@@ -113,7 +113,7 @@
   }
   const latexSigns = { "\\": "\\textbackslash{}", "{": "\\{", "}": "\\}", "$": "\\$", "&": "\\&", "#": "\\#",
     "%": "\\%", "_": "\\_", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}", "±": "$\\pm$", "−": "$-$",
-    "†": "$\\dagger$", "→": "$\\to$", "<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}" };
+    "†": "$\\dagger$", "≈": "$\\approx$", "→": "$\\to$", "<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}" };
   const latex = (text) => Array.from(text).map((sign) => latexSigns[sign] || sign).join("");
   const markdown = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/([\\`*_\[\]|~])/g, "\\$1");
   const csv = (text) => {
@@ -163,6 +163,50 @@
     input.addEventListener("change", () => {
       for (const element of $$("[data-view]")) element.hidden = element.dataset.view !== input.value;
     });
+  }
+
+  // --- values of curves under the pointer ----------------------------------------------------------
+  const curves = $$("svg[data-scale]");
+  if (curves.length) {
+    const bubble = make("div", { class: "bubble", "aria-hidden": "true" });
+    bubble.hidden = true;
+    document.body.append(bubble);
+    const short = (value) => String(Number(value.toPrecision(4)));
+    const valuesAt = (svg, scale, x) => {
+      const found = [];
+      for (const line of $$("polyline[data-name]", svg)) {
+        let nearest = null;
+        for (const point of Array.from(line.points)) {
+          if (nearest === null || Math.abs(point.x - x) < Math.abs(nearest.x - x)) nearest = { x: point.x, y: point.y };
+        }
+        if (nearest && Math.abs(nearest.x - x) <= 10) found.push({ name: line.dataset.name, stroke: line.getAttribute("stroke"), x: nearest.x, y: nearest.y });
+      }
+      const back = ([low, high, from, to], place) => low + (high - low) * (place - from) / ((to - from) || 1);
+      for (const entry of found) {
+        const at = back(scale.x, entry.x);
+        entry.at = scale.log ? Math.pow(10, at) : at;
+        entry.value = back(scale.y, entry.y);
+      }
+      return found;
+    };
+    for (const svg of curves) {
+      const scale = JSON.parse(svg.dataset.scale);
+      svg.addEventListener("pointermove", (event) => {
+        const box = svg.getBoundingClientRect();
+        const found = valuesAt(svg, scale, (event.clientX - box.left) * svg.viewBox.baseVal.width / box.width);
+        bubble.replaceChildren();
+        bubble.hidden = found.length === 0;
+        if (!found.length) return;
+        bubble.append(make("b", { text: scale.x_label + " " + short(found[0].at) }));
+        for (const entry of found) {
+          bubble.append(make("span", {}, make("i", { style: "background:" + entry.stroke }), make("span", { text: entry.name }), make("span", { class: "num", text: short(entry.value) })));
+        }
+        const width = bubble.offsetWidth, left = event.clientX + 14 + width > window.innerWidth ? event.clientX - 14 - width : event.clientX + 14;
+        bubble.style.left = Math.max(4, left) + "px";
+        bubble.style.top = Math.max(4, Math.min(event.clientY + 10, window.innerHeight - bubble.offsetHeight - 4)) + "px";
+      });
+      svg.addEventListener("pointerleave", () => { bubble.hidden = true; });
+    }
   }
 
   // --- two rows ------------------------------------------------------------------------------------

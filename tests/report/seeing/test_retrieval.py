@@ -79,7 +79,7 @@ def test_retrieve__the_same_queries_to_every_model(
     assert [a["label"] for a in view["images"][0]["answers"]] == ["Zero", "row1"]
     right = [p["right"] for p in view["texts"][0]["answers"][0]["pictures"]]
     assert (sum(right) == 1) == view["texts"][0]["answers"][0]["hit"]
-    monkeypatch.setattr(retrieval, "_write", None)
+    monkeypatch.setattr(retrieval, "answer_all", None)
     assert retrieve(rows, task, workspace, tmp_path / "out") == found  # kept
     assert read_object(tmp_path / LIST) is None
 
