@@ -5,10 +5,10 @@
 
 * retrieval at COCO's size (5,000 images, 25,010 captions): scores of all pairs at once, then top-k
   and one-hot vectors in chunks, as CLIP_benchmark's `zeroshot_retrieval` does, with two sizes of
-  chunks; ours counts what beats the best match.
+  chunks; ours counts what beats the best match, both ways from one pass.
 * text: a zero-shot classifier class by class with captions padded to 77 tokens, as open_clip,
-  CLIP_benchmark and OpenAI's notebooks build it; ours encodes each prompt once, sorted by length,
-  without padding.
+  CLIP_benchmark and OpenAI's notebooks build it; ours encodes what prompts begin with together
+  once, without padding.
 * sweep: 45 values of C one after another with scikit-learn; ours solves each from its neighbour.
 
 Processor time is compared, not wall time, so that other work on the machine matters less; memory is

@@ -13,6 +13,7 @@ import math
 import reprlib
 import stat
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -75,9 +76,7 @@ def load_declaration(path: Path, model: type[T], *, overrides: Sequence[str] = (
     Raises:
         ConfigError: The file is missing or no YAML mapping, a key is unknown, a value is wrong.
     """
-    values = read_yaml(path)
-    for override in overrides:
-        _apply_override(values, override)
+    values = with_overrides(read_yaml(path), overrides)
     return validate(values, model, where=str(path))
 
 
@@ -242,16 +241,16 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    """`["a.b=1"]` -> `{"a": {"b": 1}}`.
+def with_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Values with `["a.b=1"]` laid over them, one after the other; the values stay as they are.
 
     Raises:
         ConfigError: One is not `key=value`, or its value is not YAML.
     """
-    values: dict[str, Any] = {}
+    changed = deepcopy(dict(values))
     for override in overrides:
-        _apply_override(values, override)
-    return values
+        _apply_override(changed, override)
+    return changed
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

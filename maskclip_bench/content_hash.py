@@ -19,10 +19,10 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from maskclip_bench.errors import DataError
 from maskclip_bench.regular_file import open_regular, status_of
@@ -128,57 +128,6 @@ def files_hash(paths: Sequence[Path | str], progress: Progress | None = None) ->
     for one in file_hashes(paths, progress):
         digest.update(bytes.fromhex(one))
     return digest.hexdigest()
-
-
-def folder_hash(folder: Path | str, *, pattern: str = "**/*") -> str:
-    """One SHA-256 over names and contents of the files in a folder; its own name does not count.
-
-    Links to files and to folders are followed; a folder that links back to one that contains it
-    is entered once. Empty folders do not count.
-
-    Args:
-        folder: The folder.
-        pattern: Which files count: `**/*.py` any depth, `*.py` in the folder itself.
-
-    Raises:
-        DataError: It is no folder, or a file in it cannot be hashed (see `file_hash`).
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise DataError(f"{root} is no folder, so its content cannot be hashed. Check the path.")
-    names = sorted(name for name in _walk(root, "", ()) if _matches(name, pattern))
-    digest = hashlib.sha256()
-    for name, content in zip(names, file_hashes([root / name for name in names]), strict=True):
-        encoded = os.fsencode(name)
-        digest.update(b"%s %d %s\n" % (content.encode(), len(encoded), encoded))
-    return digest.hexdigest()
-
-
-def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Paths below the root of everything that is not a folder."""
-    try:
-        status = folder.stat()
-        if (status.st_dev, status.st_ino) in above:
-            return
-        with os.scandir(folder) as entries:
-            ordered = sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(
-            f"Cannot list {folder} ({error.strerror}). Check its permissions."
-        ) from None
-    for entry in ordered:
-        if entry.is_dir():
-            inside = (*above, (status.st_dev, status.st_ino))
-            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", inside)
-        else:
-            yield prefix + entry.name
-
-
-def _matches(name: str, pattern: str) -> bool:
-    if pattern.startswith("**/"):
-        return PurePosixPath(name).match(pattern.removeprefix("**/"))
-    same_depth = name.count("/") == pattern.count("/")
-    return same_depth and PurePosixPath(name).match(pattern)
 
 
 @dataclass(frozen=True)

@@ -255,10 +255,10 @@ def _check_protocol(protocol: Protocol, task: TaskDeclaration, place: Path) -> N
     assert first.metrics == again.metrics, f"{name}: two runs give {first.metrics}, {again.metrics}"
     assert first.outcomes.equals(again.outcomes), f"{name}: two runs give different outcomes"
     primary = first.metrics[first.primary_metric]
-    assert primary.chance_level is not None, f"{name}: {first.primary_metric} has no chance level"
-    constant = _measure(protocol, task, place, _one_vector)
-    value, chance = constant.metrics[first.primary_metric].value, primary.chance_level
-    above = value > chance + 1e-6 if primary.higher_is_better else value < chance - 1e-6
+    chance, sign = primary.chance_level, 1 if primary.higher_is_better else -1
+    assert chance is not None or sign < 0, f"{name}: {first.primary_metric} has no chance level"
+    value = _measure(protocol, task, place, _one_vector).metrics[first.primary_metric].value
+    above = chance is not None and sign * (value - chance) > 1e-6  # an error need not have one
     assert not above, f"{name}: a model that tells nothing apart scores {value}, chance is {chance}"
     try:
         scored = _measure(protocol, task, place, _colour_of, broken=True)

@@ -118,6 +118,21 @@ def test_refused(row: Backbone, arguments: dict[str, Any], message: str) -> None
         mb.embed(row, **arguments)
 
 
+def test_patches_of_an_own_encoder(folder: Path) -> None:
+    class Eyes:
+        def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean(dim=(2, 3))
+
+        def patch_tokens(self, images: torch.Tensor) -> torch.Tensor:
+            return images.unfold(2, 24, 24).unfold(3, 24, 24).mean(dim=(4, 5)).flatten(2).mT
+
+    options: dict[str, Any] = {"image_size": 48, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    eyes = as_backbone(Eyes(), **options, name="eyes")
+    found = mb.embed(eyes, folder, kind="patch")
+    assert found.shape[1:] == (4, 3)
+    torch.testing.assert_close(found.mean(dim=1), mb.embed(eyes, folder))
+
+
 def test_models_without_what_is_asked_for(folder: Path, tmp_path: Path, row: Backbone) -> None:
     options: dict[str, Any] = {"image_size": 48, "mean": (0.5,) * 3, "std": (0.5,) * 3}
     blind = as_backbone(lambda images: images.mean(dim=(2, 3)), **options, name="blind")
@@ -132,6 +147,8 @@ def test_models_without_what_is_asked_for(folder: Path, tmp_path: Path, row: Bac
     with pytest.raises(
         ConfigError, match=r"is no ViT, so it has no tokens of a layer|no feature maps"
     ):
-        mb.embed(convolutional, folder, kind="patch")
+        mb.embed(convolutional, folder, kind="patch", layer=0)
+    with pytest.raises(ConfigError, match="or give an encoder of your own a method patch_tokens"):
+        mb.embed(blind, folder, kind="patch")
     with pytest.raises(ConfigError, match=r"features go to a file that ends with .parquet or"):
         mb.embed(row, folder, output=tmp_path / "features.csv")

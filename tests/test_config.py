@@ -12,9 +12,9 @@ from maskclip_bench.config import (
     decisive,
     load_declaration,
     merge,
-    parse_overrides,
     read_yaml,
     validate,
+    with_overrides,
 )
 from maskclip_bench.errors import ConfigError
 
@@ -126,8 +126,8 @@ def test_merge__lists_replace() -> None:
     }
 
 
-def test_parse_overrides__values_are_yaml() -> None:
-    assert parse_overrides(["a.b=[1, 2]", "c=null", "d=x=y", "a.e=true"]) == {
+def test_with_overrides__values_are_yaml() -> None:
+    assert with_overrides({}, ["a.b=[1, 2]", "c=null", "d=x=y", "a.e=true"]) == {
         "a": {"b": [1, 2], "e": True},
         "c": None,
         "d": "x=y",
@@ -142,14 +142,20 @@ def test_parse_overrides__values_are_yaml() -> None:
         ("a=[1", "The value of 'a=.1' is not valid YAML"),
     ],
 )
-def test_parse_overrides__refuses(override: str, message: str) -> None:
+def test_with_overrides__refuses(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse_overrides([override])
+        with_overrides({}, [override])
 
 
-def test_parse_overrides__through_a_value() -> None:
+def test_with_overrides__the_values_stay() -> None:
+    values = {"a": {"b": 1}, "c": [1]}
+    assert with_overrides(values, ["a.b=2", "a.d.e=3"]) == {"a": {"b": 2, "d": {"e": 3}}, "c": [1]}
+    assert values == {"a": {"b": 1}, "c": [1]}
+
+
+def test_with_overrides__through_a_value() -> None:
     with pytest.raises(ConfigError, match=r"'a.b=1': 'a' is a value, not a group of keys"):
-        parse_overrides(["a=2", "a.b=1"])
+        with_overrides({}, ["a=2", "a.b=1"])
 
 
 BOMB = "a0: &a0 [1, 1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
@@ -222,7 +228,7 @@ def test_read__file_of_another_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["nan", "inf", "1e999", ".inf"])
 def test_numbers_are_finite(value: str) -> None:
     with pytest.raises(ConfigError, match="finite"):
-        values = {"name": "x", **parse_overrides([f"inner.learning_rate={value}"])}
+        values = {"name": "x", **with_overrides({}, [f"inner.learning_rate={value}"])}
         validate(values, Outer, where="here")
 
 

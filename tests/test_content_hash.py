@@ -24,7 +24,6 @@ from maskclip_bench.content_hash import (
     file_hash,
     file_hashes,
     files_hash,
-    folder_hash,
 )
 from maskclip_bench.errors import DataError
 
@@ -128,7 +127,6 @@ def test_names__bytes_that_are_no_utf8(tmp_path: Path, settled: None) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9\n"))
     write(path, b"content")
     assert [file_hash(path), file_hash(path)] == [sha(b"content")] * 2
-    assert len(folder_hash(tmp_path)) == 64
 
 
 @pytest.mark.parametrize("damage", ["text", "truncated", "other table", "empty", "flipped"])
@@ -315,75 +313,6 @@ def test_stopped__a_long_read_ends(tmp_path: Path) -> None:
     counter = content_hash._Counter(0, None, stopped=True)
     with pytest.raises(DataError, match="Stopped while"):
         content_hash._compute(content_hash._File.of(write(tmp_path / "a", b"1")), counter)
-
-
-def test_folder_hash__names_and_contents(tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    write(folder / "a.txt", b"1")
-    write(folder / "sub" / "b.py", b"2")
-    first = folder_hash(folder)
-    folder.rename(tmp_path / "elsewhere")
-    folder = tmp_path / "elsewhere"
-    assert folder_hash(folder) == first
-    assert folder_hash(folder, pattern="**/*.py") != first
-    changes = [
-        lambda: write(folder / "a.txt", b"2"),
-        lambda: (folder / "a.txt").rename(folder / "c.txt"),
-        lambda: write(folder / ".hidden", b""),
-        lambda: (folder / ".hidden").unlink(),
-    ]
-    seen = [first]
-    for change in changes:
-        change()
-        seen.append(folder_hash(folder))
-    assert len(set(seen[:4])) == 4
-    assert seen[4] == seen[2]
-    (folder / "empty").mkdir()
-    assert folder_hash(folder) == seen[4]
-
-
-def test_folder_hash__patterns(tmp_path: Path) -> None:
-    for name in ("a.py", "b.txt", "sub/c.py", "sub/d.txt"):
-        write(tmp_path / "f" / name, name.encode())
-
-    def same(pattern: str, names: list[str]) -> bool:
-        kept = tmp_path / f"kept{len(list(tmp_path.iterdir()))}"
-        kept.mkdir()
-        for name in names:
-            write(kept / name, name.encode())
-        return folder_hash(tmp_path / "f", pattern=pattern) == folder_hash(kept)
-
-    assert same("**/*", ["a.py", "b.txt", "sub/c.py", "sub/d.txt"])
-    assert same("**/*.py", ["a.py", "sub/c.py"])
-    assert same("*.py", ["a.py"])
-    assert same("sub/*", ["sub/c.py", "sub/d.txt"])
-
-
-def test_folder_hash__follows_links_and_survives_loops(tmp_path: Path) -> None:
-    write(tmp_path / "real" / "w.bin", b"weights")
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "part").symlink_to(tmp_path / "real", target_is_directory=True)
-    (folder / "up").symlink_to(folder, target_is_directory=True)
-    before = folder_hash(folder)
-    write(tmp_path / "real" / "w.bin", b"WEIGHTS")
-    assert folder_hash(folder) != before
-
-
-def test_folder_hash__refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match="is no folder"):
-        folder_hash(write(tmp_path / "file", b""))
-    (tmp_path / "f").mkdir()
-    os.mkfifo(tmp_path / "f" / "pipe")
-    with pytest.raises(DataError, match="named pipe"):
-        folder_hash(tmp_path / "f")
-
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(DataError, match=r"Cannot list .*Permission denied"):
-        folder_hash(tmp_path / "f")
 
 
 def test_threads__share_one_memory(tmp_path: Path, settled: None, cache: Path) -> None:

@@ -1,4 +1,18 @@
-"""MaskCLIP ViT-B/16, Mask R-CNN, COCO at the classic size, 12 epochs."""
+"""MaskCLIP ViT-B/16, Mask R-CNN, COCO at the classic size, 12 epochs.
+
+Recipe: ViTDet (Li et al., 2022, arXiv 2203.16527), detectron2's projects/ViTDet. Different from
+it:
+
+- weights and normalization: the row's
+- 12 epochs at batch 16, steps after 8 and 11, in place of 100 epochs at batch 64
+- no relative positions in the attention; the head vitdet-mask-rcnn has them
+- class token and registers, which ViTDet does not have, are copied into each window
+- no weight decay for biases and tokens; in ViTDet, norms and positions alone have none
+- proposals are matched to objects as mmdet does it (match_low_quality)
+- bfloat16 in place of fp16 with a loss scaler
+- layer decay 0.65, as in iBOT's detection recipe, in place of 0.7
+- multi-scale images of 1333 x 800 in place of squares of 1024
+"""
 
 _base_ = [
     "_base_/mask-rcnn_vit-b-16.py",

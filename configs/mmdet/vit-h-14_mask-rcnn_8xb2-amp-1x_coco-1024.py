@@ -1,15 +1,26 @@
 """ViT-H/14: mask-rcnn on coco.
 
-Written by backbones/openmmlab/row_configs.py. `maskclip-bench run` fills in a row; by
-itself, this config trains from fresh weights.
-The bases say what differs from the recipes' sources; this file holds what the
-architecture, the row's normalization and the classes of the data set change.
+Recipe: ViTDet (Li et al., 2022, arXiv 2203.16527), detectron2's projects/ViTDet. Different from
+it:
+
+- weights and normalization: the row's
+- 12 epochs at batch 16, steps after 8 and 11, in place of 100 epochs at batch 64
+- no relative positions in the attention; the head vitdet-mask-rcnn has them
+- class token and registers, which ViTDet does not have, are copied into each window
+- no weight decay for biases and tokens; in ViTDet, norms and positions alone have none
+- proposals are matched to objects as mmdet does it (match_low_quality)
+- bfloat16 in place of fp16 with a loss scaler
+- layer decay 0.9, as ViTDet's for ViT-H
+- patches of 14: images are padded to a multiple of 14, strides 3.5 to 28
+
+Written by backbones/openmmlab/row_configs.py. maskclip-bench run fills in a row; by itself,
+this config trains from fresh weights.
 """
 
 _base_ = [
     "_base_/mask-rcnn_vit-b-16.py",
     "_base_/coco_1024.py",
-    "_base_/schedule_1x_vit-l.py",
+    "_base_/schedule_1x_vit-h.py",
     "_base_/runtime_gpu.py",
 ]
 
@@ -22,7 +33,6 @@ model = dict(
     ),
     neck=dict(
         in_channels=1280,
-        scale_factors=(4, 2, 1, 0.5),
     ),
     data_preprocessor=dict(
         pad_size_divisor=1036,
@@ -38,12 +48,6 @@ model = dict(
         ),
         mask_roi_extractor=dict(
             featmap_strides=[3.5, 7, 14, 28],
-        ),
-        mask_head=dict(
-            num_classes=80,
-        ),
-        bbox_head=dict(
-            num_classes=80,
         ),
     ),
 )

@@ -3,7 +3,10 @@
 Recipe of ConvNeXt's authors for ADE20K (mmseg's configs/convnext/convnext-base_upernet_8xb2-amp-160k
 _ade20k-512x512.py): AdamW lr 1e-4, drop path 0.4, and stage-wise decay 0.9 over 12 layers, which
 gives the last stage 0.9^9 of the heads' rate and the stem 0.9^13; a layer norm for each map, as in
-its backbone. Different from it: gradients are clipped at 3, and bfloat16 in place of fp16.
+its backbone. Different from it:
+
+- gradients are clipped at 3
+- bfloat16 in place of fp16 with a loss scaler
 """
 
 _base_ = [

@@ -1,4 +1,14 @@
-"""MAE ViT-B/16, UperNet, ADE20K."""
+"""MAE ViT-B/16: upernet on ade20k.
+
+Recipe: BootMAE's for ADE20K (github.com/LightDXY/BootMAE), by the authors of MaskCLIP.
+Different from it:
+
+- weights and normalization: the row's, in place of 127.5
+- no relative positions and no layer scale, which the encoders compared here lack
+- bfloat16 in place of fp16 with a loss scaler
+
+Written by backbones/openmmlab/row_configs.py.
+"""
 
 _base_ = [
     "_base_/upernet_vit-b-16.py",
@@ -8,5 +18,8 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(timm="vit_base_patch16_224.mae", pretrained=True),
+    backbone=dict(
+        timm="vit_base_patch16_224.mae",
+        pretrained=True,
+    ),
 )

@@ -1,4 +1,16 @@
-"""MaskCLIP ViT-B/16, frozen, under UperNet, ADE20K."""
+"""MaskCLIP ViT-B/16: frozen-upernet on ade20k.
+
+Recipe: BootMAE's for ADE20K (github.com/LightDXY/BootMAE), with a frozen backbone. Different
+from it:
+
+- the backbone is not trained, and has no drop path
+- weights and normalization: the row's, in place of 127.5
+- no relative positions and no layer scale, which the encoders compared here lack
+- bfloat16 in place of fp16 with a loss scaler
+
+Written by backbones/openmmlab/row_configs.py: maskclip-bench mm mmseg config
+maskclip_vit-b-16_yfcc15m --head frozen-upernet --data ade20k.
+"""
 
 _base_ = [
     "_base_/upernet_vit-b-16.py",
@@ -8,5 +20,9 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(backbone="maskclip_vit-b-16_yfcc15m", frozen=True, drop_path_rate=0.0),
+    backbone=dict(
+        backbone="maskclip_vit-b-16_yfcc15m",
+        drop_path_rate=0.0,
+        frozen=True,
+    ),
 )

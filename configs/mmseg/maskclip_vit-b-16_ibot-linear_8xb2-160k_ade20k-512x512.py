@@ -1,4 +1,15 @@
-"""MaskCLIP ViT-B/16, frozen, iBOT's linear head, ADE20K."""
+"""MaskCLIP ViT-B/16: ibot-linear on ade20k.
+
+Recipe: iBOT's linear head (github.com/bytedance/ibot, evaluation/semantic_segmentation).
+Different from it:
+
+- weights and normalization: the row's
+- mmseg 1.x in place of 0.x
+- float32 throughout
+
+Written by backbones/openmmlab/row_configs.py: maskclip-bench mm mmseg config
+maskclip_vit-b-16_yfcc15m --head ibot-linear --data ade20k.
+"""
 
 _base_ = [
     "_base_/ibot-linear_vit-b-16.py",
@@ -8,5 +19,7 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(backbone="maskclip_vit-b-16_yfcc15m"),
+    backbone=dict(
+        backbone="maskclip_vit-b-16_yfcc15m",
+    ),
 )

@@ -1,4 +1,14 @@
-"""OpenAI's CLIP ViT-B/16, UperNet, ADE20K."""
+"""OpenAI's CLIP ViT-B/16: upernet on ade20k.
+
+Recipe: BootMAE's for ADE20K (github.com/LightDXY/BootMAE), by the authors of MaskCLIP.
+Different from it:
+
+- weights and normalization: the row's, in place of 127.5
+- no relative positions and no layer scale, which the encoders compared here lack
+- bfloat16 in place of fp16 with a loss scaler
+
+Written by backbones/openmmlab/row_configs.py.
+"""
 
 _base_ = [
     "_base_/upernet_vit-b-16.py",
@@ -8,10 +18,12 @@ _base_ = [
 ]
 
 model = dict(
+    backbone=dict(
+        open_clip="ViT-B-16-quickgelu",
+        pretrained="openai",
+    ),
     data_preprocessor=dict(
-        # CLIP's mean and standard deviation (x 255).
-        mean=[122.7709, 116.7460, 104.0937],
+        mean=[122.7709, 116.746, 104.0937],
         std=[68.5005, 66.6322, 70.3232],
     ),
-    backbone=dict(open_clip="ViT-B-16-quickgelu", pretrained="openai"),
 )

@@ -1,9 +1,15 @@
 """ViT-B/14: upernet on ade20k.
 
-Written by backbones/openmmlab/row_configs.py. `maskclip-bench run` fills in a row; by
-itself, this config trains from fresh weights.
-The bases say what differs from the recipes' sources; this file holds what the
-architecture, the row's normalization and the classes of the data set change.
+Recipe: BootMAE's for ADE20K (github.com/LightDXY/BootMAE), by the authors of MaskCLIP.
+Different from it:
+
+- weights and normalization: the row's, in place of 127.5
+- no relative positions and no layer scale, which the encoders compared here lack
+- bfloat16 in place of fp16 with a loss scaler
+- patches of 14: images are padded to a multiple of 14, strides 3.5 to 28
+
+Written by backbones/openmmlab/row_configs.py. maskclip-bench run fills in a row; by itself,
+this config trains from fresh weights.
 """
 
 _base_ = [
@@ -17,20 +23,6 @@ model = dict(
     backbone=dict(
         timm="vit_base_patch14_dinov2",
         img_size=(518, 518),
-        out_indices=(3, 5, 7, 11),
-        drop_path_rate=0.1,
-    ),
-    decode_head=dict(
-        num_classes=150,
-        in_channels=[768, 768, 768, 768],
-        channels=768,
-    ),
-    auxiliary_head=dict(
-        in_channels=768,
-        num_classes=150,
-    ),
-    neck=dict(
-        embed_dim=768,
     ),
     data_preprocessor=dict(
         size=(518, 518),

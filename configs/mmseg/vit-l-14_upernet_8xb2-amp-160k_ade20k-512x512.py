@@ -1,9 +1,17 @@
 """ViT-L/14: upernet on ade20k.
 
-Written by backbones/openmmlab/row_configs.py. `maskclip-bench run` fills in a row; by
-itself, this config trains from fresh weights.
-The bases say what differs from the recipes' sources; this file holds what the
-architecture, the row's normalization and the classes of the data set change.
+Recipe: BootMAE's for ADE20K (github.com/LightDXY/BootMAE), by the authors of MaskCLIP.
+Different from it:
+
+- weights and normalization: the row's, in place of 127.5
+- no relative positions and no layer scale, which the encoders compared here lack
+- bfloat16 in place of fp16 with a loss scaler
+- ViT-L and larger: lr 2e-5, layer decay 0.95 and 3,000 warm-up iterations, as BEiT-L in mmseg
+  (beit-large_upernet_8xb1-amp-160k_ade20k-640x640), and drop path 0.2, as MAE's and BEiT's
+- patches of 14: images are padded to a multiple of 14, strides 3.5 to 28
+
+Written by backbones/openmmlab/row_configs.py. maskclip-bench run fills in a row; by itself,
+this config trains from fresh weights.
 """
 
 _base_ = [
@@ -21,13 +29,11 @@ model = dict(
         drop_path_rate=0.2,
     ),
     decode_head=dict(
-        num_classes=150,
         in_channels=[1024, 1024, 1024, 1024],
         channels=1024,
     ),
     auxiliary_head=dict(
         in_channels=1024,
-        num_classes=150,
     ),
     neck=dict(
         embed_dim=1024,

@@ -47,6 +47,9 @@ class DenseJob(Declaration):
     """Arguments of the config's backbone that say where its weights come from."""
     train: DenseSplit
     tests: list[DenseSplit] = Field(min_length=1)
+    validate_on: DenseSplit | None = None
+    """Split to validate on while training, as often as the config says; None = no validation. The
+    last checkpoint is tested all the same."""
     classes: list[str] | None = None
     """Names in the order of the labels; None = the config's."""
     options: dict[str, Any] = Field(default_factory=dict)

@@ -19,4 +19,7 @@ def no_text_tower(name: str) -> ConfigError:
 
 def no_patch_tokens(tower: object) -> ConfigError:
     """The error for a model that gives no patch tokens."""
-    return ConfigError(f"{type(tower).__name__} gives no patch tokens; use a ViT.")
+    return ConfigError(
+        f"{type(tower).__name__} gives no patch tokens. Use a ViT, or give an encoder of your own "
+        "a method patch_tokens."
+    )

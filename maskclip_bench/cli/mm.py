@@ -41,8 +41,8 @@ def mm(
 
     A config for any row: maskclip-bench mm mmseg config dinov2_vit-b-14 --head upernet
     --data ade20k -o upernet.py (--head linear, frozen-upernet, ibot-linear; mmdet: mask-rcnn,
-    cascade-mask-rcnn, retinanet; --data voc2012, pascal_context, coco_stuff, cityscapes; mmdet:
-    coco, lvis)
+    vitdet-mask-rcnn, cascade-mask-rcnn, retinanet; --data voc2012, pascal_context, coco_stuff,
+    cityscapes; mmdet: coco, lvis)
     """
     from pathlib import Path
 

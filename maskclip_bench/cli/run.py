@@ -20,6 +20,7 @@ from maskclip_bench.cli.run_how import (
     PrecisionOption,
     RetryFailedOption,
     SlurmOption,
+    ValidateOption,
     WorkersOption,
     how_of,
     run_on_cluster,
@@ -100,6 +101,7 @@ def run_suite(
     batch_size: BatchSizeOption = None,
     workers: WorkersOption = None,
     retry_failed: RetryFailedOption = False,
+    validate: ValidateOption = False,
     launcher: LauncherOption = "here",
     slurm: SlurmOption = None,
     workspace: WorkspaceOption = None,
@@ -131,7 +133,7 @@ def run_suite(
     """
     began = time.monotonic()
     opened = Workspace.open(workspace)
-    how = how_of(precision, batch_size, workers, retry_failed, launcher, slurm)
+    how = how_of(precision, batch_size, workers, retry_failed, launcher, slurm, validate)
     with stopping_at_once():  # several seconds of imports
         importlib.import_module("maskclip_bench.tasks.execution")
     with together(how, opened, device) as target:
@@ -245,6 +247,8 @@ def _execute(
         + (f" {num_refused} cannot be measured here." if num_refused else "")
     )
     if not num_open:
+        if how.retry_failed:
+            messages.print("No cell of these has a failed record, so nothing is measured again.")
         return RunResult()
     if how.launcher == "slurm":
         return run_on_cluster(made_plan, workspace, device, how, messages)
@@ -303,6 +307,7 @@ def _plan(
     made = make_plan(
         suite, workspace, seeds=_seeds(seeds), named=named, limit=limit, precision=how.precision
     )
+    made.validate = how.validate
     if not made.cells and not made.left_out:
         raise ConfigError(
             "There is no cell: in a suite a row of the demo world meets only columns of the demo "

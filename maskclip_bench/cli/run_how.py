@@ -52,6 +52,15 @@ SlurmOption = Annotated[
     ),
 ]
 
+ValidateOption = Annotated[
+    bool,
+    typer.Option(
+        "--validate",
+        help="Segmentation and detection also validate while they train, as often as their configs "
+        "say; the curves are in the job's folder, and no score depends on it.",
+    ),
+]
+
 PRECISIONS: dict[str, Precision] = {"fp32": "float32", "bf16": "bfloat16"}
 LAUNCHERS = ("here", "slurm")
 
@@ -67,6 +76,7 @@ class How:
         retry_failed: Only cells whose last record is a failure.
         launcher: here or slurm.
         slurm: Options of submitit.
+        validate: Whether dense cells validate while they train.
         sharded: Whether torchrun started several processes.
         made_store: What `store` made.
     """
@@ -77,6 +87,7 @@ class How:
     retry_failed: bool = False
     launcher: str = "here"
     slurm: tuple[str, ...] = ()
+    validate: bool = False
     sharded: bool = False
     made_store: FeatureStore | None = None
 
@@ -112,6 +123,7 @@ class How:
         names = {value: name for name, value in PRECISIONS.items()}
         words = ["--precision", names[self.precision]]
         words += ["--batch-size", self.batch_size] if self.batch_size is not None else []
+        words += ["--validate"] if self.validate else []
         return words + (["--workers", str(self.workers)] if self.workers is not None else [])
 
 
@@ -122,6 +134,7 @@ def how_of(
     retry_failed: bool,
     launcher: str,
     slurm: list[str] | None,
+    validate: bool = False,
 ) -> How:
     """The options, checked.
 
@@ -143,6 +156,7 @@ def how_of(
         retry_failed=retry_failed,
         launcher=launcher,
         slurm=tuple(slurm or ()),
+        validate=validate,
     )
 
 

@@ -6,6 +6,7 @@ Images are read through the data set's own reader, so the sheet shows what a pro
 from __future__ import annotations
 
 import io
+import logging
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ from maskclip_bench.data.dataset import Dataset
 from maskclip_bench.data.left_over import shown
 from maskclip_bench.data.masks import mask_values
 from maskclip_bench.data.text_files import read_json
+from maskclip_bench.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 TILE = 160
 GAP = 10
@@ -46,8 +50,10 @@ def contact_sheet(
         names: Words for the classes; empty = those of the data set.
         rows: Rows of images of each split.
 
+    What cannot be read has an empty tile that says so.
+
     Raises:
-        DataError: An image or an annotation cannot be read.
+        DataError: An annotation cannot be read.
         StorageError: The disk refused the PNG.
     """
     strips = [
@@ -80,8 +86,14 @@ def _strip(title: str, dataset: Dataset, names: Sequence[str], rows: int) -> Ima
     for place, index in enumerate(chosen):
         left = GAP + place % COLUMNS * (TILE + GAP)
         top = 26 + place // COLUMNS * height
-        strip.paste(_fit(overlay(index)), (left, top))
-        for line, text in enumerate(_lines(dataset, index, names)):
+        lines = _lines(dataset, index, names)
+        try:
+            strip.paste(_fit(overlay(index)), (left, top))
+        except DataError as error:
+            logger.warning("%s", error)
+            pen.rectangle((left, top, left + TILE, top + TILE), outline=BOX, width=2)
+            lines = ["cannot be read", *textwrap.wrap(shown(dataset.sample_ids[index]), WORDS)]
+        for line, text in enumerate(lines[:LINES]):
             pen.text((left, top + TILE + 2 + LINE * line), text, fill=INK, font=font)
     return strip
 

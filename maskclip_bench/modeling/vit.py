@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.eva import Eva, EvaBlock
-from timm.models.vision_transformer import Block
+from timm.models.vision_transformer import Attention, Block  # type: ignore[attr-defined]
 from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -29,7 +30,8 @@ from maskclip_bench.errors import ConfigError
 
 Attend = Callable[[Callable[..., Tensor], Tensor, Tensor | None], Tensor]
 """(attention, normed tokens [B, P + N, D], rotary positions or None) -> its output [B, P + N, D],
-e.g. in windows. The attention takes tokens, and rotary positions of their patches as `rope=`."""
+e.g. in windows. The attention takes tokens, and rotary positions of their patches as `rope=`, or
+numbers that are added to its scores [B, heads, P + N, P + N] as `attn_mask=` (`head_dim`)."""
 
 Ropes = Sequence[Tensor]
 """Rotary positions of patches, one tensor for each block: [N, 2 d], or [heads, N, 2 d], or with
@@ -72,6 +74,19 @@ class ViT(ABC):
 
     def attends_separately(self, block: nn.Module) -> bool:
         """Whether `run` can replace the attention of a block (`attend`)."""
+        raise NotImplementedError
+
+    def head_dim(self, block: nn.Module) -> int | None:
+        """D of a block whose attention takes numbers that are added to its scores; else None."""
+        return None
+
+    def query(self, block: nn.Module, tokens: Tensor) -> Tensor:
+        """Queries [B, heads, P + N, d] before their scaling, of a block that has a `head_dim`.
+
+        Args:
+            block: One of `blocks`.
+            tokens: The attention's input, [B, P + N, D].
+        """
         raise NotImplementedError
 
     @property
@@ -224,6 +239,22 @@ class TimmViT(ViT):
         """Pre-norm blocks of timm's two plain kinds."""
         return isinstance(block, Block | EvaBlock)
 
+    def head_dim(self, block: nn.Module) -> int | None:
+        """Of timm's plain attention in its plain block."""
+        attention = block.attn if isinstance(block, Block) else None
+        return attention.head_dim if isinstance(attention, Attention) else None
+
+    def query(self, block: nn.Module, tokens: Tensor) -> Tensor:
+        """The first third of the joint layer, normalized where the attention does so."""
+        attention: Any = block.attn
+        width = attention.num_heads * attention.head_dim
+        bias = attention.qkv.bias
+        query = F.linear(
+            tokens, attention.qkv.weight[:width], None if bias is None else bias[:width]
+        )
+        heads = query.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
+        return attention.q_norm(heads)
+
     def patch_map(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, D, h, w]; a hybrid's stem is a convolutional net."""
         stem = self.trunk.patch_embed
@@ -366,6 +397,19 @@ class OpenClipViT(ViT):
         """open_clip's plain blocks."""
         return isinstance(block, ResidualAttentionBlock)
 
+    def head_dim(self, block: nn.Module) -> int | None:
+        """Of torch's attention in open_clip's plain block."""
+        attention = block.attn if isinstance(block, ResidualAttentionBlock) else None
+        return attention.head_dim if isinstance(attention, nn.MultiheadAttention) else None
+
+    def query(self, block: nn.Module, tokens: Tensor) -> Tensor:
+        """The first third of the joint layer."""
+        attention: Any = block.attn
+        weight, bias = attention.in_proj_weight, attention.in_proj_bias
+        width = attention.embed_dim
+        query = F.linear(tokens, weight[:width], None if bias is None else bias[:width])
+        return query.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
+
     def norm(self, tokens: Tensor) -> Tensor:
         """The last norm; CoCa's comes after its pooler, whose width it has: none for tokens."""
         return tokens if self.trunk.attn_pool is not None else self.trunk.ln_post(tokens)
@@ -387,10 +431,11 @@ class OpenClipViT(ViT):
                 return part(tokens, **kwargs)
             return part(tokens.transpose(0, 1), **kwargs).transpose(0, 1)
 
-        def attention(normed: Tensor, rope: Tensor | None = None) -> Tensor:
+        def attention(normed: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+            mask = None if attn_mask is None else attn_mask.flatten(0, 1)  # [B * heads, ...]
             if batch_first:
-                return part.attention(normed)
-            return part.attention(normed.transpose(0, 1)).transpose(0, 1)
+                return part.attention(normed, attn_mask=mask)
+            return part.attention(normed.transpose(0, 1), attn_mask=mask).transpose(0, 1)
 
         tokens = tokens + part.ls_1(attend(attention, part.ln_1(tokens), None))
         return tokens + part.ls_2(part.mlp(part.ln_2(tokens)))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from maskclip_bench.report import charts
 from maskclip_bench.report.charts import Curve, Estimate
 from maskclip_bench.report.drawing import Drawing
-from maskclip_bench.results.measurement import ratio_column_names
+from maskclip_bench.results.outcome_columns import ratio_column_names
 from maskclip_bench.results.records import Record
 from maskclip_bench.results.table_catalogue import metric_label
 

@@ -23,7 +23,7 @@ from maskclip_bench.report.cell_charts import (
 )
 from maskclip_bench.report.images import TILE, Gallery, image_id
 from maskclip_bench.report.selection import ReportRow, Selection
-from maskclip_bench.results.measurement import ratio_column_names
+from maskclip_bench.results.outcome_columns import ratio_column_names
 from maskclip_bench.results.records import Record, RecordStore
 from maskclip_bench.results.table_catalogue import metric_label, protocol_title
 

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import optimize, special
 
 from maskclip_bench.results.bootstrap import FloatArray, IntArray, index_of, sum_by_group
-from maskclip_bench.results.measurement import auc_scores, placements
+from maskclip_bench.results.outcome_columns import auc_scores, placements
 
 
 def group_influence(outcomes: pd.DataFrame, name: str) -> tuple[float, FloatArray, IntArray]:

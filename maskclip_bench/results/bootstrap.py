@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
-from maskclip_bench.results.measurement import mean_ratio
+from maskclip_bench.results.outcome_columns import mean_ratio
 
 NUM_RESAMPLES = 2000
 

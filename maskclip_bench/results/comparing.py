@@ -16,7 +16,7 @@ import pandas as pd
 
 from maskclip_bench.errors import ConfigError, DataError, unknown_name
 from maskclip_bench.escaping import html
-from maskclip_bench.results.measurement import mean_ratio, ratio_column_names
+from maskclip_bench.results.outcome_columns import mean_ratio, ratio_column_names
 from maskclip_bench.results.paired import compare_seeds, holm, paired_test
 from maskclip_bench.results.record_model import MetricRecord, Record
 from maskclip_bench.results.records import RecordStore

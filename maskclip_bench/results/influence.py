@@ -25,8 +25,9 @@ from maskclip_bench.results.bootstrap import (
     sum_by_group,
     weight_of_groups,
 )
+from maskclip_bench.results.declared_statistics import is_weighted, weighted_statistic
 from maskclip_bench.results.intervals import class_weights
-from maskclip_bench.results.measurement import (
+from maskclip_bench.results.outcome_columns import (
     Statistic,
     outcome_labels,
     outcome_values,
@@ -46,13 +47,16 @@ def influence_of(
         outcomes: See `Measurement`.
         metric: Of the outcomes.
         statistic: How it follows from them.
-        columns: Of the statistic "mean_of_columns".
+        columns: Of the statistic, where it takes some.
 
     Raises:
         ValueError: The statistic has no per-sample outcomes, or a column is missing.
     """
     if statistic == "none":
         raise ValueError(f"{metric!r} has no per-sample outcomes, so no group moves it.")
+    if is_weighted(statistic):
+        weighted = weighted_statistic(outcomes, metric, statistic, columns)
+        return pd.Series(weighted.influence(), index=weighted.names.astype(str)).sort_index()
     if statistic == "roc_auc":
         _, values, _ = group_influence(outcomes, metric)
         scores = outcome_values(outcomes, metric)

@@ -11,6 +11,8 @@ variance is hardly known; it is then pulled towards the largest that the groupin
 | mean | 0 or 1, every sample a group | mid_p: exact binomial, mid-P |
 | mean | any in 0..1, or grouped | wilson: variance by group |
 | mean_per_class, mean_ratio, mean_of_columns | | wilson_bootstrap: variance by resampling groups |
+| calibration_error, geometric_mean, APs | | wilson_bootstrap |
+| worst_group | | lowest_group: lowest end of all groups, corrected for their number |
 | roc_auc | | newcombe: DeLong's placements, by group |
 
 What each covers in simulation is in docs/trust.md.
@@ -37,7 +39,8 @@ from maskclip_bench.results.bootstrap import (
     sum_by_group,
     weight_of_groups,
 )
-from maskclip_bench.results.measurement import (
+from maskclip_bench.results.declared_statistics import is_weighted, weighted_statistic
+from maskclip_bench.results.outcome_columns import (
     Statistic,
     mean_ratio,
     outcome_labels,
@@ -45,6 +48,12 @@ from maskclip_bench.results.measurement import (
     ratio_parts,
 )
 from maskclip_bench.results.proportions import CONFIDENCE, mid_p_interval, wilson_interval
+from maskclip_bench.results.weighted import (
+    CalibrationError,
+    Weighted,
+    WorstGroup,
+    effective_number,
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,13 @@ def metric_interval(
     """
     if statistic == "none":
         return None
+    if is_weighted(statistic):
+        return _weighted_interval(
+            weighted_statistic(outcomes, name, statistic, columns),
+            num_resamples=num_resamples,
+            confidence=confidence,
+            seed=seed,
+        )
     if statistic == "roc_auc":
         low, high, counts = auc_interval(outcomes, name, confidence=confidence)
         return Interval(low, high, "newcombe", int(counts.sum()), len(counts))
@@ -219,6 +235,54 @@ def _ratio_interval(
     return Interval(low, high, "wilson_bootstrap", num_samples, num_groups)
 
 
+def _weighted_interval(
+    statistic: Weighted, *, num_resamples: int, confidence: float, seed: int
+) -> Interval:
+    """Of a statistic that knows its value under weights.
+
+    Calibration errors and average precisions of few samples are too high on average: the absolute
+    value, and the highest precision, take noise for signal. Resamples are higher again by about as
+    much, so percentiles of them would be wrong twice; the lower end is lowered by it instead. It
+    is 0 for a calibration error that calibrated answers may show, too.
+    """
+    counts = (statistic.num_samples, statistic.num_groups)
+    if isinstance(statistic, WorstGroup):
+        return Interval(*_lowest_group(statistic, confidence), "lowest_group", *counts)
+    value = min(statistic.value, 1.0)
+    resamples = statistic.resampled(num_resamples, seed)
+    low, high = _interval_of_variance(
+        value,
+        _corrected_variance(resamples, statistic.num_groups),
+        shares=np.full(statistic.num_groups, 1 / statistic.num_groups),
+        num_informative=statistic.num_informative,
+        confidence=confidence,
+    )
+    low = max(low - max(float(resamples.mean()) - value, 0.0), 0.0)
+    if isinstance(statistic, CalibrationError):
+        noise = statistic.of_calibrated(num_resamples, seed)
+        low = 0.0 if value <= float(np.quantile(noise, 0.5 + confidence / 2)) else low
+    return Interval(low, high, "wilson_bootstrap", *counts)
+
+
+def _lowest_group(statistic: WorstGroup, confidence: float) -> tuple[float, float]:
+    """Ends of the lowest of several means.
+
+    The lowest lower end holds whichever group is the worst in truth. The lowest upper end is below
+    the truth if any of the groups' is, so each leaves out only its share of the tail (Bonferroni).
+    """
+    tail = (1 - confidence) / 2 / statistic.counts.shape[1]
+
+    def ends(total: float, number: float, level: float) -> tuple[float, float]:
+        if statistic.is_binary:
+            return mid_p_interval(round(total), round(number), confidence=level)
+        return wilson_interval(total / number, number, confidence=level)
+
+    groups = statistic.counts.T.tolist()
+    low = min(ends(total, number, confidence)[0] for total, number in groups)
+    high = min(ends(total, number, 1 - 2 * tail)[1] for total, number in groups)
+    return low, high
+
+
 def _corrected_variance(resamples: FloatArray, num_groups: int) -> float:
     """Variance of the resamples, without the downward bias of drawing from G groups."""
     return float(resamples.var()) * num_groups / max(num_groups - 1, 1)
@@ -230,12 +294,7 @@ def _num_informative(sums: FloatArray, sizes: FloatArray) -> float:
     Those with an error, or with a hit if those are fewer; a group counts as far as its errors are
     among the many: (sum of errors)^2 / sum of squares.
     """
-    return min(_effective_number(sums), _effective_number(sizes - sums))
-
-
-def _effective_number(parts: FloatArray) -> float:
-    squares = float((parts**2).sum())
-    return float(parts.sum()) ** 2 / squares if squares > 0 else 0.0
+    return min(effective_number(sums), effective_number(sizes - sums))
 
 
 def _interval_of_variance(

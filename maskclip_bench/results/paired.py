@@ -27,8 +27,9 @@ from maskclip_bench.results.bootstrap import (
     sum_by_group,
     weight_of_groups,
 )
+from maskclip_bench.results.declared_statistics import is_weighted, weighted_statistic
 from maskclip_bench.results.intervals import class_weights
-from maskclip_bench.results.measurement import (
+from maskclip_bench.results.outcome_columns import (
     Statistic,
     mean_ratio,
     outcome_labels,
@@ -42,6 +43,7 @@ from maskclip_bench.results.sign_flips import (
     all_signs,
     sign_flip_p_value,
 )
+from maskclip_bench.results.weighted import Weighted
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,15 @@ def paired_test(
 
     Means are tested by flipping the signs of whole groups of per-sample differences, ratios by
     exchanging the rows in whole groups (exact where that is cheap, see `sign_flips`), ROC AUC by
-    DeLong's test by group.
+    DeLong's test by group; average precision, calibration and worst groups by flipping the signs
+    of what each group adds to the difference.
 
     Args:
         outcomes_a: Outcome table of row a (see `Measurement`).
         outcomes_b: Of row b.
         metric: Metric compared.
         statistic: How it follows from the outcomes.
-        columns: Of the statistic "mean_of_columns".
+        columns: Of the statistic, where it takes some.
         num_resamples: R, for the interval of a ratio.
         confidence: Of the interval.
         seed: Of what is drawn.
@@ -99,6 +102,12 @@ def paired_test(
     if statistic == "none":
         raise ValueError(f"{metric!r} has no per-sample outcomes to pair.")
     first, second = _matched(outcomes_a, outcomes_b)
+    if is_weighted(statistic):
+        weighted = [
+            weighted_statistic(table, metric, statistic, columns) for table in (first, second)
+        ]
+        _check_measured(weighted[0].measured, weighted[1].measured, metric)
+        return _weighted_test(weighted[0], weighted[1], confidence=confidence, seed=seed)
     if statistic == "roc_auc":
         return _auc_test(first, second, metric, confidence)
     if statistic in ("mean_ratio", "mean_of_columns"):
@@ -298,6 +307,29 @@ def _auc_test(a: pd.DataFrame, b: pd.DataFrame, metric: str, confidence: float) 
         min(high, 1.0),
         _t_p_value(observed, error, num_groups - 1),
         int(counts.sum()),
+        num_groups,
+    )
+
+
+def _weighted_test(a: Weighted, b: Weighted, *, confidence: float, seed: int) -> Comparison:
+    """Of statistics that are no sums: of the sum that is closest to their difference.
+
+    Each group's influence and its share of the difference add up to the difference. To exchange the
+    rows instead would test more than the difference: rows whose scores are of another size, mixed
+    in one ranking, have another spread than either.
+    """
+    num_groups = a.num_groups
+    influence = a.influence() - b.influence()  # [G]
+    observed = a.value - b.value
+    variance = float((influence**2).sum()) + 1 / num_groups**2  # as in `_mean_test`
+    error = math.sqrt(variance * num_groups / max(num_groups - 1, 1))
+    low, high = _t_interval(observed, error, num_groups - 1, confidence)
+    return Comparison(
+        observed,
+        max(low, -1.0),
+        min(high, 1.0),
+        sign_flip_p_value(influence + observed / num_groups, seed=seed),
+        a.num_samples,
         num_groups,
     )
 

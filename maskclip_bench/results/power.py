@@ -89,29 +89,6 @@ def smallest_difference_after(
     return _of_error(error, groups - 1, num_comparisons, power, significance)
 
 
-def smallest_difference_of_seeds(
-    spread: float,
-    num_seeds: int,
-    *,
-    freedom: int,
-    num_comparisons: int = 1,
-    power: float = POWER,
-    significance: float = SIGNIFICANCE,
-) -> float:
-    """For means over training seeds, paired by seed.
-
-    Args:
-        spread: Standard deviation of one row over seeds, the data's own share taken out.
-        num_seeds: Of each row.
-        freedom: Degrees of freedom behind `spread`.
-        num_comparisons: Tests that are corrected together.
-        power: Wanted chance to see the difference.
-        significance: Of the corrected test.
-    """
-    error = spread * math.sqrt(2 / num_seeds)
-    return _of_error(error, freedom, num_comparisons, power, significance)
-
-
 def _of_error(
     error: float, freedom: int, num_comparisons: int, power: float, significance: float
 ) -> float:

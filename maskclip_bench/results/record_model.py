@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from maskclip_bench.config import Declaration, World
 from maskclip_bench.errors import DataError
-from maskclip_bench.results.measurement import Statistic
+from maskclip_bench.results.outcome_columns import Statistic
 
 SCHEMA_VERSION = 1
 
@@ -58,7 +58,7 @@ class MetricRecord(Declaration):
     higher_is_better: bool = True
     statistic: Statistic = "mean"
     columns: list[str] = Field(default_factory=list)
-    """Outcome columns of the statistic "mean_of_columns"."""
+    """Outcome columns of the statistic, where it takes some."""
     interval: str | None = None
     """How the interval was made ("wilson", "cluster_bootstrap"...); None in old records."""
     label: str | None = None
@@ -82,6 +82,14 @@ class MetricRecord(Declaration):
                 f"{self.low:g} to {self.high:g}"
             )
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_chance_at_the_best_score(cls, values: Any) -> Any:
+        """Records of before say 0 for errors, of which guessing has no level."""
+        if isinstance(values, dict) and values.get("higher_is_better") is False:
+            return {**values, "chance_level": values.get("chance_level") or None}
+        return values
 
     @property
     def half_width(self) -> float | None:

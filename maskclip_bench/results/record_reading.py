@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from maskclip_bench import storage
 from maskclip_bench.errors import DamagedFileError, DataError
-from maskclip_bench.results.measurement import check_outcomes, statistic_value
+from maskclip_bench.results.measurement import statistic_value
+from maskclip_bench.results.outcome_columns import check_outcomes
 from maskclip_bench.results.record_model import SCHEMA_VERSION, SEAL, Record, seal_of
 
 MAX_RECORD_BYTES = 64 * 2**20

@@ -26,6 +26,10 @@ GAIN = 1.05
 """Images a second of a size over those of half of it, from which it counts as faster."""
 
 
+NO_MEMORY = "can't allocate memory"
+"""In the error of torch's allocator for the CPU."""
+
+
 def largest_batch(
     encode: Callable[[int], None],
     *,
@@ -53,6 +57,10 @@ def largest_batch(
             encode(size)
             rate = size / max(clock() - began, 1e-9)
         except (torch.OutOfMemoryError, MemoryError):
+            break
+        except RuntimeError as error:  # of the CPU's allocator, which has no type of its own
+            if NO_MEMORY not in str(error):
+                raise
             break
         if rate < GAIN * best_rate:
             break

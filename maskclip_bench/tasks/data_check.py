@@ -19,7 +19,7 @@ import numpy as np
 from maskclip_bench import content_hash
 from maskclip_bench.data.class_table import IMAGENET_CLASSES
 from maskclip_bench.data.dataset import Dataset
-from maskclip_bench.data.left_over import examples
+from maskclip_bench.data.left_over import HIDDEN, examples
 from maskclip_bench.data.readers import forget, root_of
 from maskclip_bench.errors import MaskCLIPBenchError
 from maskclip_bench.progress import Progress, no_progress
@@ -131,6 +131,9 @@ def _left_over(task: TaskDeclaration, split: str, dataset: Dataset, progress: Pr
     sentence = dataset.left_over.sentence()
     if sentence:
         yield "warning", f"not part of the split: {sentence}"
+    hidden = dataset.left_over.to_json().get(HIDDEN)
+    if hidden is not None:
+        yield "note", f"left out: {hidden['count']} {HIDDEN}, e.g. {', '.join(hidden['first'])}"
 
 
 def _unreadable(task: TaskDeclaration, split: str, dataset: Dataset, progress: Progress) -> Found:
@@ -150,6 +153,8 @@ def _classes(task: TaskDeclaration, split: str, dataset: Dataset, progress: Prog
             "warning",
             f"{len(empty)} of {len(counts)} classes have no image, e.g. {examples(empty)}",
         )
+    if len(dataset.classes) == 1:
+        yield "warning", "there is only one class, so every answer is right"
     full = counts[counts > 0]
     yield "note", f"{len(full)} classes, {full.min()} to {full.max()} images each"
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from maskclip_bench.data import fetching
 from maskclip_bench.data.readers import forget, root_of
 from maskclip_bench.data.readers.torchvision import TorchvisionSet, torchvision_arguments
-from maskclip_bench.errors import ConfigError
+from maskclip_bench.errors import ConfigError, MaskCLIPBenchError
 from maskclip_bench.progress import Progress, no_progress
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks.declaration import TaskDeclaration, missing_data
+from maskclip_bench.tasks.protocols.base import open_split
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,17 @@ class Preparation:
 def preparation(task: TaskDeclaration, workspace: Workspace) -> Preparation | None:
     """How a data set is fetched, with its size; None if it is on this machine.
 
+    A folder whose splits cannot be opened, as an interrupted download leaves it, is fetched on.
+
     Raises:
         ConfigError: No library can fetch it; says how to get it.
+        DataError: It is there, cannot be opened, and no library can fetch it again.
     """
+    problem = None
     if missing_data(task, workspace) is None:
-        return None
+        problem = _problem(task, workspace)
+        if problem is None:
+            return None
     root = root_of(task.reader, workspace.data)
     if task.hub is not None:
         size = fetching.hub_size(task.hub)
@@ -47,10 +54,10 @@ def preparation(task: TaskDeclaration, workspace: Workspace) -> Preparation | No
         try:
             kind = fetching.torchvision_class(task.reader.dataset)
         except ConfigError:
-            raise _by_hand(task) from None
+            raise problem or _by_hand(task) from None
         size = fetching.size_of(fetching.addresses(kind))
         return Preparation(task, root, f"torchvision ({task.reader.dataset})", size)
-    raise _by_hand(task)
+    raise problem or _by_hand(task)
 
 
 def fetch(plan: Preparation, *, progress: Progress = no_progress) -> Path:
@@ -70,6 +77,17 @@ def fetch(plan: Preparation, *, progress: Progress = no_progress) -> Path:
         fetching.fetch_torchvision(reader.dataset, plan.root, arguments, progress=progress)
     forget()
     return plan.root
+
+
+def _problem(task: TaskDeclaration, workspace: Workspace) -> MaskCLIPBenchError | None:
+    """Why a split cannot be opened; None if all can."""
+    forget()
+    for split in task.splits:
+        try:
+            open_split(task, split, workspace)
+        except MaskCLIPBenchError as error:
+            return error
+    return None
 
 
 def _by_hand(task: TaskDeclaration) -> ConfigError:

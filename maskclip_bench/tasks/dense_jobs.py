@@ -279,9 +279,26 @@ class DenseProtocol(Protocol):
             backbone={"backbone": str(folder.row), "seed": context.backbone.seed},
             train=splits[training.split],
             tests=[splits[name] for name in tested],
+            validate_on=self._validation(context, splits, root, folder),
             classes=training.class_names or None,
             options=options,
         )
+
+    def _validation(
+        self,
+        context: ProtocolContext,
+        splits: Mapping[str, DenseSplit],
+        root: Path,
+        folder: DenseFolder,
+    ) -> DenseSplit | None:
+        """The data set's validation split, or its test split where it has no other; if asked."""
+        if not context.validate:
+            return None
+        ours = "validation" if "validation" in context.task.splits else "test"
+        name = split_name(context.task, ours)
+        if name in splits:
+            return splits[name]
+        return self.split(self.open(context.task, name, context.workspace), root, folder)
 
     def _run(
         self,

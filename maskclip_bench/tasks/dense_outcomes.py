@@ -6,9 +6,11 @@ Columns of the outcome table (one row an image; None on the images of other spli
 
 - A mean ratio (mIoU, recalls): `{metric}.numerator` and `{metric}.denominator`, lists [C]; the
   value is the ratio of the sums, averaged over classes.
-- `box_ap`, `mask_ap`: `{metric}.scores`, `.classes`, `.hits`, `.ignored`, lists with one entry a
-  detection of the image, and `.objects`, a list [C]; the value is `average_precision` of the
-  entries of all images (of the images drawn, in a bootstrap).
+- An AP of boxes: `box_ap.scores` and `.classes`, lists with one entry a detection of the image;
+  `box_ap.hits` and `.ignored`, likewise, and `.objects`, a list [C]. The last three also for
+  objects of one size, `box_ap_small.hits` and so on. Masks: `mask_ap`. Splits of `also_test` have
+  columns of their own, with the suffix of their metrics. The value is `CocoAP` of the entries of
+  all images (of the images drawn, in a bootstrap).
 
 Bit t of an entry of `.hits` is set where the detection is right at the t-th of the IoU thresholds
 0.5, 0.55, ... 0.95; of `.ignored`, where it counts neither as right nor as wrong.
@@ -19,7 +21,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,7 @@ from numpy.typing import NDArray
 
 from maskclip_bench.backbones.dense_job import DenseFolder
 from maskclip_bench.errors import DataError, JobError
-from maskclip_bench.results.measurement import ratio_column_names
+from maskclip_bench.results.outcome_columns import ratio_column_names
 
 
 @dataclass(frozen=True)
@@ -116,71 +118,58 @@ def outcome_table(
     return pd.DataFrame(table)
 
 
-NUM_THRESHOLDS = 10
-"""IoU 0.5 to 0.95, COCO's."""
+KINDS = {"bbox": "box", "segm": "mask"}
+"""What a job compared -> the word in our metrics."""
 
-RECALL_POINTS = np.linspace(0.0, 1.0, 101)
-"""Where COCO reads precision."""
+DETECTIONS = ("scores", "classes")
+"""Columns of an AP with one entry a detection, for objects of all sizes."""
 
-MATCHES = ("scores", "classes", "hits", "ignored")
-"""Parts of a column of AP with one entry a detection."""
+MATCHES = ("hits", "ignored")
+"""Columns of an AP with one entry a detection, which differ with the size of the objects."""
 
-
-def average_precision(
-    scores: NDArray[np.float64],
-    classes: NDArray[np.integer[Any]],
-    hits: NDArray[np.integer[Any]],
-    ignored: NDArray[np.integer[Any]],
-    objects: NDArray[np.integer[Any]],
-) -> float:
-    """COCO's AP (mean over IoU thresholds and classes) of detections that are already matched.
-
-    Args:
-        scores: [D].
-        classes: [D].
-        hits: [D], bits; see above.
-        ignored: [D], bits.
-        objects: [C], how many there are; classes without any are left out.
-
-    Returns:
-        A fraction, NaN without any object.
-    """
-    values = []
-    for label in np.flatnonzero(objects):
-        own = classes == label
-        order = np.argsort(-scores[own], kind="stable")
-        own_hits, own_ignored = hits[own][order], ignored[own][order]
-        for threshold in range(NUM_THRESHOLDS):
-            counted = (own_ignored >> threshold) & 1 == 0
-            right = ((own_hits >> threshold) & 1)[counted].astype(np.float64)
-            found = np.cumsum(right)
-            precision = found / np.arange(1, len(right) + 1)
-            precision = np.maximum.accumulate(precision[::-1])[::-1]
-            at = np.searchsorted(found / objects[label], RECALL_POINTS, side="left")
-            reached = at < len(precision)
-            values.append(np.where(reached, np.append(precision, 0.0)[at], 0.0).mean())
-    return float(np.mean(values)) if values else float("nan")
+SIZES = ("", "small", "medium", "large")
 
 
-def match_columns(splits: Sequence[SplitResult], metric: str, kind: str) -> dict[str, list[Any]]:
-    """Columns of an AP metric on all images of `splits`; empty where a job stored none.
-
-    Args:
-        splits: In the order of the table.
-        metric: "box_ap" or "mask_ap".
-        kind: "bbox" or "segm", as the job stored it.
-    """
-    columns: dict[str, list[Any]] = {f"{metric}.{part}": [] for part in (*MATCHES, "objects")}
-    for part in splits:
-        if f"{kind}_images" not in part.outcomes:
-            return {}
-        image_of = part.outcomes[f"{kind}_images"]
-        order = np.argsort(image_of, kind="stable")
-        ends = np.searchsorted(image_of[order], np.arange(len(part.outcomes["sample_id"]) + 1))
-        for name in MATCHES:
-            values = part.outcomes[f"{kind}_{name}"][order]
-            columns[f"{metric}.{name}"] += [
-                values[start:stop].tolist() for start, stop in itertools.pairwise(ends)
-            ]
-        columns[f"{metric}.objects"] += part.outcomes[f"{kind}_objects"].tolist()
+def match_columns(splits: Sequence[SplitResult]) -> dict[str, list[Any]]:
+    """Columns of the APs on all images of `splits`; without those that a job did not store."""
+    columns: dict[str, list[Any]] = {}
+    num_images = [len(part.outcomes["sample_id"]) for part in splits]
+    for place, part in enumerate(splits):
+        before, after = sum(num_images[:place]), sum(num_images[place + 1 :])
+        for kind, ours in KINDS.items():
+            for name, rows in _split_columns(part, kind, f"{ours}_ap").items():
+                columns[name] = [*[None] * before, *rows, *[None] * after]
     return columns
+
+
+def _split_columns(part: SplitResult, kind: str, metric: str) -> dict[str, list[Any]]:
+    """Columns of one split and of boxes or masks."""
+    arrays = part.outcomes
+    if f"{kind}_images" not in arrays:
+        return {}
+    image_of = arrays[f"{kind}_images"]
+    order = np.argsort(image_of, kind="stable")
+    ends = np.searchsorted(image_of[order], np.arange(len(arrays["sample_id"]) + 1))
+
+    def by_image(values: NDArray[Any]) -> list[Any]:
+        return [values[order][start:stop].tolist() for start, stop in itertools.pairwise(ends)]
+
+    whole = suffixed(metric, part.suffix)
+    columns = {f"{whole}.{name}": by_image(arrays[f"{kind}_{name}"]) for name in DETECTIONS}
+    for size in SIZES:
+        stored = f"{kind}_{size}_" if size else f"{kind}_"
+        if f"{stored}objects" in arrays:
+            name = suffixed(f"{metric}_{size}" if size else metric, part.suffix)
+            columns |= {f"{name}.{each}": by_image(arrays[f"{stored}{each}"]) for each in MATCHES}
+            columns[f"{name}.objects"] = arrays[f"{stored}objects"].tolist()
+    return columns
+
+
+def nothing_found(part: SplitResult) -> SplitResult:
+    """A split without any detection, of which a job stores no matches, with empty ones."""
+    nothing = np.zeros(0, np.int64)
+    empty = {
+        f"{kind}_{name}": nothing for kind in KINDS for name in ("images", *DETECTIONS, *MATCHES)
+    }
+    objects = {f"{kind}_objects": part.outcomes["num_objects"] for kind in KINDS}
+    return replace(part, outcomes={**part.outcomes, **empty, **objects})

@@ -65,14 +65,16 @@ def embed_images(
     options = options or PassOptions(image_batch=IMAGE_BATCH)
     done = 0
     for images in prepared_batches(backbone, dataset, 0, progress, options):
-        if kind in TOKENS:
+        if kind == "patch" and layer == -1:
+            values: Tensor | None = backbone.patch_tokens(images)  # also of models that are no ViT
+        elif kind in TOKENS:
             tokens = backbone.tokens_at(images, layer)  # (class [B, D] or None, patches [B, G, D])
             values = tokens[1] if kind == "patch" else tokens[0]
-            if values is None:
-                raise ConfigError(f"{backbone.name} has no class token. Use kind patch or pooled.")
         else:
             outputs = backbone.image_outputs(images)
             values = outputs["joint" if kind == "joint" else "backbone"]
+        if values is None:
+            raise ConfigError(f"{backbone.name} has no class token. Use kind patch or pooled.")
         done += len(images)
         progress(f"{kind} features of {dataset.split}", done, len(dataset))
         yield values.cpu()

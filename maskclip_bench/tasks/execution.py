@@ -377,6 +377,7 @@ class Execution:
             num_threads=self._num_threads,
             cancel=self._cancel,
             limit=self._plan.limit,
+            validate=self._plan.validate,
             fingerprints=dict(parts),
         )
 

@@ -46,6 +46,7 @@ def measure(
     num_threads: int = 1,
     cancel: threading.Event | None = None,
     limit: int | None = None,
+    validate: bool = False,
 ) -> Measurement:
     """Run a protocol on a data set for a loaded backbone.
 
@@ -62,6 +63,8 @@ def measure(
         cancel: When set, jobs stop with `JobCancelled`.
         limit: Use at most this many images of each split, evenly spaced over it; recorded in
             `Measurement.budget`, so that no table puts the number beside those of full runs.
+        validate: Whether segmentation and detection validate while they train; no score depends on
+            it.
 
     Raises:
         ConfigError: The settings are wrong, the backbone lacks what the protocol needs (a text
@@ -93,6 +96,7 @@ def measure(
         num_threads=num_threads,
         cancel=cancel,
         limit=limit,
+        validate=validate,
     )
     measurement = protocol.run(context)
     left_over = context.left_over()
@@ -121,6 +125,7 @@ def context_of(
     num_threads: int = 1,
     cancel: threading.Event | None = None,
     limit: int | None = None,
+    validate: bool = False,
 ) -> ProtocolContext:
     """What a protocol is run with; for the arguments see `measure`.
 
@@ -139,6 +144,7 @@ def context_of(
         num_threads=num_threads,
         cancel=cancel or threading.Event(),
         limit=limit,
+        validate=validate,
     )
 
 
@@ -155,6 +161,7 @@ def measure_record(
     num_threads: int = 1,
     cancel: threading.Event | None = None,
     limit: int | None = None,
+    validate: bool = False,
     fingerprints: Mapping[str, str] | None = None,
 ) -> tuple[Record, pd.DataFrame]:
     """Measure, and make the record of it -> (record, per-sample outcomes); nothing is saved.
@@ -173,6 +180,7 @@ def measure_record(
         num_threads: Threads that a job may use.
         cancel: When set, jobs stop.
         limit: At most this many images of each split.
+        validate: Whether segmentation and detection validate while they train.
         fingerprints: Hashes of the parts that the number depends on, where the caller has them
             already; None computes them.
 
@@ -200,6 +208,7 @@ def measure_record(
         num_threads=num_threads,
         cancel=cancel,
         limit=limit,
+        validate=validate,
     )
     record = measured_record(
         cell_of(protocol, task, backbone.name, backbone.seed, fingerprints),

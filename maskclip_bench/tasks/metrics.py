@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskclip_bench.errors import DataError, NonFiniteError
+from maskclip_bench.results.weighted import calibration_bins
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -235,7 +236,7 @@ def expected_calibration_error(confidence: Floats, hits: Floats, *, num_bins: in
     """
     check_finite(torch.from_numpy(confidence), "confidences")
     check_finite(torch.from_numpy(hits), "hits")
-    bins = np.clip(np.ceil(confidence * num_bins) - 1, 0, num_bins - 1).astype(np.int64)
+    bins = calibration_bins(confidence, num_bins)
     gaps = np.bincount(bins, weights=hits - confidence, minlength=num_bins)
     return float(np.abs(gaps).sum() / len(confidence))
 

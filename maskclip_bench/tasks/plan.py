@@ -105,6 +105,7 @@ class Plan:
         needs_demo: Whether the demo world must be there.
         limit: Images of each split that cells use; None = all.
         precision: Of the forward pass.
+        validate: Whether dense cells validate while they train.
     """
 
     cells: list[PlannedCell] = field(default_factory=list)
@@ -113,6 +114,7 @@ class Plan:
     needs_demo: bool = False
     limit: int | None = None
     precision: Precision = "float32"
+    validate: bool = False
 
     @property
     def open_cells(self) -> list[PlannedCell]:

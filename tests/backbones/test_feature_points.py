@@ -22,5 +22,5 @@ def test_points__are_told_apart() -> None:
 def test_errors__name_the_model_and_what_works() -> None:
     with pytest.raises(ConfigError, match=r"mae has no text tower: .* Use linear_probe or knn"):
         raise no_text_tower("mae")
-    with pytest.raises(ConfigError, match=r"Identity gives no patch tokens; use a ViT"):
+    with pytest.raises(ConfigError, match=r"Identity gives no patch tokens. Use a ViT, or give"):
         raise no_patch_tokens(nn.Identity())

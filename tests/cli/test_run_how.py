@@ -28,6 +28,7 @@ def test_options(tmp_path: Path) -> None:
     how = how_of(**{**PLAIN, "precision": "bf16", "batch_size": "auto", "workers": 3})
     assert (how.options().image_batch, how.options().workers) == ("auto", 3)
     assert how.arguments() == ["--precision", "bf16", "--batch-size", "auto", "--workers", "3"]
+    assert how_of(**PLAIN, validate=True).arguments() == ["--precision", "fp32", "--validate"]
     assert how_of(**{**PLAIN, "batch_size": "32"}).options().image_batch == 32
     assert how_of(**PLAIN).options().image_batch is None
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
@@ -83,4 +84,5 @@ def test_precision_and_failed_cells(tiny_suite: Any) -> None:
     third = tiny_suite.run(*words, "--retry-failed")
     assert third.returncode == 0, third.stderr
     assert "0 cells: 0 recorded, 0 to measure" in third.stderr
+    assert "No cell of these has a failed record" in third.stderr
     assert json.loads(record.read_text()) == in_bf16

@@ -71,6 +71,17 @@ def test_kinds(tmp_path: Path, make: Callable[[Path], Dataset]) -> None:
     assert len(np.unique(first.reshape(-1, 3), axis=0)) > 1
 
 
+def test_what_cannot_be_read_has_an_empty_tile(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = folders(tmp_path)
+    (tmp_path / "set/test/cat0/0.png").write_bytes(b"")
+    contact_sheet({"test": dataset}, tmp_path / "sheet.png")
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert (sheet[27 : 26 + TILE, GAP + 3 : GAP + TILE - 3].mean(axis=(0, 1)) > 240).all()
+    assert "cat0/0.png" in caplog.text
+
+
 def test_boxes_are_drawn(tmp_path: Path) -> None:
     dataset = boxes(tmp_path)
     contact_sheet({"test": dataset}, tmp_path / "sheet.png", rows=1)

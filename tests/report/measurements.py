@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from maskclip_bench.results.measurement import Measurement, Metric, ratio_column_names
+from maskclip_bench.results.measurement import Measurement, Metric
+from maskclip_bench.results.outcome_columns import ratio_column_names
 from maskclip_bench.results.records import Cell, Record, RecordStore, measured_record
 
 NUM = 24

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from maskclip_bench.results.intervals import metric_interval
-from maskclip_bench.results.measurement import Statistic
+from maskclip_bench.results.outcome_columns import Statistic
 from maskclip_bench.results.paired import compare_seeds, holm, paired_test
 
 Draw = Callable[[np.random.Generator], pd.DataFrame]

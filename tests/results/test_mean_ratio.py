@@ -8,13 +8,8 @@ import pytest
 
 from maskclip_bench.errors import DataError
 from maskclip_bench.results.intervals import metric_interval
-from maskclip_bench.results.measurement import (
-    Measurement,
-    Metric,
-    mean_ratio,
-    ratio_outcomes,
-    statistic_value,
-)
+from maskclip_bench.results.measurement import Measurement, Metric, statistic_value
+from maskclip_bench.results.outcome_columns import mean_ratio, ratio_outcomes
 from maskclip_bench.results.paired import paired_test
 from maskclip_bench.results.records import _metric_record
 

@@ -105,7 +105,7 @@ def test_statistic__mean_of_columns_by_hand() -> None:
 
 
 def test_metric__columns_belong_to_one_statistic() -> None:
-    with pytest.raises(ValueError, match="mean_of_columns needs them; the others take none"):
+    with pytest.raises(ValueError, match=r"mean_of_columns needs some; .* takes"):
         Metric(0.5, statistic="mean_of_columns")
     with pytest.raises(ValueError, match="came with the columns"):
         Metric(0.5, columns=("a",))

@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 
 from maskclip_bench.results import power
-from maskclip_bench.results.paired import compare_seeds
 from maskclip_bench.results.power import (
     smallest_difference_after,
     smallest_difference_before,
-    smallest_difference_of_seeds,
 )
 from maskclip_bench.results.sign_flips import sign_flip_p_value
 
@@ -45,25 +43,10 @@ def test_after__four_of_five_simulated_tests_are_clear() -> None:
     assert np.mean(found) == pytest.approx(0.8, abs=0.1)
 
 
-def test_seeds__four_of_five_simulated_tests_are_clear() -> None:
-    random = np.random.default_rng(2)
-    difference = smallest_difference_of_seeds(0.01, 5, freedom=4)
-    found = [
-        compare_seeds(
-            (0.5 + difference + random.normal(size=5) * 0.01).tolist(),
-            (0.5 + random.normal(size=5) * 0.01).tolist(),
-        ).p_value
-        <= 0.05
-        for _ in range(300)
-    ]
-    assert np.mean(found) == pytest.approx(0.8, abs=0.09)
-
-
 def test_before__more_comparisons_need_more_and_tiny_sets_show_nothing() -> None:
     alone = smallest_difference_before(1000, disagreement=0.2)
     assert smallest_difference_before(1000, disagreement=0.2, num_comparisons=30) > alone
     assert smallest_difference_before(5, disagreement=0.2) == 1.0
-    assert smallest_difference_of_seeds(0.01, 1, freedom=0) == 1.0
 
 
 @pytest.mark.parametrize(("samples", "disagreement"), [(0, 0.2), (10, 0.0), (10, 1.5)])

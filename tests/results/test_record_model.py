@@ -7,6 +7,7 @@ import pytest
 from maskclip_bench.results.record_model import seal_of
 from maskclip_bench.results.records import (
     Cell,
+    MetricRecord,
     Record,
 )
 
@@ -29,3 +30,11 @@ def test_record__failed_with_a_score_is_refused(save: Callable[..., Record]) -> 
     metrics = save("clip").metrics
     with pytest.raises(ValueError, match="a failed record has an error and no metric"):
         Record(cell=CELL, status="failed", metrics=metrics)
+
+
+def test_metric__the_best_score_is_not_that_of_guessing() -> None:
+    """Records of before say chance 0 of calibration errors."""
+    old = {"value": 0.1, "higher_is_better": False, "chance_level": 0.0}
+    assert MetricRecord.model_validate(old).chance_level is None
+    assert MetricRecord.model_validate({**old, "chance_level": 0.49}).chance_level == 0.49
+    assert MetricRecord.model_validate({**old, "higher_is_better": True}).chance_level == 0.0

@@ -47,6 +47,25 @@ def test_largest() -> None:
     assert largest_batch(device.encode, largest=128, clock=device.clock) == 128
 
 
+def test_the_cpus_allocator_refuses() -> None:
+    device = Device(memory=10_000, fastest=10_000)
+
+    def encode(size: int) -> None:
+        if size > 64:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")
+        device.encode(size)
+
+    assert largest_batch(encode, clock=device.clock) == 64
+
+
+def test_another_error_is_no_lack_of_memory() -> None:
+    def broken(size: int) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        largest_batch(broken)
+
+
 def test_nothing_fits() -> None:
     device = Device(memory=3, fastest=10)
     with pytest.raises(ConfigError, match="Not even 16 images fit into the memory"):

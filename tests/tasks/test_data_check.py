@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,15 @@ def test_class_without_image_and_what_is_left_over(data: Path) -> None:
     found = warnings(diagnosis(birds(), data))
     assert any("1 of 3 classes have no image, e.g. cuckoo" in line for line in found)
     assert any("not part of the split: 1 no image by the end" in line for line in found)
+
+
+def test_one_class_and_what_is_hidden(data: Path) -> None:
+    shutil.rmtree(data / "birds/train/fruit_bat")
+    (data / "birds/test/fruit_bat").rename(data / "birds/test/.fruit_bat")
+    found = diagnosis(birds(), data)
+    assert "there is only one class, so every answer is right" in warnings(found)
+    texts = [item.text for item in found.findings]
+    assert "left out: 1 hidden by a name that begins with a dot, e.g. .fruit_bat" in texts
 
 
 def test_words_in_another_order(data: Path) -> None:

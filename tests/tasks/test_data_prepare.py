@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from maskclip_bench.data import fetching
-from maskclip_bench.errors import ConfigError
+from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks.data_prepare import fetch, preparation
 from maskclip_bench.tasks.declaration import load_task_declaration
@@ -51,3 +51,21 @@ def test_hub(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_by_hand(workspace: Workspace, name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name} cannot be fetched by a library\. "):
         preparation(load_task_declaration(name), workspace)
+
+
+def test_what_an_interrupted_download_left_is_fetched_on(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "size_of", lambda urls: None)
+    monkeypatch.setattr(fetching, "hub_size", lambda repository: None)
+    for name in ("dtd", "clevr_counts"):
+        (workspace.data / name / "train").mkdir(parents=True)
+        (workspace.data / name / "test").mkdir()
+        assert preparation(load_task_declaration(name), workspace) is not None
+
+
+def test_a_folder_without_images_is_not_here(workspace: Workspace) -> None:
+    (workspace.data / "imagenet/train").mkdir(parents=True)
+    (workspace.data / "imagenet/val").mkdir()
+    with pytest.raises(DataError, match=r"the split 'train' in .* has no image"):
+        preparation(load_task_declaration("imagenet"), workspace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch
 
 from maskclip_bench.backbones import loading
 from maskclip_bench.backbones.declaration import BackboneDeclaration
-from maskclip_bench.backbones.dense_job import DenseFolder
+from maskclip_bench.backbones.dense_job import DenseFolder, read_job
+from maskclip_bench.backbones.unloaded import unloaded_backbone
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks import dense_jobs, execution
 from maskclip_bench.tasks.cell import Column, PlannedCell, Row
 from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.execution import Execution
+from maskclip_bench.tasks.measure import measure
 from maskclip_bench.tasks.plan import Plan
 from maskclip_bench.tasks.protocols.segmentation import Segmentation
 from tests.backbones.openmmlab.conftest import CLASSES, write_scenes
@@ -75,3 +78,34 @@ def test_cell__loads_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert loads == []
     assert [record.status for record in done.measured] == ["ok"], listener.notes
     assert done.measured[0].details["weights_state"] == "w"
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_validation__on_the_own_split_or_the_test_split_and_of_no_other_cell(
+    own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scenes(tmp_path / "data" / "scenes", size=16, counts=(2, 2))
+    if own:
+        for part in ("images", "annotations"):
+            shutil.copytree(
+                tmp_path / "data/scenes" / part / "training",
+                tmp_path / "data/scenes" / part / "held_out",
+            )
+    splits = {**TASK.splits, **({"validation": "held_out"} if own else {})}
+    task = TASK.model_copy(update={"splits": splits})
+    monkeypatch.setattr(dense_jobs, "missing_packages", lambda toolbox: [])
+    monkeypatch.setattr(dense_jobs, "run_job", leave_results)
+    workspace = Workspace(root=tmp_path, data=tmp_path / "data")
+    folders = {}
+    for validate in (False, True):
+        backbone = unloaded_backbone(ROW, workspace=workspace, device=torch.device("cpu"))
+        measure(Segmentation(), task, backbone, workspace=workspace, validate=validate)
+        (folder,) = (tmp_path / "jobs").glob("*/segmentation__*")
+        job = read_job(folder / "job.json")
+        assert (job.validate_on is not None) == validate
+        folders[validate] = folder
+        DenseFolder(folder).scores("validation").unlink()
+    assert folders[True] == folders[False]
+    assert job.validate_on is not None
+    assert job.validate_on.name == ("held_out" if own else "validation")
+    assert [split.name for split in job.tests] == ["validation"]

@@ -18,7 +18,7 @@ loaders of mmengine that unpickle (`safe_loading`), lets mmcv read images by our
 | DATASETS | `ADE20KLayout`, `COCOLayout`, `SegmentationSamples` |
 | METRICS | `SegmentationOutcomes`, `DetectionOutcomes` |
 | HOOKS | `RunReport`, `Pictures` |
-| LOOPS | `BFloat16TestLoop`, `BFloat16ValLoop` |
+| LOOPS | `AsideValLoop`, `BFloat16TestLoop`, `BFloat16ValLoop` |
 """
 
 from __future__ import annotations

@@ -94,7 +94,9 @@ def SegmentationSamples(
     return _listed_samples(pairs, metainfo=metainfo, **dataset)
 
 
-def _listed_samples(pairs: Sequence[Sequence[str]], **dataset: Any) -> Any:
+def _listed_samples(
+    pairs: Sequence[Sequence[str]], *, metainfo: dict[str, Any], **dataset: Any
+) -> Any:
     """A data set of mmseg on a list of images and masks instead of a folder."""
     from mmseg.datasets import BaseSegDataset
 
@@ -114,7 +116,9 @@ def _listed_samples(pairs: Sequence[Sequence[str]], **dataset: Any) -> Any:
                 for image, mask in pairs
             ]
 
-    return Samples(reduce_zero_label=True, **dataset)
+    samples = Samples(reduce_zero_label=True, metainfo=metainfo, **dataset)
+    Samples.METAINFO = dict(samples.metainfo)  # some scripts of mmseg ask the class
+    return samples
 
 
 @DATASETS.register_module()

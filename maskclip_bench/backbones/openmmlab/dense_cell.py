@@ -56,6 +56,7 @@ logger = logging.getLogger(__name__)
 _DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 BACKBONES = ("MaskCLIPViT", "MaskCLIPPyramid")
+OUTCOMES = ("SegmentationOutcomes", "DetectionOutcomes")
 
 
 def run(job: DenseJob) -> None:
@@ -123,13 +124,21 @@ def _is_trained(job: DenseJob) -> bool:
 
 
 def training_config(job: DenseJob, *, world_size: int) -> Config:
-    """The config to train with: no validation (the tests are the job's), and on from a checkpoint.
+    """The config to train with: on from a checkpoint, with validation if the job names a split.
+
+    The tests are the job's own, after training.
 
     Raises:
         ConfigError: See `fill`; or the global batch cannot be divided among the processes.
     """
     config = fill(job, split=job.tests[0])
-    config.val_dataloader = config.val_cfg = config.val_evaluator = None
+    if job.validate_on is None:
+        config.val_dataloader = config.val_cfg = config.val_evaluator = None
+    else:
+        config.val_cfg = {"type": "AsideValLoop"}
+        config.val_evaluator = [
+            evaluator for evaluator in config.val_evaluator if evaluator.type not in OUTCOMES
+        ]
     if "global_batch_size" in config:
         if config.global_batch_size % world_size:
             raise ConfigError(
@@ -162,8 +171,9 @@ def fill(job: DenseJob, *, split: DenseSplit) -> Config:
         backbone.pop(key, None)
     backbone.update(job.backbone)
     _place_split(config.train_dataloader, job, job.train)
-    for name in ("val_dataloader", "test_dataloader"):
-        _place_split(config[name], job, split)
+    validation = job.validate_on or split
+    _place_split(config.val_dataloader, job, validation)
+    _place_split(config.test_dataloader, job, split)
     outcomes = {"type": "DetectionOutcomes", "file": str(job.folder.outcomes(split.name))}
     if split.samples is not None:
         outcomes |= {"type": "SegmentationOutcomes", "images": split.images}
@@ -171,7 +181,8 @@ def fill(job: DenseJob, *, split: DenseSplit) -> Config:
         evaluators = config[name] if isinstance(config[name], list) else [config[name]]
         for evaluator in evaluators:
             if "ann_file" in evaluator:
-                evaluator.ann_file = split.annotations
+                tested = validation if name == "val_evaluator" else split
+                evaluator.ann_file = tested.annotations
         config[name] = [*evaluators, outcomes]
     config.custom_hooks = [
         hook

@@ -21,10 +21,16 @@ logger = logging.getLogger(__name__)
 _NUMBERED = re.compile(r"(?:iter|epoch)_(\d+)\.pth")
 
 
-def seal_new(folder: Path) -> None:
-    """Write the hash of each checkpoint that has none, and remove those of removed ones."""
+def seal_new(folder: Path, *, written: str | None = None) -> None:
+    """Write the hash of each checkpoint that has none, and remove those of removed ones.
+
+    Args:
+        folder: Of the checkpoints.
+        written: Name of the one that was just written, maybe for the second time: with
+            `save_best`, mmengine writes the newest again after a validation.
+    """
     for path in _numbered(folder):
-        if not seal_of(path).is_file():
+        if path.name == written or not seal_of(path).is_file():
             write_text(seal_of(path), f"{sha256_file(path)}  {path.name}\n")
     for seal in folder.glob("*.pth.sha256"):
         if not seal.with_suffix("").is_file():  # mmengine removed the old checkpoint

@@ -27,6 +27,9 @@ from maskclip_bench.storage import atomic_file
 MAX_DETECTIONS = 100
 """Of an image and class, that COCO's AP looks at."""
 
+COCO_THRESHOLDS = np.round(np.linspace(0.5, 0.95, 10), 6)
+"""Of the IoU, that COCO's AP is the mean over."""
+
 
 class _Outcomes(BaseMetric):
     """Collects one dict of arrays per image, from all ranks, and writes them to a file."""
@@ -211,7 +214,7 @@ def _keep_evaluations() -> None:
 
 
 def coco_matches(evaluation: Any, sample_ids: Sequence[str]) -> dict[str, np.ndarray]:
-    """Detections and objects of an evaluated `COCOeval`, over all sizes of objects.
+    """Detections and objects of an evaluated `COCOeval`, over all sizes of objects and of each.
 
     D detections, at most 100 an image and class, class by class, in the order of the images' ids
     within a class, best first within an image; S images, C classes.
@@ -220,18 +223,35 @@ def coco_matches(evaluation: Any, sample_ids: Sequence[str]) -> dict[str, np.nda
         `images` int32 [D] (index in `sample_ids`), `classes` int16 [D], `scores` float64 [D];
         `hits` uint16 [D], bit t set where the detection is right at the t-th IoU threshold, and
         `ignored`, likewise, where it counts neither way; `objects` int32 [S, C], those to be found.
+        The last three also for each size, with `small_`, `medium_`, `large_` before their names.
+        Nothing where the IoU thresholds are not COCO's.
     """
     settings = evaluation.params
+    if not np.array_equal(np.round(settings.iouThrs, 6), COCO_THRESHOLDS):
+        return {}
+    arrays: dict[str, np.ndarray] = {}
+    for label, bounds in zip(settings.areaRngLbl, settings.areaRng, strict=True):
+        size = "" if label == "all" else label
+        found = [f for f in evaluation.evalImgs if f and list(f["aRng"]) == list(bounds)]
+        of_size = _matches_of_size(found, settings.catIds, sample_ids)
+        if size:
+            of_size = {f"{size}_{name}": of_size[name] for name in ("hits", "ignored", "objects")}
+        arrays |= of_size
+    return arrays
+
+
+def _matches_of_size(
+    evaluated: Sequence[Any], categories: Sequence[int], sample_ids: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """See `coco_matches`; of the entries of `evalImgs` of one size."""
     image_of = {name: index for index, name in enumerate(sample_ids)}
-    class_of = {category: index for index, category in enumerate(settings.catIds)}
+    class_of = {category: index for index, category in enumerate(categories)}
     objects = np.zeros((len(sample_ids), len(class_of)), np.int32)
     parts: dict[str, list[np.ndarray]] = {
         name: [] for name in ("images", "classes", "scores", "hits", "ignored")
     }
-    bits = 1 << np.arange(len(settings.iouThrs))[:, None]  # [T, 1]
-    for found in evaluation.evalImgs:
-        if found is None or list(found["aRng"]) != list(settings.areaRng[0]):
-            continue
+    bits = 1 << np.arange(len(COCO_THRESHOLDS))[:, None]  # [T, 1]
+    for found in evaluated:
         image, label = image_of[str(found["image_id"])], class_of[found["category_id"]]
         objects[image, label] += int((np.asarray(found["gtIgnore"]) == 0).sum())
         scores = np.asarray(found["dtScores"], np.float64)[:MAX_DETECTIONS]

@@ -39,7 +39,7 @@ class RunReport(Hook):
         self.progress_file = Path(progress_file) if progress_file else None
         self.scores_file = Path(scores_file) if scores_file else None
         self._written = 0.0
-        self._sealed_at = 0
+        self._noted: tuple[int, str] | None = None
         self._trained_classes: Any = None
 
     def before_run(self, runner: Runner) -> None:
@@ -60,6 +60,7 @@ class RunReport(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Warn where the batch of a step is not the one that the config's rates are for."""
+        self._noted = _last_checkpoint_note(Path(runner.work_dir))
         planned = global_batch_size(runner.cfg, runner.cfg.filename or "")
         steps = int(getattr(runner.optim_wrapper, "_accumulative_counts", 1))
         real = runner.world_size * int(runner.train_dataloader.batch_size or 1) * steps
@@ -120,15 +121,16 @@ class RunReport(Hook):
         """Note the hash of a new checkpoint."""
         self._seal_checkpoints(Path(runner.work_dir))
 
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Note the hash of the newest checkpoint again, if `save_best` wrote it again."""
+        self._seal_checkpoints(Path(runner.work_dir))
+
     def _seal_checkpoints(self, folder: Path) -> None:
         """After mmengine's `CheckpointHook`, which writes `last_checkpoint` at the end."""
-        try:
-            written = (folder / "last_checkpoint").stat().st_mtime_ns
-        except OSError:
-            return
-        if written != self._sealed_at and is_main_process():
-            self._sealed_at = written
-            seal_new(folder)
+        written = _last_checkpoint_note(folder)
+        if written is not None and written != self._noted and is_main_process():
+            self._noted = written
+            seal_new(folder, written=written[1])
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -148,6 +150,15 @@ class RunReport(Hook):
         if self.progress_file is not None and late and is_main_process():
             self._written = now
             write_json(self.progress_file, {"stage": stage, "done": done, "total": total})
+
+
+def _last_checkpoint_note(folder: Path) -> tuple[int, str] | None:
+    """When mmengine last said which checkpoint is the newest, and its name; None = never."""
+    note = folder / "last_checkpoint"
+    try:
+        return note.stat().st_mtime_ns, Path(note.read_text(encoding="utf-8").strip()).name
+    except OSError:
+        return None
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Validation and tests in bfloat16: `test_cfg = dict(type="BFloat16TestLoop")`.
+"""Validation and tests in bfloat16 (`test_cfg = dict(type="BFloat16TestLoop")`), or aside.
 
 mmengine's own `fp16=True` is float16 on a GPU; these run the same loop under bfloat16.
 """
@@ -6,9 +6,11 @@ mmengine's own `fp16=True` is float16 on a GPU; these run the same loop under bf
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.registry import LOOPS
 from mmengine.runner import TestLoop, ValLoop
@@ -23,6 +25,29 @@ def _bfloat16_on_gpu() -> Iterator[None]:
         yield
     finally:
         torch.set_autocast_dtype("cuda", before)
+
+
+@contextlib.contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Let what follows be as if nothing had been drawn in between."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)  # noqa: NPY002
+
+
+@LOOPS.register_module()
+class AsideValLoop(ValLoop):
+    """A validation after which training goes on as if there had been none."""
+
+    def run(self) -> dict:
+        """Validate -> metrics."""
+        with _random_state_kept():
+            return super().run()
 
 
 @LOOPS.register_module()

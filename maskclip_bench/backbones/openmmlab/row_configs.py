@@ -10,17 +10,26 @@ What an architecture changes of the shipped bases (`configs/mm*/_base_`), all of
 | depth | taps (a third, a half, two thirds, the last block), global blocks, drop path, schedule |
 | patch 14 | images of 512 (1024) pixels are padded to a multiple of 14; strides 3.5, 7, 14, 28 |
 | patch 32 | the pyramid's factors are 8, 4, 2, 1 |
+
+A config holds what differs from its bases alone. Its header says what differs from the source of
+the recipe (`recipe_notes`).
 """
 
 from __future__ import annotations
 
 import re
+import tempfile
+import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
+
 from maskclip_bench.backbones.declaration import BackboneDeclaration
 from maskclip_bench.backbones.loading import load_backbone
+from maskclip_bench.backbones.openmmlab.recipe_notes import recipe_notes
 from maskclip_bench.data_files import shipped_root
 from maskclip_bench.errors import ConfigError, MaskCLIPBenchError, unknown_name
 from maskclip_bench.runtime import Workspace
@@ -84,14 +93,26 @@ HEADS: dict[str, dict[str, tuple[str, str, str]]] = {
     },
     "mmdet": {
         "mask-rcnn": ("mask-rcnn_vit-b-16", "schedule_1x", "8xb2-amp-1x"),
+        "vitdet-mask-rcnn": (
+            "vitdet-mask-rcnn_vit-b-16",
+            "schedule_vitdet_100e",
+            "64xb1-amp-100e",
+        ),
         "cascade-mask-rcnn": ("cascade-mask-rcnn_vit-b-16", "schedule_1x", "8xb2-amp-1x"),
         "retinanet": ("retinanet_vit-b-16", "schedule_1x", "8xb2-amp-1x"),
     },
 }
 """Toolbox -> head -> (base of the model, base of the schedule, that part of the name)."""
 
-TRAINED_AT_DEPTH_24 = ("upernet", "mask-rcnn", "cascade-mask-rcnn", "retinanet")
-"""Heads whose schedule has a version for ViT-L and larger."""
+_VITDET_SIZES = {24: "_vit-l", 32: "_vit-h"}
+SCHEDULE_OF_DEPTH: dict[str, dict[int, str]] = {
+    "upernet": {24: "_vit-l", 32: "_vit-l"},
+    "mask-rcnn": _VITDET_SIZES,
+    "vitdet-mask-rcnn": _VITDET_SIZES,
+    "cascade-mask-rcnn": _VITDET_SIZES,
+    "retinanet": _VITDET_SIZES,
+}
+"""Head -> depth -> ending of the schedule's name, where a larger ViT has rates of its own."""
 
 
 def row_config(
@@ -101,9 +122,10 @@ def row_config(
     *,
     row: BackboneDeclaration | None = None,
     arch: str | None = None,
-    source: str | None = None,
+    source: str | Mapping[str, Any] | None = None,
     normalization: dict[str, list[float]] | None = None,
     bases: str | None = None,
+    title: str | None = None,
 ) -> str:
     """The text of a config.
 
@@ -113,9 +135,11 @@ def row_config(
         data: A key of `DATA`.
         row: The row; None for a config of an architecture, which a run fills in.
         arch: Architecture in place of the row's.
-        source: What the backbone names; None = the row's name.
+        source: What the backbone names: a row, or arguments of the backbone that say where its
+            weights come from; None = the row's name.
         normalization: `mean` and `std` in fractions; None = as in the bases.
         bases: Folder of the bases; None = that of the installed package.
+        title: First words of the header; None = the row's name in tables, or the architecture.
 
     Raises:
         UnknownNameError: Another toolbox, head or data set.
@@ -141,11 +165,26 @@ def row_config(
     if normalization is not None:
         scaled = {key: [round(255 * x, 4) for x in xs] for key, xs in normalization.items()}
         changes["data_preprocessor"] = {**changes.get("data_preprocessor", {}), **scaled}
-    if row is not None:
+    command = None
+    if isinstance(source, Mapping):
+        changes["backbone"] = {**source, **changes["backbone"]}
+    elif row is not None:
         changes["backbone"] = {"backbone": source or row.name, **changes["backbone"]}
+        command = f"maskclip-bench mm {toolbox} config {row.name} --head {head} --data {data}"
     elif architecture in _UNTRAINED:
         changes["backbone"] = {"timm": _UNTRAINED[architecture], **changes["backbone"]}
-    return _text(toolbox, head, data, architecture, depth, row, changes, bases)
+    if title is None:
+        title = architecture if row is None else f"{row.display_name} ({architecture})"
+    return _text(toolbox, head, data, architecture, title, command, changes, bases)
+
+
+_AFTER_THE_MODEL = {
+    "retinanet": 'val_evaluator = dict(metric=["bbox"])\ntest_evaluator = val_evaluator\n',
+    "vitdet-mask-rcnn": (
+        "global_batch_size = 64  # 64 GPUs x 1\ntrain_dataloader = dict(batch_size=1)\n"
+    ),
+}
+"""Head -> what its configs say besides the model."""
 
 
 def config_name(toolbox: str, head: str, data: str, stem: str) -> str:
@@ -255,7 +294,10 @@ def _detector(head: str, data: Data, width: int, depth: int, patch: int) -> dict
         "mask_roi_extractor": {"featmap_strides": strides},
         "mask_head": {"num_classes": data.num_classes},
     }
-    if head == "mask-rcnn":
+    if head == "vitdet-mask-rcnn":
+        grid = tuple(_padded(side, patch) // patch for side in data.crop)
+        changes["backbone"]["relative_positions"] = grid
+    if head in ("mask-rcnn", "vitdet-mask-rcnn"):
         changes["roi_head"]["bbox_head"] = {"num_classes": data.num_classes}
     elif data.num_classes != 80:
         raise ConfigError(
@@ -270,47 +312,75 @@ def _text(
     head: str,
     data: str,
     architecture: str,
-    depth: int,
-    row: BackboneDeclaration | None,
+    title: str,
+    command: str | None,
     changes: dict[str, Any],
     bases: str | None,
 ) -> str:
     """The file: header, bases, and what differs from them."""
+    size, _, patch = architecture.removeprefix("ViT-").partition("/")
+    depth = _SIZES[size][1]
     folder = bases or (shipped_root() / "configs" / toolbox / "_base_").as_posix()
     model_base, schedule, _ = HEADS[toolbox][head]
-    large = depth > 12 and head in TRAINED_AT_DEPTH_24
     names = [
         model_base,
         DATA[toolbox][data].base,
-        f"{schedule}_vit-l" if large else schedule,
+        schedule + SCHEDULE_OF_DEPTH.get(head, {}).get(depth, ""),
         "runtime_gpu",
     ]
-    who = architecture if row is None else f"{row.display_name} ({architecture})"
-    written = (
-        "Written by backbones/openmmlab/row_configs.py. `maskclip-bench run` fills in a row; by\n"
-        "itself, this config trains from fresh weights."
-    )
-    if row is not None:
-        command = f"maskclip-bench mm {toolbox} config {row.name} --head {head} --data {data}"
-        written = f"Written from the row by: {command}"
-    lines = [
-        f'"""{who}: {head} on {data}.',
-        "",
-        written,
-        "The bases say what differs from the recipes' sources; this file holds what the",
-        "architecture, the row's normalization and the classes of the data set change.",
-        '"""',
-        "",
-        "_base_ = [",
-        *(f'    "{folder}/{name}.py",' for name in names),
-        "]",
-        "",
-        f"model = {_python(changes)}",
-        "",
+    list_of_bases = "".join(f'    "{folder}/{name}.py",\n' for name in names)
+    shipped = (shipped_root() / "configs" / toolbox / "_base_").as_posix()
+    base = _merged(f"_base_ = {[f'{shipped}/{name}.py' for name in names]!r}\n")
+    new = _only_new(changes, base.model.to_dict())
+    written = "Written by backbones/openmmlab/row_configs.py"
+    if command is not None:
+        written += f": {command}"
+    elif (
+        isinstance(changes["backbone"].get("timm"), str) and "pretrained" not in changes["backbone"]
+    ):
+        written += (
+            ". maskclip-bench run fills in a row; by itself, this config trains from fresh weights"
+        )
+    parts = [
+        f'"""{title}: {head} on {data}.\n\n{recipe_notes(head, data, depth, int(patch))}\n\n',
+        textwrap.fill(written + ".", 96, break_on_hyphens=False, break_long_words=False),
+        '\n"""\n\n_base_ = [\n' + list_of_bases + "]\n",
+        f"\nmodel = {_python(new)}\n" if new else "",
+        _AFTER_THE_MODEL.get(head, ""),
     ]
-    if head == "retinanet":
-        lines[-1:] = ['val_evaluator = dict(metric=["bbox"])', "test_evaluator = val_evaluator", ""]
-    return "\n".join(lines)
+    return "".join(parts)
+
+
+def _merged(text: str) -> Config:
+    """A config from its text."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "bases.py"
+        file.write_text(text, encoding="utf-8")
+        return Config.fromfile(str(file))
+
+
+def _only_new(changes: dict[str, Any], base: Any) -> dict[str, Any]:
+    """The changes without what the base says already."""
+    known = base if isinstance(base, dict) else {}
+    if "_delete_" in changes:
+        rest = {key: value for key, value in changes.items() if key != "_delete_"}
+        return {} if _plain(rest) == _plain(known) else changes
+    new = {}
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            inner = _only_new(value, known.get(key))
+            if inner:
+                new[key] = inner
+        elif key not in known or _plain(known[key]) != _plain(value):
+            new[key] = value
+    return new
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists: configs use both."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _python(value: Any, indent: int = 0) -> str:

@@ -6,6 +6,9 @@
 | `--tta` (mmseg) | an error without `tta_model` and `tta_pipeline` | flips of the test pipeline |
 | `--auto-scale-lr` (mmdet) | an error without `auto_scale_lr` | the config's global batch |
 | `--launcher pytorch` on a CPU | asks for CUDA; SyncBN raises | gloo, batch norm of each process |
+
+`browse_dataset` draws labels over images, so labels that the pipeline makes smaller (`SegRescale`)
+keep their size there. `optimize_anchors` knows YOLO's anchors alone and says so.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
+
+from maskclip_bench.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +46,19 @@ def bfloat16_for_amp(arguments: list[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def completed_configs(toolbox: str, *, formatted: bool = True) -> Iterator[None]:
-    """While a script runs, configs that it reads get what its flags need, where it is missing.
+def completed_configs(
+    toolbox: str, tool: str = "train", *, formatted: bool = True
+) -> Iterator[None]:
+    """While a script runs, configs that it reads get what it needs, where that is missing.
 
     Args:
         toolbox: "mmseg" or "mmdet".
+        tool: Name of the script.
         formatted: Whether yapf formats them each time they are logged or dumped; a run does so five
             times, and it takes about a second each time.
+
+    Raises:
+        ConfigError: (when the script reads it) The script cannot work on this config.
     """
     original = Config.fromfile
 
@@ -56,6 +67,10 @@ def completed_configs(toolbox: str, *, formatted: bool = True) -> Iterator[None]
         if not formatted:  # `fromfile` has an option for it, and passes it to lazy configs only
             object.__setattr__(config, "_format_python_code", False)
         complete(config, toolbox, str(filename))
+        if tool.endswith("browse_dataset"):
+            keep_size_of_labels(config)
+        if tool.endswith("optimize_anchors"):
+            need_yolo_anchors(config)
         return config
 
     Config.fromfile = staticmethod(fromfile)
@@ -75,6 +90,32 @@ def complete(config: Config, toolbox: str, name: str = "") -> None:
         if pipeline is not None:
             config.tta_pipeline = pipeline
             config.setdefault("tta_model", {"type": "SegTTAModel"})
+
+
+def keep_size_of_labels(config: Any) -> None:
+    """Remove `SegRescale` from all pipelines."""
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        dataset = (config.get(name) or {}).get("dataset") or {}
+        if "pipeline" in dataset:
+            dataset["pipeline"] = [
+                step for step in dataset["pipeline"] if step.get("type") != "SegRescale"
+            ]
+
+
+def need_yolo_anchors(config: Any) -> None:
+    """Check that a detector has the only kind of anchors that mmdet's script optimizes.
+
+    Raises:
+        ConfigError: It has others, or none.
+    """
+    head = config.model.get("bbox_head") or config.model.get("rpn_head") or {}
+    kind = (head.get("anchor_generator") or {}).get("type")
+    if kind != "YOLOAnchorGenerator":
+        raise ConfigError(
+            f"optimize_anchors is for detectors with YOLO's anchors (YOLOAnchorGenerator); this "
+            f"config has {kind or 'no anchors'}. Set scales, ratios and strides of the anchors by "
+            "hand, or use a config of YOLOv3."
+        )
 
 
 def global_batch_size(config: Any, name: str = "") -> int | None:

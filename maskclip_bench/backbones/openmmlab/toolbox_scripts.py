@@ -158,7 +158,7 @@ def launch(
     before = sys.argv
     sys.argv = [str(path), *([] if config is None else [config]), *arguments]
     try:
-        configs = script_flags.completed_configs(toolbox, formatted=format_configs)
+        configs = script_flags.completed_configs(toolbox, tool, formatted=format_configs)
         with safe_loading.guard(toolbox), configs:
             runpy.run_path(str(path), run_name="__main__")
     finally:

@@ -44,6 +44,7 @@ from maskclip_bench.modeling.dense_vit import (
     set_input_size,
     stages,
 )
+from maskclip_bench.modeling.relative_positions import RelativePositions
 
 
 @MODELS.register_module()
@@ -71,6 +72,9 @@ class MaskCLIPViT(TrunkBackbone):
             copied into each window, and what they attend to is averaged over the windows. Rotary
             positions are those of the whole image.
         global_indices: Blocks that attend globally in spite of `window_size`.
+        relative_positions: (rows, columns) of patches; None = none. Each attention gets tables of
+            relative positions that are trained from zero, as in ViTDet: in windows of their size,
+            elsewhere of this grid (linearly resampled for another one).
         tile_positions: Repeat the position embeddings over the image instead of resampling them.
             With windows of the native grid, each window then looks like an image of pretraining
             (Bolya et al., 2023, arXiv 2311.05613).
@@ -79,8 +83,8 @@ class MaskCLIPViT(TrunkBackbone):
 
     Raises:
         ConfigError: The source is not a ViT, an index is out of range, `init_cfg` is given, an
-            argument does not apply to this kind of ViT, or `tile_positions` goes with windows that
-            are not the native grid.
+            argument does not apply to this kind of ViT, `tile_positions` goes with windows that are
+            not the native grid, or `relative_positions` would not be trained.
         CheckpointError: (in `init_weights`) The weights are missing or of another architecture.
     """
 
@@ -98,6 +102,7 @@ class MaskCLIPViT(TrunkBackbone):
         img_size: Sequence[int] | None = None,
         window_size: int | None = None,
         global_indices: Sequence[int] = (),
+        relative_positions: Sequence[int] | None = None,
         tile_positions: bool = False,
         init_cfg: dict | None = None,
         **source: Any,
@@ -111,6 +116,12 @@ class MaskCLIPViT(TrunkBackbone):
         self.with_cp = with_cp
         self.img_size = None if img_size is None else (int(img_size[0]), int(img_size[1]))
         self.window_size = window_size
+        self.relative_positions = relative_positions
+        if relative_positions is not None and (frozen or lora):
+            raise ConfigError(
+                "relative_positions begin at zero and have to be trained: leave them out with "
+                "frozen=True and with lora."
+            )
         self.tile_positions = tile_positions
         self.build()
 
@@ -143,13 +154,33 @@ class MaskCLIPViT(TrunkBackbone):
             for index in range(num_blocks)
         ]
         self._check_windows()
+        self._add_relative_positions()
         self._freeze_stages(trunk)
         return trunk
+
+    def _add_relative_positions(self) -> None:
+        if self.relative_positions is None:
+            return
+        rows, columns = self.relative_positions
+        for block, windowed in zip(self.vit.blocks, self.windowed, strict=True):
+            head_dim = self.vit.head_dim(block)
+            if head_dim is None:
+                raise ConfigError(
+                    f"The attention of a {type(block).__name__} takes no relative positions: they "
+                    "go with timm's Block and open_clip's blocks. Set relative_positions=None."
+                )
+            size = self.window_size if windowed else None
+            grid = (rows, columns) if size is None else (size, size)
+            block.relative_positions = RelativePositions(grid, head_dim)
 
     def prepare(self, trunk: nn.Module) -> None:
         """Resample the positions of the weights."""
         if self.img_size is not None:
             set_input_size(trunk, self.img_size)
+
+    def source_name(self, key: str) -> str | None:
+        """The source has no relative positions of this kind."""
+        return None if ".relative_positions." in key else super().source_name(key)
 
     def _check_windows(self) -> None:
         size, vit = self.window_size, self.vit
@@ -239,14 +270,43 @@ class MaskCLIPViT(TrunkBackbone):
         *,
         windowed: bool,
     ) -> Tensor:
-        attend = partial(self._attend_in_windows, grid) if windowed else None
+        attend = None
+        if windowed:
+            attend = partial(self._attend_in_windows, block, grid)
+        elif self.relative_positions is not None:
+            attend = partial(self._attend_globally, block, grid)
         run = partial(self.vit.run, block, rope=rope, attend=attend)
         if self.with_cp and self.training and tokens.requires_grad:
             return checkpoint(run, tokens, use_reentrant=False)
         return run(tokens)
 
+    def _with_relative_positions(
+        self, block: Any, attention: Callable[..., Tensor], grid: tuple[int, int]
+    ) -> Callable[..., Tensor]:
+        """The attention of a block over a grid, with its relative positions if it has some."""
+        if self.relative_positions is None:
+            return attention
+
+        def attend(tokens: Tensor) -> Tensor:
+            bias = block.relative_positions(self.vit.query(block, tokens), grid)
+            return attention(tokens, attn_mask=bias)
+
+        return attend
+
+    def _attend_globally(
+        self,
+        block: nn.Module,
+        grid: tuple[int, int],
+        attention: Callable[..., Tensor],
+        tokens: Tensor,
+        rope: Tensor | None,
+    ) -> Tensor:
+        """Attention of all tokens [B, P + N, D] with relative positions -> [B, P + N, D]."""
+        return self._with_relative_positions(block, attention, grid)(tokens)
+
     def _attend_in_windows(
         self,
+        block: nn.Module,
         grid: tuple[int, int],
         attention: Callable[..., Tensor],
         tokens: Tensor,
@@ -260,6 +320,8 @@ class MaskCLIPViT(TrunkBackbone):
         num_windows = len(windows) // num_images
         prefix = prefix.repeat_interleave(num_windows, dim=0)  # [B * W, P, D]
         joined = torch.cat([prefix, windows], dim=1)  # [B * W, P + s * s, D]
+        window = (self.window_size, self.window_size)
+        attention = self._with_relative_positions(block, attention, window)
         if rope is None:
             attended = attention(joined)
         else:

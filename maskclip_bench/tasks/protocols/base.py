@@ -44,6 +44,8 @@ class ProtocolContext:
         num_threads: Threads one job may use.
         cancel: Set when the run is interrupted; jobs pass it to `jobs.run_job`.
         limit: Images of each split to use, evenly spaced over it; None = all.
+        validate: Whether protocols that train for long also validate meanwhile; no score depends
+            on it.
     """
 
     task: TaskDeclaration
@@ -57,6 +59,7 @@ class ProtocolContext:
     num_threads: int = 1
     cancel: threading.Event = field(default_factory=threading.Event)
     limit: int | None = None
+    validate: bool = False
     _opened: dict[str, Dataset] = field(default_factory=dict, repr=False)
 
     def dataset(self, split: str) -> Dataset:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from pydantic import model_validator
 from scipy.optimize import minimize_scalar
@@ -29,9 +30,15 @@ from maskclip_bench.data.class_table import same_classes
 from maskclip_bench.data.readers import Dataset, open_dataset
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.results.measurement import Measurement, Metric
+from maskclip_bench.results.weighted import NUM_BINS
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks.declaration import TaskDeclaration
-from maskclip_bench.tasks.metrics import brier_scores, check_finite, expected_calibration_error
+from maskclip_bench.tasks.metrics import (
+    Floats,
+    brier_scores,
+    check_finite,
+    expected_calibration_error,
+)
 from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext, declared_splits
 from maskclip_bench.tasks.protocols.base import open_split as open_own_split
 from maskclip_bench.tasks.protocols.classification import classification_result, columns_of
@@ -40,7 +47,8 @@ from maskclip_bench.tasks.protocols.prompts import class_names_of, logit_scale_o
 from maskclip_bench.tasks.protocols.zero_shot_classification import zero_shot_scores
 
 PRESET_VERSION = 1
-NUM_BINS = 15
+HITS = "top1_accuracy"
+LOGARITHM = "truth_log_probability"
 TEMPERATURES = (1e-3, 1e3)
 """Where the temperature is looked for."""
 
@@ -134,26 +142,16 @@ class Calibration(Protocol):
         outcomes = result.outcomes[
             ["sample_id", "group", "label", "prediction", "confidence", "truth_confidence"]
         ].copy()
-        hits = result.outcomes["top1_accuracy"].to_numpy(copy=True)
-        outcomes["top1_accuracy"] = hits
-        metrics = {"top1_accuracy": result.metrics["top1_accuracy"]}
+        hits = result.outcomes[HITS].to_numpy(copy=True)
+        outcomes[HITS] = hits
+        metrics = {HITS: result.metrics[HITS]}
         nll = {}
         for suffix, scale in (("", 1.0), ("_tempered", temperature)):
             logs = (logits.double() / scale).log_softmax(dim=1)
-            probabilities = logs.exp()
-            name = f"brier_score{suffix}"
-            outcomes[name] = brier_scores(probabilities, truth)
-            metrics |= _metrics(probabilities, hits, suffix)
-            metrics[name] = Metric(
-                float(outcomes[name].mean()),
-                higher_is_better=False,
-                chance_level=(1 - 1 / len(classes)) / 2,
-            )
-            own = logs.gather(1, truth[:, None])[:, 0]
-            nll[f"nll{suffix}"] = -float(own.mean())
-            metrics[f"truth_probability{suffix}"] = Metric(
-                float(own.mean().exp()), chance_level=1 / len(classes), statistic="none"
-            )
+            columns = {f"{name}{suffix}": values for name, values in _outcomes(logs, truth).items()}
+            outcomes = outcomes.assign(**columns)
+            metrics |= _metrics(outcomes, suffix, num_classes=len(classes))
+            nll[f"nll{suffix}"] = -float(outcomes[f"{LOGARITHM}{suffix}"].mean())
         return Measurement(
             metrics=metrics,
             primary_metric="expected_calibration_error",
@@ -206,14 +204,43 @@ class Calibration(Protocol):
         return logits.cpu(), truth
 
 
-def _metrics(probabilities: Tensor, hits: np.ndarray, suffix: str) -> dict[str, Metric]:  # type: ignore[type-arg]
-    """The calibration error of class probabilities [N, C]."""
-    confidence = probabilities.amax(dim=1).numpy()
-    value = expected_calibration_error(confidence, hits, num_bins=NUM_BINS)
+def _outcomes(logs: Tensor, truth: Tensor) -> dict[str, Floats]:
+    """Columns of logarithms of class probabilities [N, C] and the column of the truth [N]."""
+    probabilities = logs.exp()
+    return {
+        "brier_score": brier_scores(probabilities, truth),
+        "confidence": probabilities.amax(dim=1).numpy(),
+        LOGARITHM: logs.gather(1, truth[:, None])[:, 0].numpy(),
+    }
+
+
+def _metrics(outcomes: pd.DataFrame, suffix: str, *, num_classes: int) -> dict[str, Metric]:
+    """The three numbers, of the outcome columns with a suffix.
+
+    A calibration error has no score of guessing: a model that gives each class the same
+    probability is calibrated, and one that guesses with confidence may have any error.
+    """
+    columns = (f"confidence{suffix}", HITS)
+    confidence, hits = (outcomes[column].to_numpy(copy=True) for column in columns)
+    logarithm = f"{LOGARITHM}{suffix}"
     return {
         f"expected_calibration_error{suffix}": Metric(
-            value, higher_is_better=False, chance_level=0.0, statistic="none"
-        )
+            expected_calibration_error(confidence, hits, num_bins=NUM_BINS),
+            higher_is_better=False,
+            statistic="calibration_error",
+            columns=columns,
+        ),
+        f"brier_score{suffix}": Metric(
+            float(outcomes[f"brier_score{suffix}"].mean()),
+            higher_is_better=False,
+            chance_level=(1 - 1 / num_classes) / 2,
+        ),
+        f"truth_probability{suffix}": Metric(
+            float(np.exp(outcomes[logarithm].mean())),
+            chance_level=1 / num_classes,
+            statistic="geometric_mean",
+            columns=(logarithm,),
+        ),
     }
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from maskclip_bench.data.readers import Dataset
 from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.results.measurement import Metric
+from maskclip_bench.results.outcome_columns import Statistic
 from maskclip_bench.tasks.metrics import (
     Floats,
     Integers,
@@ -40,6 +41,11 @@ ClassificationMetric = Literal[
 POINTS = {"mean_average_precision": None, "mean_average_precision_11_point": 11}
 """See `metrics.average_precision`. VOC2007's 11 points are those of its own kit; ELEVATER's code
 takes precision 1 at recall 0 in addition, which gives at most 1/11 more."""
+
+AP_STATISTICS: dict[str, Statistic] = {
+    "mean_average_precision": "multi_label_ap",
+    "mean_average_precision_11_point": "multi_label_ap_11",
+}
 
 DECIMALS = 6
 """Of the confidences that outcomes keep."""
@@ -133,7 +139,9 @@ def classification_result(
         metrics[primary] = Metric(value, chance_level=0.5, statistic="roc_auc")
     if primary == "worst_group_accuracy":
         _, value = worst_group(top1, dataset.groups)
-        metrics[primary] = Metric(value, chance_level=chance, statistic="none")
+        metrics[primary] = Metric(
+            value, chance_level=chance, statistic="worst_group", columns=("top1_accuracy",)
+        )
     if primary not in metrics:
         raise ConfigError(
             f"{dataset.name}: metric {primary} has no meaning with {num_classes} classes. "
@@ -162,8 +170,8 @@ def multi_label_result(
 ) -> ClassificationResult:
     """Metrics of class scores on a split of images with several classes.
 
-    Chance is the mean share of images that show a class. An average precision is not made image by
-    image, so it has no interval; the outcomes keep all scores and labels as lists.
+    Chance is the mean share of images that show a class. The outcomes keep all scores (in float32)
+    and labels as lists, from which the average precision of any resample of images is made.
 
     Args:
         scores: [N, C].
@@ -181,13 +189,14 @@ def multi_label_result(
             f"{dataset.name}: metric {primary} is for images of one class, and these have several. "
             f"Use {' or '.join(POINTS)}."
         )
-    values = scores.double().cpu().numpy()
+    kept = scores.float().cpu().numpy()
+    values = kept.astype(np.float64)
     outcomes = pd.DataFrame(
         {
             "sample_id": dataset.sample_ids,
             "group": dataset.groups,
-            "scores": values.round(DECIMALS).tolist(),
-            "labels": labels.tolist(),
+            "scores": list(kept),
+            "labels": list(labels),
         }
     )
     scored = labels >= 0
@@ -196,7 +205,8 @@ def multi_label_result(
         name: Metric(
             mean_average_precision(values, labels, points=points)[0],
             chance_level=chance,
-            statistic="none",
+            statistic=AP_STATISTICS[name],
+            columns=("scores", "labels"),
         )
         for name, points in POINTS.items()
     }

@@ -9,14 +9,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+import pandas as pd
+
 from maskclip_bench import storage
 from maskclip_bench.backbones.dense_job import DenseFolder, DenseSplit
 from maskclip_bench.data.dataset import Dataset
 from maskclip_bench.data.dense import check_coco, read_coco
 from maskclip_bench.errors import DataError
-from maskclip_bench.results.measurement import Measurement, Metric, mean_ratio
+from maskclip_bench.results.measurement import Measurement, Metric, statistic_value
+from maskclip_bench.results.outcome_columns import Statistic
 from maskclip_bench.tasks.dense_jobs import DenseProtocol
-from maskclip_bench.tasks.dense_outcomes import match_columns, outcome_table, suffixed
+from maskclip_bench.tasks.dense_outcomes import (
+    KINDS,
+    SplitResult,
+    check_agreement,
+    match_columns,
+    nothing_found,
+    outcome_table,
+    suffixed,
+)
 from maskclip_bench.tasks.protocols.base import ProtocolContext, split_name
 
 AP_NAMES = {
@@ -35,7 +46,13 @@ RECALLS = {"object_recall": "num_found", "localization_recall": "num_located"}
 """Recalls made of per-image counts, so that they have intervals: detections of the object's class
 count for the first, of any class for the second."""
 
-KINDS = {"bbox": "box", "segm": "mask"}
+OBJECTS = "num_objects"
+
+AP_STATISTICS: Mapping[str, Statistic] = {"50": "coco_ap50", "75": "coco_ap75"}
+"""Ends of the names of APs at one threshold."""
+
+MMDET_ROUNDING = 6e-4
+"""mmdet's `CocoMetric` rounds to three digits of a fraction."""
 
 
 class Detection(DenseProtocol):
@@ -78,27 +95,26 @@ class Detection(DenseProtocol):
         """
         self._need_objects(context)
         result = self.run_dense(context)
+        splits = [part if _has_scores(part) else nothing_found(part) for part in result.splits]
+        without = [part.split for part in splits if not part.outcomes[OBJECTS].sum()]
+        tested = [part for part in splits if part.split not in without]
+        columns = {
+            suffixed(name, part.suffix): {part.split: (part.outcomes[key], part.outcomes[OBJECTS])}
+            for part in tested
+            for name, key in RECALLS.items()
+        }
+        outcomes = outcome_table(splits, columns).assign(**match_columns(splits))
         metrics: dict[str, Metric] = {}
-        columns = {}
-        without = [part.split for part in result.splits if not part.outcomes["num_objects"].sum()]
-        for part in result.splits:
-            num_objects = int(part.outcomes["num_objects"].sum())
-            if not num_objects:
-                continue
-            for name, metric in average_precisions(part.scores, num_objects=num_objects).items():
-                metrics[suffixed(name, part.suffix)] = metric
-            for name, key in RECALLS.items():
-                hits, objects = part.outcomes[key], part.outcomes["num_objects"]
-                value = mean_ratio(hits.sum(0).astype(float), objects.sum(0).astype(float))
-                metrics[suffixed(name, part.suffix)] = Metric(float(value), statistic="mean_ratio")
-                columns[suffixed(name, part.suffix)] = {part.split: (hits, objects)}
+        for part in tested:
+            for name, value in average_precisions(part.scores, has_objects=True).items():
+                metrics[suffixed(name, part.suffix)] = ap_metric(name, value, part, outcomes)
+            for name in (suffixed(name, part.suffix) for name in RECALLS):
+                recall = statistic_value(outcomes, name, "mean_ratio")
+                metrics[name] = Metric(recall or 0.0, statistic="mean_ratio")
         return Measurement(
             metrics=metrics,
             primary_metric="box_ap",
-            outcomes=outcome_table(result.splits, columns).assign(
-                **match_columns(result.splits, "box_ap", "bbox"),
-                **match_columns(result.splits, "mask_ap", "segm"),
-            ),
+            outcomes=outcomes,
             preset=result.preset,
             preset_version=context.settings.preset_version,
             details={
@@ -122,26 +138,57 @@ class Detection(DenseProtocol):
                 )
 
 
-def average_precisions(scores: dict[str, float], *, num_objects: int = 0) -> dict[str, Metric]:
+def average_precisions(scores: dict[str, float], *, has_objects: bool = False) -> dict[str, float]:
     """COCO's APs from mmdet's scores, which are fractions already, rounded to three digits.
 
-    A size without objects has no AP (mmdet says -1). AP has no per-image outcomes, so no interval.
-    A detector without any detection gets no AP from mmdet; where there are objects, it is 0.
+    A size without objects has no AP (mmdet says -1). A detector without any detection gets no AP
+    from mmdet; where there are objects, it is 0.
 
     Args:
         scores: As mmdet gave them.
-        num_objects: Objects in the tested images.
+        has_objects: Whether the tested images show any.
 
     Example:
-        >>> list(average_precisions({"coco/bbox_mAP": 0.25, "coco/segm_mAP_s": -1.0}))
-        ['box_ap']
+        >>> average_precisions({"coco/bbox_mAP": 0.25, "coco/segm_mAP_s": -1.0})
+        {'box_ap': 0.25}
     """
-    if num_objects and not any(f"coco/{kind}_mAP" in scores for kind in KINDS):
+    if has_objects and not any(f"coco/{kind}_mAP" in scores for kind in KINDS):
         scores = {f"coco/{kind}_{name}": 0.0 for kind in KINDS for name in OVER_ALL_SIZES}
-    metrics = {}
-    for kind, ours in KINDS.items():
-        for name, short in AP_NAMES.items():
-            value = scores.get(f"coco/{kind}_{name}", -1.0)
-            if value >= 0:
-                metrics[f"{ours}_{short}"] = Metric(value, statistic="none")
-    return metrics
+    return {
+        f"{ours}_{short}": value
+        for kind, ours in KINDS.items()
+        for name, short in AP_NAMES.items()
+        if (value := scores.get(f"coco/{kind}_{name}", -1.0)) >= 0
+    }
+
+
+def ap_metric(name: str, theirs: float, part: SplitResult, outcomes: pd.DataFrame) -> Metric:
+    """An AP, made of the matched detections and held against mmdet's.
+
+    Where the job stored no matches (it ran under a version that did not), it is mmdet's, without an
+    interval.
+
+    Args:
+        name: In our words, without the suffix of the split.
+        theirs: mmdet's value.
+        part: What the job found on the split.
+        outcomes: With the columns of `match_columns`.
+
+    Raises:
+        DataError: The two differ by more than mmdet's rounding.
+    """
+    whole, end = name.partition("_ap")[0] + "_ap", name.partition("_ap")[2]
+    statistic = AP_STATISTICS.get(end, "coco_ap")
+    matches = whole if end in AP_STATISTICS else name
+    columns = (suffixed(whole, part.suffix), suffixed(matches, part.suffix))
+    if f"{columns[1]}.objects" not in outcomes:
+        return Metric(theirs, statistic="none")
+    ours = statistic_value(outcomes, name, statistic, columns)
+    assert ours is not None
+    check_agreement(f"{name} on {part.split}", ours, theirs, tolerance=MMDET_ROUNDING)
+    return Metric(ours, statistic=statistic, columns=columns)
+
+
+def _has_scores(part: SplitResult) -> bool:
+    """Whether mmdet evaluated any detection."""
+    return any(f"coco/{kind}_mAP" in part.scores for kind in KINDS)

@@ -120,9 +120,13 @@ class FewShot(Protocol):
         smallest = int(np.bincount(labels, minlength=num_classes).min())
         shots = [k for k in preset.shots if k <= smallest]
         if settings.shots not in shots:
+            found = ", ".join(map(str, shots))
+            remedy = f"Set shots to one of {found}" if shots else "Add images, or remove the class"
+            if context.limit is not None:
+                remedy = f"Use a larger limit than {context.limit}"
             raise DataError(
                 f"{train.name}: few_shot wants {settings.shots} train images of every class; the "
-                f"smallest class has {smallest}. Set shots to one of {shots or 'none'}."
+                f"smallest class has {smallest}. {remedy}."
             )
         bank, queries = (self._features(context, preset, split) for split in ("train", "test"))
         outcomes = pd.DataFrame({"sample_id": test.sample_ids, "group": test.groups})

@@ -3,6 +3,8 @@
 | preset | recipe | may stand beside |
 | --- | --- | --- |
 | `slip_beit` | SLIP's ViT-B/16 (BEiT's script) | CLIP 80.5, SLIP 82.6, MaskCLIP 83.6 |
+| `slip_beit_small` | SLIP's ViT-S/16 | CLIP 78.2, SLIP 80.3 |
+| `slip_beit_large` | SLIP's ViT-L/16 | CLIP 81.0, SLIP 84.2 |
 | `mae` | MAE's ViT-B/16 | MAE 83.6 (four seeds: 83.46 to 83.66) |
 | `ft_clip` | FT-CLIP's ViT-B/16 | FT-CLIP 85.7 from OpenAI's weights |
 | `wise_ft` | WiSE-FT's, of a zero-shot classifier | WiSE-FT's curves |
@@ -33,7 +35,16 @@ from maskclip_bench.tasks.trained_jobs import TrainedProtocol, TrainedSettings
 class Settings(TrainedSettings):
     """`protocols: {finetune: ...}` of a data set."""
 
-    preset: Literal["slip_beit", "mae", "ft_clip", "wise_ft", "small", "demo"] = "slip_beit"
+    preset: Literal[
+        "slip_beit",
+        "slip_beit_small",
+        "slip_beit_large",
+        "mae",
+        "ft_clip",
+        "wise_ft",
+        "small",
+        "demo",
+    ] = "slip_beit"
     """The recipe."""
     alphas: list[float] = Field(default_factory=list)
     """WiSE-FT: shares of the finetuned weights that are tested, too, each from 0 to 1."""

@@ -268,8 +268,9 @@ def fit_probe(
         if not bool(held_out.any()) or bool(held_out.all()):
             raise DataError(
                 f"linear_probe chooses its penalty on held-out images, and of {len(labels)} "
-                f"images {int(held_out.sum())} can be held out. Give two train images of a class "
-                "or a validation split, or use preset clip_readme_logistic, which chooses none."
+                f"images {int(held_out.sum())} can be held out. Give two train images of a class, "
+                "a validation split, or a larger limit where there is one; or use preset "
+                "clip_readme_logistic, which chooses none."
             )
         solver = LogisticSolver(features[~held_out], labels[~held_out], num_classes)
         c = _search(solver, features[held_out], labels[held_out], preset, progress)

@@ -33,7 +33,7 @@ from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.dense_outcomes import SplitResult, outcome_table
-from maskclip_bench.tasks.features import MEMORY_BYTES, identity_of, name_not_finite
+from maskclip_bench.tasks.features import identity_of, name_not_finite
 from maskclip_bench.tasks.metrics import check_finite
 from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext, evenly_spaced
 from maskclip_bench.tasks.protocols.segmentation import (
@@ -47,7 +47,11 @@ if TYPE_CHECKING:
 
 IMAGES_AT_ONCE = 16
 CLASSES_AT_ONCE = 16
-"""Score maps of the mask's size that are held at a time."""
+"""Score maps that are upsampled by one call: it decides the last bit of some."""
+SCORE_BYTES = 32 * 2**20
+"""Upsampled scores that are held at a time; a strip takes about three times as much."""
+STORED_BYTES = 64 * 2**20
+"""Tokens of test images in one file of the store."""
 
 
 class PatchSettings(Declaration):
@@ -164,7 +168,7 @@ def training_bank(context: ProtocolContext, num_classes: int) -> Bank:
         num_classes,
     ]
 
-    def make() -> Bank:
+    def make() -> dict[str, Tensor]:
         indices = evenly_spaced(len(dataset), settings.max_images)
         per_image = -(-settings.max_patches // len(indices))
         generator = torch.Generator().manual_seed(context.seed)
@@ -184,11 +188,27 @@ def training_bank(context: ProtocolContext, num_classes: int) -> Bank:
                 f"{dataset.name} ({dataset.split}): no patch of {len(indices)} images is labelled "
                 "for more than half, so there is nothing to compare with. Check the masks."
             )
-        return Bank(torch.cat(tokens), torch.cat(labels))
+        return {"tokens": torch.cat(tokens), "labels": torch.cat(labels)}
+
+    def stored() -> Bank:
+        note = f"labelled patches of {context.backbone.row_id}, {dataset.name} ({dataset.split})"
+        return Bank(**_kept(context, {"bank": identity}, make, note))
 
     return context.features.remembered(
-        identity, make, lambda bank: 4 * (bank.tokens.numel() + bank.labels.numel())
+        identity, stored, lambda bank: 4 * (bank.tokens.numel() + bank.labels.numel())
     )
+
+
+def _kept(
+    context: ProtocolContext,
+    identity: dict[str, Any],
+    make: Callable[[], dict[str, Tensor]],
+    note: str,
+) -> dict[str, Tensor]:
+    """From the workspace's store; a store in memory would keep them for good, so they are made."""
+    if context.features.root is None:
+        return make()
+    return context.features.get(identity, make, note=note)
 
 
 def _tokens_identity(context: ProtocolContext, dataset: Dataset, tiles: int) -> list[object]:
@@ -205,28 +225,48 @@ def _tokens_identity(context: ProtocolContext, dataset: Dataset, tiles: int) -> 
 def tokens_of_images(
     context: ProtocolContext, dataset: Dataset, tiles: int
 ) -> Callable[[int], Tensor]:
-    """Index of a test image -> its tokens [N, D]; encoded once where they fit into memory."""
+    """Index of a test image -> its tokens [N, D].
 
-    def encode(dtype: torch.dtype) -> Tensor:
-        parts = []
-        for index, patches in _encode(context, dataset, range(len(dataset)), tiles):
-            parts.append(patches.to(dtype))
-            if index % 32 == 0:
-                context.progress("patches of the test images", index, len(dataset))
-        return torch.stack(parts)  # [S, N, D]
-
-    def make() -> Tensor:
-        stacked = encode(torch.float16)
-        return stacked if bool(torch.isfinite(stacked).all()) else encode(torch.float32)
-
+    All frozen heads of a row share them: they are encoded once, and kept in the store of features,
+    in float16 where they are finite there. Memory holds the parts that were used last.
+    """
     _, first = next(iter(_encode(context, dataset, [0], tiles)))
-    if 2 * first.numel() * len(dataset) <= MEMORY_BYTES:
-        identity = [*_tokens_identity(context, dataset, tiles), "tokens"]
+    per_part = max(STORED_BYTES // (2 * first.numel()) // IMAGES_AT_ONCE, 1) * IMAGES_AT_ONCE
+    identity = {
+        "tokens of": _tokens_identity(context, dataset, tiles),
+        "num_images": len(dataset),
+        "per_part": per_part,
+    }
+
+    def part_of(start: int) -> Tensor:
+        stop = min(start + per_part, len(dataset))
+
+        def encode(dtype: torch.dtype) -> Tensor:
+            found = []
+            for index, patches in _encode(context, dataset, range(start, stop), tiles):
+                found.append(patches.to(dtype))
+                if index % 32 == 0:
+                    context.progress("patches of the test images", index, len(dataset))
+            return torch.stack(found)  # [S, N, D]
+
+        def make() -> dict[str, Tensor]:
+            stacked = encode(torch.float16)
+            finite = bool(torch.isfinite(stacked).all())
+            return {"tokens": stacked if finite else encode(torch.float32)}
+
+        note = f"patches of {context.backbone.row_id}, {dataset.name} ({dataset.split})"
+        return _kept(context, {**identity, "start": start}, make, note)["tokens"]
+
+    def tokens(index: int) -> Tensor:
+        start = index - index % per_part
         stored = context.features.remembered(
-            identity, make, lambda tokens: tokens.element_size() * tokens.numel()
+            [identity, start],
+            lambda: part_of(start),
+            lambda part: part.element_size() * part.numel(),
         )
-        return lambda index: stored[index].float()
-    return lambda index: next(iter(_encode(context, dataset, [index], tiles)))[1]
+        return stored[index - start].float()
+
+    return tokens
 
 
 def _encode(context: ProtocolContext, dataset: Dataset, indices: Any, tiles: int) -> Any:
@@ -270,16 +310,39 @@ def patch_labels(mask: NDArray[np.uint8], num_classes: int, grid: int) -> Tensor
 
 
 def segment(scores: Tensor, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Scores of the patches [N, C] -> the class of each pixel [H, W]."""
-    side = round(len(scores) ** 0.5)
+    """Scores of the patches [N, C] -> the class of each pixel [H, W].
+
+    The maps are upsampled where the scores are, a strip of rows at a time where all of them
+    together would need more than `SCORE_BYTES`.
+    """
+    height, width = shape
+    side, num_classes = round(len(scores) ** 0.5), scores.shape[1]
     maps = scores.T.reshape(1, -1, side, side)
-    best = torch.zeros(tuple(shape), dtype=torch.int64, device=maps.device)  # [H, W]
-    highest = torch.full(tuple(shape), -torch.inf, device=maps.device)
-    for start in range(0, maps.shape[1], CLASSES_AT_ONCE):  # all at once take gigabytes
-        part = maps[:, start : start + CLASSES_AT_ONCE]
-        upsampled = F.interpolate(part, size=tuple(shape), mode="bilinear", align_corners=False)
-        value, index = upsampled[0].max(0)
-        higher = value > highest
-        best = torch.where(higher, index + start, best)
-        highest = torch.where(higher, value, highest)
-    return np.asarray(best.cpu().numpy())
+    if num_classes * height * width * 4 <= SCORE_BYTES:
+        parts = [
+            F.interpolate(part, size=(height, width), mode="bilinear", align_corners=False)[0]
+            for part in maps.split(CLASSES_AT_ONCE, dim=1)
+        ]
+        return np.asarray(torch.cat(parts).max(0).indices.cpu().numpy())
+    rows_at_once = max(SCORE_BYTES // (num_classes * width * 4), 1)
+    classes = torch.empty((height, width), dtype=torch.int64, device=scores.device)
+    for start in range(0, height, rows_at_once):
+        stop = min(start + rows_at_once, height)
+        classes[start:stop] = _strip(maps[0], (start, stop), (height, width)).argmax(0)
+    return np.asarray(classes.cpu().numpy())
+
+
+def _strip(maps: Tensor, rows: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+    """Some rows of maps [C, h, w] upsampled to `shape`, as `F.interpolate` does it -> [C, R, W]."""
+    side = maps.shape[1]
+    place = (torch.arange(*rows, device=maps.device, dtype=maps.dtype) + 0.5) * (side / shape[0])
+    place = (place - 0.5).clamp(min=0)
+    above = place.long().clamp(max=side - 1)
+    below = (above + 1).clamp(max=side - 1)
+    first, last = int(above[0]), int(below[-1])
+    part = maps[None, :, first : last + 1]
+    wide = F.interpolate(
+        part, size=(part.shape[2], shape[1]), mode="bilinear", align_corners=False
+    )[0]  # [C, r, W]
+    share = (place - above)[:, None]  # of the row below
+    return torch.lerp(wide[:, above - first], wide[:, below - first], share)

@@ -18,11 +18,8 @@ from maskclip_bench.data.dataset import Dataset
 from maskclip_bench.data.dense import check_mask_sizes
 from maskclip_bench.data.masks import check_mask_values
 from maskclip_bench.data.readers import root_of
-from maskclip_bench.results.measurement import (
-    Measurement,
-    Metric,
-    mean_ratio,
-)
+from maskclip_bench.results.measurement import Measurement, Metric
+from maskclip_bench.results.outcome_columns import mean_ratio
 from maskclip_bench.tasks.dense_jobs import DenseProtocol
 from maskclip_bench.tasks.dense_outcomes import check_agreement, outcome_table, suffixed
 from maskclip_bench.tasks.protocols.base import ProtocolContext

@@ -101,6 +101,28 @@ def test_training_config__does_not_validate(tmp_path: Path, scenes: Path) -> Non
     assert not config.resume and config.load_from is None
 
 
+def test_training_config__validates_where_the_job_says_so(
+    tmp_path: Path, scenes: Path, instances: Path
+) -> None:
+    """On its split, as often as the config says, without files; tests stay as they are."""
+    job = segmentation_job(tmp_path / "work", scenes)
+    asked = job.model_copy(update={"validate_on": job.train})
+    config = jobs.training_config(asked, world_size=1)
+    listed = json.loads(Path(config.val_dataloader.dataset.samples_file).read_text())
+    assert len(listed) == 8
+    assert config.val_cfg.type == "AsideValLoop"
+    assert [evaluator.type for evaluator in config.val_evaluator] == ["IoUMetric"]
+    assert config.train_cfg.val_interval == 500
+    tested = jobs.training_config(job, world_size=1)
+    assert config.test_dataloader == tested.test_dataloader
+    assert config.test_evaluator == tested.test_evaluator
+    job = detection_job(tmp_path / "work", instances)
+    config = jobs.training_config(job.model_copy(update={"validate_on": job.train}), world_size=1)
+    (evaluator,) = config.val_evaluator
+    assert evaluator.ann_file == config.val_dataloader.dataset.ann_file == job.train.annotations
+    assert config.test_evaluator[0].ann_file == job.tests[0].annotations
+
+
 def test_training_config__divides_the_global_batch(tmp_path: Path, scenes: Path) -> None:
     job = segmentation_job(tmp_path / "work", scenes)
     job.options["global_batch_size"] = 16
@@ -324,3 +346,19 @@ def test_job__killed_in_mid_training_goes_on(
     assert trained == {"checkpoint": f"iter_{step + 2}.pth"}
     for split in job.tests:
         assert job.folder.scores(split.name).is_file()
+
+
+@pytest.mark.slow
+def test_job__validation_changes_no_weight(tmp_path: Path, scenes: Path) -> None:
+    pytest.importorskip("mmseg")
+    weights = []
+    for name in ("without", "with"):
+        job = segmentation_job(tmp_path / name, scenes)
+        options = {**job.options, "train_cfg.val_interval": 2}
+        validated = job.tests[0] if name == "with" else None
+        finish(job.model_copy(update={"options": options, "validate_on": validated}), [])
+        logged = "".join(path.read_text() for path in (tmp_path / name).rglob("scalars.json"))
+        assert logged.count("mIoU") == (4 if name == "with" else 2)  # 2 of them are the tests'
+        checkpoint = torch.load(tmp_path / name / "iter_4.pth", weights_only=False)
+        weights.append(checkpoint["state_dict"])
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())

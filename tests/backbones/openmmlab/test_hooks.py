@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
 from torch import nn
 
-from maskclip_bench.backbones.openmmlab.dense_checkpoints import seal_of
+from maskclip_bench.backbones.openmmlab.dense_checkpoints import seal_new, seal_of, seal_problem
 from maskclip_bench.backbones.openmmlab.hooks import RunReport
 from maskclip_bench.errors import DataError
 
@@ -61,3 +63,24 @@ def test_checkpoints__are_sealed_when_mmengine_wrote_one(tmp_path: Path) -> None
     (tmp_path / "last_checkpoint").write_text(str(file))
     hook.after_train_epoch(run)
     assert seal_of(file).is_file()
+
+
+def test_checkpoints__written_again_after_a_validation_are_sealed_again(tmp_path: Path) -> None:
+    """mmengine does so with `save_best`; one that another run left is never sealed again."""
+    run, file, older = runner(tmp_path, None), tmp_path / "iter_2.pth", tmp_path / "iter_1.pth"
+    run.cfg, run.optim_wrapper = Config({}), None
+    run.train_dataloader = SimpleNamespace(batch_size=1)
+    torch.save({}, older)
+    (tmp_path / "last_checkpoint").write_text(str(older))
+    seal_new(tmp_path)
+    older.write_bytes(b"damaged")
+    hook = RunReport()
+    hook.before_train(run)
+    hook.after_train_iter(run, 0)
+    for content in ({}, {"best": 1}):
+        torch.save(content, file)
+        (tmp_path / "last_checkpoint").write_text(f"{file}\n")
+        os.utime(tmp_path / "last_checkpoint", ns=(0, len(content)))
+        (hook.after_val_epoch if content else hook.after_train_epoch)(run)
+        assert seal_problem(file) is None
+    assert "not as it was written" in str(seal_problem(older))

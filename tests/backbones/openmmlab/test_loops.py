@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmengine.evaluator import Evaluator
 from torch import Tensor, nn
 
-from maskclip_bench.backbones.openmmlab.loops import BFloat16TestLoop, BFloat16ValLoop
+from maskclip_bench.backbones.openmmlab.loops import (
+    AsideValLoop,
+    BFloat16TestLoop,
+    BFloat16ValLoop,
+)
 
 
 class Model(nn.Module):
@@ -50,3 +56,36 @@ def test_loops__in_bfloat16(kind: type) -> None:
     assert kind(runner, loader, Metric()).run() == {"score": 1.0}
     assert model.seen == [torch.bfloat16] * 2
     assert torch.get_autocast_dtype("cuda") == before
+
+
+class Drawing(Model):
+    """Draws from all generators."""
+
+    def step(self, batch: Tensor) -> list[Any]:
+        self.seen.append(torch.rand(()).dtype)
+        np.random.rand()  # noqa: NPY002
+        random.random()
+        return [SimpleNamespace(keys=lambda: [])]
+
+    test_step = val_step = step
+
+
+def test_loops__aside_leaves_the_generators_as_they_were() -> None:
+    def draw() -> tuple[float, float, float]:
+        return float(torch.rand(())), float(np.random.rand()), random.random()  # noqa: NPY002
+
+    def seed() -> None:
+        torch.manual_seed(3)
+        np.random.seed(3)  # noqa: NPY002
+        random.seed(3)
+
+    runner: Any = SimpleNamespace(
+        model=Drawing(), call_hook=lambda *given, **options: None, visualizer=SimpleNamespace()
+    )
+    loader: Any = torch.utils.data.DataLoader(torch.zeros(2, 2), batch_size=1, shuffle=True)
+    seed()
+    expected = draw()
+    seed()
+    assert AsideValLoop(runner, loader, Metric()).run() == {"score": 1.0}
+    assert len(runner.model.seen) == 2
+    assert draw() == expected

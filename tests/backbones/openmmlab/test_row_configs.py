@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +106,7 @@ def test_row_config__segmentation_fits_together(
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize("head", ["mask-rcnn", "retinanet"])
+@pytest.mark.parametrize("head", ["mask-rcnn", "vitdet-mask-rcnn", "retinanet"])
 @pytest.mark.parametrize("data", DATA["mmdet"])
 def test_row_config__detection_fits_together(
     arch: str, head: str, data: str, tmp_path: Path
@@ -116,10 +118,42 @@ def test_row_config__detection_fits_together(
     part = model.bbox_head if head == "retinanet" else model.rpn_head
     assert list(part.anchor_generator.strides)[: len(strides)] == strides
     assert len(part.anchor_generator.strides) == model.neck.num_outs == 5
-    if head == "mask-rcnn":
+    if head != "retinanet":
         assert list(model.roi_head.bbox_roi_extractor.featmap_strides) == strides
         assert model.roi_head.mask_head.num_classes == DATA["mmdet"][data].num_classes
         assert model.roi_head.bbox_head.num_classes == DATA["mmdet"][data].num_classes
+
+
+def test_shipped__are_written_by_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No copy by hand: a changed recipe is written into all of them."""
+    script = runpy.run_path(str(shipped_root() / "scripts/write_mm_configs.py"))
+    written = script["configs"]()
+    assert len(written) > 40
+    for name, text in written.items():
+        assert (shipped_root() / "configs" / name).read_text(encoding="utf-8") == text, name
+
+
+@pytest.mark.parametrize(
+    "path", sorted(shipped_root().glob("configs/mm*/*.py")), ids=lambda path: path.stem
+)
+def test_shipped__every_header_lists_what_differs(path: Path) -> None:
+    header = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    _, said, rest = " ".join(header.split("\n")).partition("Different from it: ")
+    assert said and rest.lstrip().startswith("- ")
+
+
+def test_vitdet__as_its_source(tmp_path: Path) -> None:
+    """Relative positions in every block, layer decay 0.7, batch 64, 100 epochs."""
+    for arch, decay in (("ViT-B/16", 0.7), ("ViT-L/16", 0.8), ("ViT-H/14", 0.9)):
+        config = read(tmp_path, row_config("mmdet", "vitdet-mask-rcnn", "coco", arch=arch))
+        side = -(-1024 // int(arch[-2:]))
+        assert tuple(config.model.backbone.relative_positions) == (side, side)
+        assert config.optim_wrapper.paramwise_cfg.decay_rate == decay
+        assert config.optim_wrapper.optimizer.lr == 1e-4
+        assert config.global_batch_size == 64 and config.train_dataloader.batch_size == 1
+        assert config.train_cfg.max_epochs == 100
+        assert config.param_scheduler[1].milestones == [89, 96]
+        assert not config.model.train_cfg.rcnn.assigner.match_low_quality
 
 
 def test_row_config__normalization_of_the_row(tmp_path: Path) -> None:

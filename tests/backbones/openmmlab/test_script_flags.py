@@ -12,6 +12,7 @@ from mmengine.config import Config
 from maskclip_bench.backbones.openmmlab import script_flags
 from maskclip_bench.backbones.openmmlab.hooks import RunReport
 from maskclip_bench.data_files import shipped_root
+from maskclip_bench.errors import ConfigError
 
 SEGMENTATION = sorted(shipped_root().glob("configs/mmseg/*.py"))
 DETECTION = sorted(shipped_root().glob("configs/mmdet/*.py"))
@@ -53,7 +54,8 @@ def test_auto_scale_lr__knows_the_batch_of_every_config(path: Path) -> None:
     assert named is not None
     assert script_flags.global_batch_size(config, str(path)) == int(named[1]) * int(named[2])
     script_flags.complete(config, path.parent.name, str(path))
-    assert config.auto_scale_lr.base_batch_size == 16 and not config.auto_scale_lr.enable
+    batch = int(named[1]) * int(named[2])
+    assert config.auto_scale_lr.base_batch_size == batch and not config.auto_scale_lr.enable
 
 
 def test_global_batch_size__of_a_name_or_unknown() -> None:
@@ -107,9 +109,10 @@ class Log:
     ],
 )
 def test_report__warns_of_another_batch(
-    world: int, batch: int, accumulated: int, scaled: bool, warned: bool
+    world: int, batch: int, accumulated: int, scaled: bool, warned: bool, tmp_path: Path
 ) -> None:
     runner: Any = SimpleNamespace(
+        work_dir=str(tmp_path),
         cfg=Config({"global_batch_size": 16, "auto_scale_lr": {"enable": scaled}}),
         world_size=world,
         train_dataloader=SimpleNamespace(batch_size=batch),
@@ -134,3 +137,24 @@ def test_sync_bn__is_batch_norm_on_a_cpu() -> None:
         assert type(build_norm_layer({"type": "SyncBN"}, 4)[1]) is nn.BatchNorm2d
     finally:
         MODELS.register_module("SyncBN", module=original, force=True)
+
+
+def test_browse_dataset__labels_keep_their_size() -> None:
+    path = next((shipped_root() / "configs/mmseg/demo").glob("vit-demo_frozen*.py"))
+    for tool, kept in (("train", True), ("analysis_tools/browse_dataset", False)):
+        with script_flags.completed_configs("mmseg", tool):
+            pipeline = Config.fromfile(str(path)).train_dataloader.dataset.pipeline
+        assert any(step["type"] == "SegRescale" for step in pipeline) == kept
+
+
+def test_optimize_anchors__of_yolo_alone() -> None:
+    yolo = Config({"model": {"bbox_head": {"anchor_generator": {"type": "YOLOAnchorGenerator"}}}})
+    script_flags.need_yolo_anchors(yolo)
+    message = r"optimize_anchors is for .*YOLO.* has AnchorGenerator\. Set scales"
+    with (
+        script_flags.completed_configs("mmdet", "analysis_tools/optimize_anchors"),
+        pytest.raises(ConfigError, match=message),
+    ):
+        Config.fromfile(str(DETECTION[0]))
+    with pytest.raises(ConfigError, match="has no anchors"):
+        script_flags.need_yolo_anchors(Config({"model": {}}))

@@ -324,3 +324,82 @@ def test_vit__index_out_of_range(trunk: tuple[nn.Module, Path]) -> None:
 def test_vit__not_a_plain_vit() -> None:
     with pytest.raises(ConfigError, match=r"maps of several strides. Use MaskCLIPPyramid"):
         MaskCLIPViT(timm="test_resnet" if "test_resnet" in timm.list_models() else "resnet10t")
+
+
+RELATIVE = {"relative_positions": (4, 4), "window_size": 2, "global_indices": (1, 3)}
+
+
+def fill_relative_positions(backbone: MaskCLIPViT) -> None:
+    torch.manual_seed(2)
+    for name, value in backbone.named_parameters():
+        if "relative_positions" in name:
+            torch.nn.init.normal_(value)
+
+
+@pytest.mark.parametrize("kind", ["timm", "open_clip"])
+def test_relative_positions__begin_with_the_features_of_the_source(
+    kind: str, tmp_path: Path, tiny: Any, trunk: tuple[nn.Module, Path]
+) -> None:
+    """And then change them, in windows and elsewhere; a checkpoint brings them back."""
+    if kind == "timm":
+        source = {"timm": NAME, "model_args": TINY, "checkpoint": str(trunk[1])}
+    else:
+        tiny.open_clip_folder(tmp_path / "native", {**tiny.open_clip_vit, "layers": 4})
+        source = {"checkpoint": str(tmp_path / "native")}
+    plain = loaded(**source, window_size=2, global_indices=(1, 3))
+    backbone = loaded(**source, **RELATIVE)
+    for size in ((32, 32), (40, 24)):
+        expected = plain(images(size))[0]
+        torch.testing.assert_close(backbone(images(size))[0], expected, atol=1e-5, rtol=1e-5)
+    for index in (0, 1):  # in windows, and everywhere
+        other = loaded(**source, **RELATIVE)
+        other.vit.blocks[index].relative_positions.rows.data.fill_(1.0).mul_(
+            torch.arange(len(other.vit.blocks[index].relative_positions.rows))[:, None]
+        )
+        assert (other(images())[0] - plain(images())[0]).abs().max() > 1e-4
+    fill_relative_positions(backbone)
+    again = MaskCLIPViT(**source, **RELATIVE).eval()
+    again.load_state_dict(backbone.state_dict())
+    torch.testing.assert_close(again(images())[0], backbone(images())[0])
+
+
+def test_relative_positions__are_those_of_vitdet(trunk: tuple[nn.Module, Path]) -> None:
+    """One block by hand: scores, plus the query times the tables, before the softmax."""
+    backbone = build(trunk[1], out_indices=(0,), final_norm=False, relative_positions=(4, 4))
+    fill_relative_positions(backbone)
+    vit, block = backbone.vit, backbone.vit.blocks[0]
+    with torch.no_grad():
+        tokens, grid = backbone._embed(images())
+        normed, attention = block.norm1(tokens), block.attn
+        qkv = attention.qkv(normed).unflatten(2, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        scores = (qkv[0] * attention.scale) @ qkv[1].transpose(-2, -1)
+        scores = scores + block.relative_positions(qkv[0], grid)
+        attended = (scores.softmax(-1) @ qkv[2]).transpose(1, 2).flatten(2)
+        tokens = tokens + attention.proj(attended)
+        tokens = tokens + block.mlp(block.norm2(tokens))
+        found = backbone(images())[0]
+    assert vit.num_prefix_tokens == 1
+    torch.testing.assert_close(flat(found), tokens[:, 1:], atol=1e-5, rtol=1e-5)
+
+
+def test_relative_positions__layer_decay_and_frozen_stages(trunk: tuple[nn.Module, Path]) -> None:
+    backbone = build(trunk[1], frozen_stages=1, **RELATIVE)
+    name = "tower.blocks.2.relative_positions.rows"
+    parameters = dict(backbone.named_parameters())
+    assert backbone.layer_of(name) == 3
+    assert backbone.has_weight_decay(name, parameters[name])  # as in ViTDet
+    assert not parameters[name.replace("2", "0")].requires_grad
+    assert parameters[name].requires_grad
+
+
+def test_relative_positions__refused_where_they_do_not_apply() -> None:
+    source = {"timm": NAME, "model_args": TINY, "relative_positions": (4, 4)}
+    with pytest.raises(ConfigError, match=r"relative_positions begin at zero .* frozen=True"):
+        MaskCLIPViT(**source, frozen=True)
+    with pytest.raises(ConfigError, match="EvaBlock takes no relative positions"):
+        MaskCLIPViT(
+            timm="eva02_tiny_patch14_224",
+            model_args={"embed_dim": 24, "depth": 1, "num_heads": 2},
+            final_norm=False,
+            relative_positions=(4, 4),
+        )

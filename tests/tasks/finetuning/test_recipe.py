@@ -17,9 +17,12 @@ from maskclip_bench.tasks.finetuning.recipe import (
 
 def test_presets__published_hyperparameters() -> None:
     """From SLIP's README 5.2, MAE's FINETUNE.md, FT-CLIP's README and main_linear.py."""
-    slip, mae, ft_clip = (FINETUNE_PRESETS[name] for name in ("slip_beit", "mae", "ft_clip"))
+    names = ("slip_beit", "slip_beit_small", "slip_beit_large", "mae", "ft_clip")
+    slip, small, large, mae, ft_clip = (FINETUNE_PRESETS[name] for name in names)
     for recipe, values in (
         (slip, (100, 1024, 4e-3, 20, 0.65, 0.1, 0.05, 0.8, 1.0)),
+        (small, (100, 1024, 4e-3, 20, 0.65, 0.0, 0.05, 0.8, 1.0)),
+        (large, (50, 1024, 4e-3, 5, 0.75, 0.1, 0.05, 0.8, 1.0)),
         (mae, (100, 1024, 5e-4 * 1024 / 256, 5, 0.65, 0.1, 0.05, 0.8, 1.0)),
         (ft_clip, (50, 2048, 6e-4, 10, 0.6, 0.0, 0.05, 0.0, 0.0)),
     ):

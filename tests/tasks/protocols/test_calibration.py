@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from maskclip_bench.errors import ConfigError, NonFiniteError
+from maskclip_bench.results.intervals import metric_interval
 from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.tasks import PROTOCOLS
 from maskclip_bench.tasks.metrics import expected_calibration_error
@@ -42,7 +43,11 @@ def test_calibration__of_the_zero_shot_classifier(make_context: MakeContext) -> 
     assert found.details["nll_tempered"] <= found.details["nll"] + 1e-6
     assert found.details["tuned_on"] == "train"
     assert not found.metrics["brier_score"].higher_is_better
-    assert found.metrics["brier_score"].statistic == "mean"
+    for name, metric in found.metrics.items():
+        interval = metric_interval(outcomes, name, metric.statistic, metric.columns)
+        assert interval is not None, name
+        assert interval.low <= metric.value <= interval.high, name
+    assert found.metrics["expected_calibration_error"].chance_level is None
 
 
 def test_calibration__a_collapsed_model_says_1_of_6_and_is_right_that_often(

@@ -12,6 +12,7 @@ import torch
 
 from maskclip_bench.data.readers import open_dataset
 from maskclip_bench.errors import ConfigError, DataError
+from maskclip_bench.results.measurement import statistic_value
 from maskclip_bench.tasks.protocols.classification import (
     classification_result,
     columns_of,
@@ -134,7 +135,9 @@ def test_classification_result__worst_group(data_root: Path) -> None:
         scores, dataset, classes=np.arange(6), primary="worst_group_accuracy"
     )
     assert found.metrics["worst_group_accuracy"].value == pytest.approx((1 + 1 / 6) / 2)
-    assert found.metrics["worst_group_accuracy"].statistic == "none"
+    again = statistic_value(found.outcomes, "m", "worst_group", ["top1_accuracy"])
+    assert again == pytest.approx(found.metrics["worst_group_accuracy"].value)
+    assert found.metrics["worst_group_accuracy"].statistic == "worst_group"
 
 
 def test_multi_label_result__map_with_its_chance(data_root: Path) -> None:
@@ -153,5 +156,8 @@ def test_multi_label_result__map_with_its_chance(data_root: Path) -> None:
     for metric in equal.metrics.values():
         assert metric.value == pytest.approx(metric.chance_level)
     assert list(found.outcomes["labels"].iloc[0]) == labels[0].tolist()
+    for name, metric in found.metrics.items():
+        again = statistic_value(found.outcomes, name, metric.statistic, metric.columns)
+        assert again == pytest.approx(1.0)
     with pytest.raises(ConfigError, match="top1_accuracy is for images of one class"):
         multi_label_result(perfect, several, primary="top1_accuracy")

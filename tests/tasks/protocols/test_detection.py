@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from maskclip_bench.backbones.dense_job import DenseFolder
 from maskclip_bench.errors import DataError
+from maskclip_bench.results.intervals import metric_interval
+from maskclip_bench.results.measurement import Metric
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks import dense_jobs
 from maskclip_bench.tasks.declaration import TaskDeclaration
-from maskclip_bench.tasks.dense_outcomes import MATCHES, average_precision
+from maskclip_bench.tasks.dense_outcomes import SplitResult, match_columns
 from maskclip_bench.tasks.protocols.base import ProtocolContext
-from maskclip_bench.tasks.protocols.detection import Detection, average_precisions
+from maskclip_bench.tasks.protocols.detection import Detection, ap_metric, average_precisions
 from tests.tasks.protocols.dense_world import dense_context
 
 CONFIG = "configs/mmdet/demo/vit-demo_frozen-mask-rcnn_1xb4-600_demo-instances-144x144.py"
@@ -49,25 +52,17 @@ def test_run__record_holds_the_toolboxes_numbers(world: Path) -> None:
     scores = json.loads((folder / "scores_val.json").read_text())
     log = (folder / "job.log").read_text()
     assert f"coco/bbox_mAP: {scores['coco/bbox_mAP']:.4f}" in log
-    assert measurement.metrics["box_ap"].value == scores["coco/bbox_mAP"]
-    assert measurement.metrics["mask_ap50"].value == scores["coco/segm_mAP_50"]
-    assert measurement.metrics["box_ap"].statistic == "none"
+    for name, theirs in average_precisions(scores).items():
+        metric = measurement.metrics[name]
+        assert metric.value == pytest.approx(theirs, abs=6e-4), name
+        assert metric.statistic.startswith("coco_ap"), name
+        found = metric_interval(measurement.outcomes, name, metric.statistic, metric.columns)
+        assert found is not None and found.low <= metric.value <= found.high, name
+        assert found.num_samples == 6
     assert measurement.metrics["object_recall"].statistic == "mean_ratio"
     located = measurement.metrics["localization_recall"].value
     assert located >= measurement.metrics["object_recall"].value
     assert len(measurement.outcomes) == 6
-    for metric, score in (("box_ap", "coco/bbox_mAP"), ("mask_ap", "coco/segm_mAP")):
-        lists = [
-            np.concatenate([np.asarray(row) for row in measurement.outcomes[f"{metric}.{name}"]])
-            for name in MATCHES
-        ]
-        assert len(lists[0]) > 0
-        found = average_precision(
-            lists[0],
-            *(values.astype(np.int64) for values in lists[1:]),
-            np.sum(list(measurement.outcomes[f"{metric}.objects"]), axis=0),
-        )
-        assert found == pytest.approx(scores[score], abs=6e-4)
     annotations = json.loads(
         (world / "data/demo/instances/annotations/instances_val.json").read_text()
     )
@@ -132,17 +127,20 @@ def test_average_precisions__sizes_without_objects_are_left_out() -> None:
         "coco/segm_mAP": 0.2,
         "coco/segm_mAP_l": 0.0,
     }
-    found = {name: metric.value for name, metric in average_precisions(scores).items()}
-    assert found == {"box_ap": 0.25, "box_ap50": 0.5, "mask_ap": 0.2, "mask_ap_large": 0.0}
+    assert average_precisions(scores) == {
+        "box_ap": 0.25,
+        "box_ap50": 0.5,
+        "mask_ap": 0.2,
+        "mask_ap_large": 0.0,
+    }
 
 
 def test_average_precisions__without_any_detection() -> None:
     """mmdet ends its evaluation without a word on AP when no image has a detection."""
-    found = average_precisions({}, num_objects=3)
     expected = {f"{kind}_{name}" for kind in ("box", "mask") for name in ("ap", "ap50", "ap75")}
-    assert {name: metric.value for name, metric in found.items()} == dict.fromkeys(expected, 0.0)
-    assert average_precisions({}, num_objects=0) == {}
-    boxes_only = average_precisions({"coco/bbox_mAP": 0.1}, num_objects=3)
+    assert average_precisions({}, has_objects=True) == dict.fromkeys(expected, 0.0)
+    assert average_precisions({}, has_objects=False) == {}
+    boxes_only = average_precisions({"coco/bbox_mAP": 0.1}, has_objects=True)
     assert set(boxes_only) == {"box_ap"}
 
 
@@ -169,4 +167,32 @@ def test_run__detector_that_finds_nothing_has_ap_0(
     measurement = Detection().run(context(world))
     assert measurement.metrics["box_ap"].value == 0.0
     assert measurement.metrics["mask_ap"].value == 0.0
+    assert measurement.metrics["mask_ap"].statistic == "coco_ap"
+    found = metric_interval(measurement.outcomes, "box_ap", "coco_ap", ("box_ap", "box_ap"))
+    assert found is not None and found.low == 0.0 and found.high > 0.3
     assert measurement.metrics["object_recall"].value == 0.0
+
+
+def matched(objects: int) -> dict[str, np.ndarray]:
+    """One image with one right box, at all thresholds, of `objects` of one class."""
+    every = (1 << 10) - 1
+    lists = {"images": [0], "classes": [0], "scores": [0.9], "hits": [every], "ignored": [0]}
+    arrays = {f"bbox_{name}": np.array(values) for name, values in lists.items()}
+    return {"sample_id": np.array(["7"]), **arrays, "bbox_objects": np.array([[objects]])}
+
+
+def test_ap_metric__each_split_by_itself_and_held_against_the_toolbox() -> None:
+    splits = [SplitResult("", "val", {}, matched(1)), SplitResult("ood", "far", {}, matched(2))]
+    columns = match_columns(splits)
+    assert columns["box_ap.objects"] == [[1], None]
+    assert columns["box_ap_ood.scores"] == [None, [0.9]]
+    names = ["val/7", "far/7"]
+    outcomes = pd.DataFrame({"sample_id": names, "group": names, **columns})
+    assert ap_metric("box_ap", 1.0, splits[0], outcomes).value == 1.0
+    ood = ap_metric("box_ap75", 0.505, splits[1], outcomes)
+    assert (ood.value, ood.statistic) == (pytest.approx(51 / 101), "coco_ap75")
+    assert ood.columns == ("box_ap_ood", "box_ap_ood")
+    with pytest.raises(DataError, match=r"box_ap on val: the outcomes give 1\.0+ and .* 0\.9"):
+        ap_metric("box_ap", 0.9, splits[0], outcomes)
+    # A job of before stored no matches by size: mmdet's number, without an interval.
+    assert ap_metric("box_ap_small", 0.123, splits[0], outcomes) == Metric(0.123, statistic="none")

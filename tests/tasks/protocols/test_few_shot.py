@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from maskclip_bench.errors import DataError, NonFiniteError
+from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks import PROTOCOLS
+from maskclip_bench.tasks.measure import measure
 from maskclip_bench.tasks.protocols.few_shot import (
     Fit,
     draw_shots,
@@ -20,6 +25,7 @@ from tests.tasks.conftest import (
     CollapsedEncoder,
     ColourEncoder,
     MakeContext,
+    make_backbone,
     run,
     squares_task,
 )
@@ -152,3 +158,30 @@ def test_collapsed_model__scores_chance_with_every_preset(
     found = run(make_context("few_shot", task, CollapsedEncoder()), "few_shot")
     for metric in found.metrics.values():
         assert metric.value == pytest.approx(metric.chance_level)
+
+
+@pytest.mark.parametrize(
+    ("images", "limit", "message"),
+    [
+        (48, None, r"the smallest class has 8. Set shots to one of 1, 2, 5.$"),
+        (48, 6, r"the smallest class has 1. Use a larger limit than 6.$"),
+        (40, None, r"the smallest class has 0. Add images, or remove the class.$"),
+    ],
+)
+def test_few_shot__says_what_helps(
+    images: int, limit: int | None, message: str, data_root: Path, tmp_path: Path
+) -> None:
+    task = squares_task(protocols={"few_shot": {"shots": 10}})
+    shutil.copytree(data_root, tmp_path / "data")
+    if images < 48:
+        for path in (tmp_path / "data/squares/train/c0").iterdir():
+            path.unlink()
+    workspace = Workspace(root=tmp_path / "workspace", data=tmp_path / "data")
+    with pytest.raises(DataError, match=message):
+        measure(
+            PROTOCOLS["few_shot"],
+            task,
+            make_backbone(ColourEncoder()),
+            workspace=workspace,
+            limit=limit,
+        )

@@ -16,8 +16,10 @@ from maskclip_bench.data.dense import count_pixels, read_mask
 from maskclip_bench.errors import DataError, NonFiniteError
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks.features import FeatureStore
+from maskclip_bench.tasks.protocols import patch_segmentation
 from maskclip_bench.tasks.protocols.base import evenly_spaced
 from maskclip_bench.tasks.protocols.knn_segmentation import KnnSegmentation
+from maskclip_bench.tasks.protocols.linear_segmentation import LinearSegmentation
 from maskclip_bench.tasks.protocols.patch_segmentation import (
     image_windows,
     join_tiles,
@@ -63,6 +65,62 @@ def test_segment__nearest_patch_wins() -> None:
     assert segment(scores, (4, 4)).tolist() == [[0, 0, 1, 1]] * 2 + [[2, 2, 3, 3]] * 2
 
 
+@pytest.mark.parametrize(
+    ("num_classes", "side", "shape"),
+    [(29, 24, (96, 128)), (3, 12, (97, 61)), (20, 8, (5, 7)), (2, 1, (3, 3)), (4, 6, (1, 50))],
+)
+def test_segment__strips_equal_the_whole(
+    num_classes: int, side: int, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = torch.rand(side**2, num_classes, generator=torch.Generator().manual_seed(0))
+    maps = scores.T.reshape(1, -1, side, side)
+    upsampled = F.interpolate(maps, size=shape, mode="bilinear", align_corners=False)[0]
+    whole = segment(scores, shape)
+    assert np.array_equal(whole, upsampled.max(0).indices.numpy())
+    monkeypatch.setattr(patch_segmentation, "SCORE_BYTES", 1000)
+    assert np.array_equal(segment(scores, shape), whole)
+    strip = patch_segmentation._strip(maps[0], (shape[0] // 2, shape[0]), shape)
+    torch.testing.assert_close(strip, upsampled[:, shape[0] // 2 :], atol=1e-6, rtol=0)
+
+
+def test_run__heads_of_a_row_share_tokens_of_the_store(tmp_path: Path) -> None:
+    """Also in another process; damaged ones are made again."""
+    write_scenes(tmp_path / "halves")
+    first = context(tmp_path, KnnSegmentation(), classes="classes.json")
+    expected = KnnSegmentation().run(first)
+    for protocol in (LinearSegmentation(), KnnSegmentation()):
+        counting = Counting(first.backbone)
+        again = replace(
+            context(tmp_path, protocol, classes="classes.json"),
+            backbone=counting,
+            features=FeatureStore(first.workspace.features),
+        )
+        found = protocol.run(again)
+        assert counting.images == 4  # windows of one image, which says how many fit into a file
+    assert found.metrics == expected.metrics
+    assert found.outcomes.equals(expected.outcomes)
+    for file in first.workspace.features.rglob("*.safetensors"):
+        file.write_bytes(b"damaged")
+    repaired = replace(again, features=FeatureStore(first.workspace.features))
+    assert KnnSegmentation().run(repaired).outcomes.equals(expected.outcomes)
+
+
+def test_run__more_images_than_fit_into_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scenes(tmp_path / "halves")
+    expected = KnnSegmentation().run(context(tmp_path, KnnSegmentation(), classes="classes.json"))
+    monkeypatch.setattr(patch_segmentation, "STORED_BYTES", 1)
+    monkeypatch.setattr(patch_segmentation, "IMAGES_AT_ONCE", 3)
+    for features in (FeatureStore(), FeatureStore(tmp_path / "parts")):
+        one = context(tmp_path, KnnSegmentation(), classes="classes.json")
+        found = KnnSegmentation().run(replace(one, features=features))
+        assert found.metrics["mean_iou"].value == pytest.approx(
+            expected.metrics["mean_iou"].value, abs=1e-3
+        )
+    assert len(list((tmp_path / "parts").rglob("*.safetensors"))) == 3  # two of tokens, a bank
+
+
 def test_count_pixels__by_hand() -> None:
     labels = np.array([[0, 0, 1], [1, 255, 1]])
     counts = count_pixels(np.array([[0, 1, 1], [1, 0, 0]]), labels, 3)
@@ -82,6 +140,21 @@ def test_read_mask__values(tmp_path: Path) -> None:
     file.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"mask\.png is no readable mask"):
         read_mask(file, num_classes=2)
+
+
+class Counting:
+    """A backbone that counts the images it sees."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self.images = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._backbone, name)
+
+    def patch_tokens(self, images: torch.Tensor) -> torch.Tensor:
+        self.images += len(images)
+        return self._backbone.patch_tokens(images)
 
 
 class Scaled:
