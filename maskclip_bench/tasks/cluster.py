@@ -2,11 +2,14 @@
 
 One job is one row on one data set, so that its images still go through the model once. A job is the
 same command as on one machine, narrowed to these cells; all machines see the workspace. A job that
-fails leaves the failure in the records, as a run does; `--retry-failed` measures those again.
+fails leaves the failure in the records, as a run does; `--retry-failed` measures those again. What
+was submitted is noted in `slurm/submitted.json`: the same command, started again while a job waits
+or runs and none of its cells is recorded yet, waits for it and does not submit it twice.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from maskclip_bench import storage
 from maskclip_bench.errors import ConfigError, MissingDependencyError
 from maskclip_bench.extras import install_command
 from maskclip_bench.progress import Listener, Unit
@@ -21,10 +25,20 @@ from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks.cell import PlannedCell
 from maskclip_bench.tasks.plan import Plan
 
+logger = logging.getLogger(__name__)
+
 SLURM_DEFAULTS: Mapping[str, Any] = {"gpus_per_node": 1, "cpus_per_task": 8, "timeout_min": 240}
 """What a job asks for unless told otherwise (names of submitit)."""
 
 POLL_SECONDS = 5.0
+
+SUBMITTED = "submitted.json"
+"""Command of a job -> its number, below `slurm/` of the workspace."""
+
+ALIVE = frozenset(
+    ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING")
+)
+"""States of Slurm in which a job goes on by itself."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,7 @@ def submit(
     options: Sequence[str] = (),
     cluster: str | None = None,
 ) -> list[Any]:
-    """Submit the jobs -> submitit's objects, in the same order.
+    """Submit the jobs that do not wait or run already -> submitit's objects, in the same order.
 
     Args:
         jobs: From `cluster_jobs`.
@@ -109,10 +123,30 @@ def submit(
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"submitit refuses the options: {error}") from error
-    return [
-        executor.submit(submitit.helpers.CommandFunction(list(job.command), verbose=False))
-        for job in jobs
-    ]
+    before = storage.read_object(folder / SUBMITTED) or {}
+    numbers, handles = dict(before), []
+    for job in jobs:
+        name = storage.fingerprint(list(job.command))
+        handle = _still_alive(executor, folder, before.get(name))
+        if handle is None:
+            function = submitit.helpers.CommandFunction(list(job.command), verbose=False)
+            handle = executor.submit(function)
+            numbers[name] = handle.job_id
+            storage.write_json(folder / SUBMITTED, numbers)
+        handles.append(handle)
+    return handles
+
+
+def _still_alive(executor: Any, folder: Path, number: object) -> Any | None:
+    """Submitit's object of a job that waits or runs; None for one that ended, or is not known."""
+    if number is None:
+        return None
+    try:
+        handle = executor._executor.job_class(folder=folder, job_id=str(number))
+        return handle if handle.state.split()[0] in ALIVE and not handle.done() else None
+    except Exception:  # of submitit or of Slurm's own commands: submit it again
+        logger.debug("job %s cannot be asked", number, exc_info=True)
+        return None
 
 
 def wait_for(

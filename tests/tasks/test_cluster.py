@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+from maskclip_bench import storage
 from maskclip_bench.errors import ConfigError, MissingDependencyError
 from maskclip_bench.progress import Unit
 from maskclip_bench.runtime import Workspace
@@ -20,10 +24,13 @@ from maskclip_bench.tasks.cluster import (
     submit,
     wait_for,
 )
-from maskclip_bench.tasks.plan import Plan
+from maskclip_bench.tasks.plan import Plan, make_plan
+from maskclip_bench.tasks.suite import SuiteDeclaration
 
 from .conftest import ColourEncoder, captions_task, make_backbone, squares_task
 from .test_execution import Quiet
+from .test_sharding import catalogue as catalogue  # a fixture
+from .test_sharding import records, start
 
 
 @pytest.fixture
@@ -69,6 +76,88 @@ def test_jobs_run_and_fail_alone(place: Workspace, tmp_path: Path) -> None:
         (jobs[1].unit.key, False),
     ]
     assert "log:" in listener.notes[1][2]
+
+
+class Job:
+    """What submitit knows of a job that was submitted by another process."""
+
+    state = "RUNNING"
+    asked: ClassVar[list[str]] = []
+
+    def __init__(self, folder: Path, job_id: str) -> None:
+        self.job_id = job_id
+        self.asked.append(job_id)
+
+    def done(self) -> bool:
+        return False
+
+
+def test_a_job_that_still_runs_is_not_submitted_again(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitit = pytest.importorskip("submitit")
+    jobs = [job("print(1)"), job("print(2)")]
+    first = submit(jobs, place, options=["timeout_min=1"], cluster="local")
+    for handle in first:
+        handle.result()
+    monkeypatch.setattr(submitit.LocalExecutor, "job_class", Job)
+    again = submit(jobs, place, options=["timeout_min=1"], cluster="local")
+    assert [handle.job_id for handle in again] == [handle.job_id for handle in first] == Job.asked
+    (place.root / "slurm/submitted.json").write_text("damaged")
+    monkeypatch.undo()
+    assert submit(jobs[:1], place, cluster="local")[0].result() is not None
+
+
+@pytest.mark.parametrize("state", ["UNKNOWN", "COMPLETED", "CANCELLED by 7", "TIMEOUT", ""])
+def test_a_job_that_ended_is_submitted_again(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    submitit = pytest.importorskip("submitit")
+    (place.root / "slurm").mkdir(parents=True)
+    jobs = [job("print(1)")]
+    name = storage.fingerprint(list(jobs[0].command))
+    (place.root / "slurm/submitted.json").write_text(json.dumps({name: "17"}))
+    submitted: list[object] = []
+
+    class Ended(Job):
+        pass
+
+    Ended.state = state
+
+    def fake(self: object, function: object) -> Job:
+        submitted.append(function)
+        return Job(place.root, "18")
+
+    monkeypatch.setattr(submitit.LocalExecutor, "job_class", Ended)
+    monkeypatch.setattr(submitit.AutoExecutor, "submit", fake)
+    assert [handle.job_id for handle in submit(jobs, place, cluster="local")] == ["18"]
+    assert len(submitted) == 1
+    assert json.loads((place.root / "slurm/submitted.json").read_text()) == {name: "18"}
+
+
+@pytest.mark.slow
+def test_cells_as_jobs_give_the_records_of_one_run(
+    catalogue: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    code, told = start(catalogue, data_root, "here", 1)
+    assert code == [0], told
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(catalogue), *sys.path]))
+    monkeypatch.setenv("MASKCLIP_BENCH_CATALOGUE", str(catalogue))
+    monkeypatch.setenv("MASKCLIP_BENCH_DATA", str(data_root))
+    monkeypatch.syspath_prepend(str(catalogue))
+    there = Workspace(root=catalogue / "there", data=data_root)
+    suite = SuiteDeclaration(description="", backbones=["toy"], tasks=["*/squares"])
+    plan = make_plan(suite, there)
+    assert len(plan.open_cells) == 3
+    jobs = cluster_jobs(plan, there, device="cpu", extra=["--jobs", "1"])
+    assert len(jobs) == 1
+    listener = Quiet()
+    submitted = submit(jobs, there, options=["timeout_min=5"], cluster="local")
+    wait_for(jobs, submitted, listener, sleep=lambda seconds: time.sleep(0.2))
+    assert [ok for _, ok, _ in listener.notes] == [True], listener.notes
+    assert records(catalogue, "there") == records(catalogue, "here")
+    assert make_plan(suite, there).open_cells == []
 
 
 def test_refused(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

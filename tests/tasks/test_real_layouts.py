@@ -42,7 +42,6 @@ def _no_checksums(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("table", TABLES)
 def test_every_column_has_a_task(table: str) -> None:
     columns = {column.task for column in load_table(table).columns if column.task}
-    columns -= {"finetune/imagenet"}  # has its own test of the table
     assert columns <= set(task_names())
     assert {column.partition("/")[2] for column in columns} <= set(SMALL)
 
