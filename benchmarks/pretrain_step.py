@@ -1,6 +1,7 @@
 """Time of a training step of each method, against a plain CLIP step.
 
     python benchmarks/pretrain_step.py --batch-size 16 --repeats 5
+    python benchmarks/pretrain_step.py --accumulation-steps 2   # beside its own step without
 
 The plain step is CLIP as SLIP's code (facebookresearch/SLIP) writes it: captions padded to 77
 tokens, attention that makes its whole matrix (timm's and `nn.MultiheadAttention`'s), one pass for
@@ -11,6 +12,8 @@ step, in one process, and the ratio is the median over turns.
 Arithmetic is counted by torch (products, convolutions, attention; forward and backward), and its
 time is that of the same number of operations in the largest matrix product the machine does well.
 Captions have the lengths of YFCC's: a mean of 12 words, modelled as log-normal.
+
+With `--accumulation-steps` each method's step in micro-batches takes turns with its step without.
 """
 
 from __future__ import annotations
@@ -34,8 +37,10 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from maskclip_bench.data.batch import Batch
+from maskclip_bench.data.batch import Batch, Draw, with_tensors
 from maskclip_bench.modeling import ModelConfig, VisionConfig, build_model
+from maskclip_bench.pretrain.accumulation import accumulated_backward
+from maskclip_bench.pretrain.assembly import compile_whole
 from maskclip_bench.pretrain.methods import METHODS, build_method
 
 ARCHITECTURES = {
@@ -154,6 +159,56 @@ def make_step(name: str, config: ModelConfig, options: argparse.Namespace) -> St
     return step
 
 
+def make_trainer_step(
+    name: str,
+    config: ModelConfig,
+    options: argparse.Namespace,
+    *,
+    parts: int = 1,
+    compiled: bool = False,
+) -> Step:
+    """The same step as the trainer does it: drawn beforehand, compiled, in micro-batches."""
+    device = torch.device(options.device)
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    count = options.batch_size // parts
+    images = torch.randn(options.batch_size, 3, config.image_size, config.image_size)
+    images = images.to(device)
+    captions = [draw_captions(options.batch_size, generator) for _ in range(8)]
+    method = build_method(name, {}, config).to(device).train()
+    if compiled:
+        compile_whole(method)
+    optimizer = optimizer_of(method)
+    low = options.precision == "bf16"
+
+    def batch_of(part: int, number: int) -> Batch:
+        tokens = captions[number % len(captions)]
+        tokens = tokens[:, : int((tokens.argmax(-1) + 1).max())]
+        rows = slice(part * count, (part + 1) * count)
+        draws = torch.Generator().manual_seed(number)
+        drawn = method.draw(Draw(count, tokens[rows], draws))
+        views = tuple(images[rows].flip(3) for _ in range(method.num_ssl_views))
+        there = with_tensors(drawn, lambda tensor: tensor.to(device))
+        return Batch(images[rows], tokens[rows].to(device), views, draws, tokens[rows], there)
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=low)
+
+    def step(number: int) -> None:
+        batches = [batch_of(part, number) for part in range(parts)]
+        if parts == 1:
+            with autocast():
+                loss = method(batches[0])["loss"]
+            loss.backward()
+        else:
+            accumulated_backward(method, batches, reseed=lambda part: None, autocast=autocast)
+        optimizer.step()
+        optimizer.zero_grad()
+        method.after_step(step=number + 1, total_steps=10_000)
+
+    return step
+
+
 CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
 
 
@@ -246,6 +301,41 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
     return result
 
 
+def measure_micro_batches(name: str, options: argparse.Namespace) -> dict[str, float]:
+    """Time of a step in micro-batches over one without, by turns."""
+    config, parts = model_config(options.arch), options.accumulation_steps
+    steps = {
+        number: make_trainer_step(name, config, options, parts=number) for number in (1, parts)
+    }
+    operations = {key: count_operations(step) for key, step in steps.items()}
+    seconds: dict[int, list[float]] = {key: [] for key in steps}
+    for number in range(options.warmup + options.repeats):
+        for key in list(steps) if number % 2 else list(reversed(steps)):
+            elapsed = timed(steps[key], number, options)
+            if number >= options.warmup:
+                seconds[key].append(elapsed)
+    ratios = [a / b for a, b in zip(seconds[parts], seconds[1], strict=True)]
+    return {
+        "ratio": statistics.median(ratios),
+        "ratio_low": min(ratios),
+        "ratio_high": max(ratios),
+        "arithmetic_ratio": operations[parts] / operations[1],
+    }
+
+
+def print_micro_batches(options: argparse.Namespace) -> None:
+    """One row of Markdown for each method."""
+    print("| method | ratio to a step without micro-batches (range) | ratio of arithmetic |")
+    print("| --- | --- | --- |")
+    for name in options.methods:
+        row = measure_micro_batches(name, options)
+        print(
+            f"| {name} | {row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}) "
+            f"| {row['arithmetic_ratio']:.2f} |",
+            flush=True,
+        )
+
+
 def model_config(arch: str) -> ModelConfig:
     """SLIP's model with the vision tower of that name."""
     return ModelConfig(vision=VisionConfig(timm_model=ARCHITECTURES[arch]), quick_gelu=True)
@@ -267,6 +357,9 @@ def arguments() -> argparse.Namespace:
         choices=CLOCKS,
         default="wall",
         help="process: CPU time; with one thread it is fair on a machine that others use too",
+    )
+    parser.add_argument(
+        "--accumulation-steps", type=int, default=1, help="measure micro-batches instead"
     )
     parser.add_argument("--skip-memory", action="store_true", help="measure no peak memory")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
@@ -291,6 +384,9 @@ def main() -> None:
         f"{torch.get_num_threads()} threads, torch {torch.__version__}, {options.repeats} turns, "
         f"{options.clock} time\n"
     )
+    if options.accumulation_steps > 1:
+        print_micro_batches(options)
+        return
     print(
         "| method | images/s | plain CLIP, images/s | ratio (range) | ratio of arithmetic "
         "| share of product peak (plain) | peak memory, GiB |\n"

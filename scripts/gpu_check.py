@@ -14,9 +14,11 @@ The parts and their time limits:
 * speed, 200 s: ViT-B/16, batches that are on the device already, 128, 256 and 512 images, bf16,
   compiled or not: images/s, share of the measured matrix product, peak memory, ratio to a plain
   CLIP step as SLIP's code has it;
-* loader, 60 s: images/s that the loader decodes on this machine's cores;
+* loader, 70 s: images/s that the loader decodes on one core, and a ViT-B/16 CLIP run that is fed by
+  it on this machine's cores beside one with batches that are on the device already;
 * features, 40 s: feature extraction in fp32, bf16, and compiled in bf16;
-* dense, 60 s: a dense training iteration, where OpenMMLab is installed.
+* dense, 60 s: an UperNet iteration and the adapter's overhead, where OpenMMLab is installed;
+* many_passes: rows of the study `demo_long` for the time that is left of eight minutes.
 
 It needs no network, and of this package's dependencies only torch, torchvision, timm, pandas,
 pyarrow, typer, rich, filelock, safetensors, PyYAML, scipy, scikit-learn, threadpoolctl, matplotlib,
@@ -32,6 +34,7 @@ import importlib.util
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -47,11 +50,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS: dict[str, int] = {
     "correctness": 100,
     "speed": 200,
-    "loader": 60,
+    "loader": 70,
     "features": 40,
     "dense": 60,
+    "many_passes": 200,
 }
 """Part -> its time limit in seconds."""
+WHOLE_SECONDS = 480
+SHORTEST = 30
+"""Seconds below which a part is not begun."""
 METHODS_TIMED = ("clip", "clip_mae", "maskclip", "slip")
 BF16_STEPS = 20
 
@@ -309,18 +316,7 @@ def timing(
         torch.cuda.reset_peak_memory_stats()
     if compiled:
         torch._dynamo.reset()
-        build = bench.build_method
-
-        def compiled_method(*arguments: Any) -> Any:
-            method = build(*arguments)
-            method.compile(dynamic=True)
-            return method
-
-        bench.build_method = compiled_method
-        try:
-            step = bench.make_step(name, config, given)
-        finally:
-            bench.build_method = build
+        step = bench.make_trainer_step(name, config, given, compiled=True)
     else:
         step = bench.make_step(name, config, given)
     operations = None if compiled else bench.count_operations(step)
@@ -340,12 +336,68 @@ def timing(
 
 
 def loader(options: argparse.Namespace, report: Callable[..., None]) -> None:
-    """Images a second that the loader decodes on this machine's cores."""
-    command = [sys.executable, str(ROOT / "benchmarks/loader.py")]
-    if options.tiny:
-        command.append("--help")
+    """What the loader gives on a core and on all, and what a run makes of it."""
+    command = [sys.executable, str(ROOT / "benchmarks/loader.py"), "--rounds", "2"]
+    command += ["--samples", "16", "--batch", "8", "--size", "32"] if options.tiny else []
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    report("loader", rc=done.returncode, output=(done.stdout or done.stderr)[-3000:])
+    report("loader, one core", rc=done.returncode, output=(done.stdout or done.stderr)[-3000:])
+    report("run fed by the loader", **attempt(run_fed_by_loader, options))
+    bench = load_module("benchmarks/pretrain_step.py")
+    assert bench is not None
+    given = argparse.Namespace(
+        device=options.device,
+        batch_size=4 if options.tiny else 256,
+        precision="bf16",
+        clock="wall",
+        arch="vit-s-16" if options.tiny else "vit-b-16",
+        warmup=1 if options.tiny else 3,
+        repeats=2 if options.tiny else 8,
+    )
+    config = bench.model_config(given.arch)
+    peak = bench.product_peak(given)
+    found = attempt(timing, bench, "clip", config, given, peak)
+    report(f"{given.arch}, batches on the device", **found)
+
+
+def run_fed_by_loader(options: argparse.Namespace) -> dict[str, Any]:
+    """CLIP by the trainer on photographs of 500 x 375 pixels, all cores decoding."""
+    from maskclip_bench.config import merge, validate
+    from maskclip_bench.pretrain.recipe import Recipe, load_recipe
+    from maskclip_bench.pretrain.trainer import train
+    from maskclip_bench.training.logs import read_log
+
+    bench = load_module("benchmarks/loader.py")
+    assert bench is not None
+    size, steps = (4, 3) if options.tiny else (256, 24)
+    workers = 1 if options.tiny else max(1, (os.cpu_count() or 1) - 1)
+    changes = {
+        "global_batch_size": size,
+        "num_pairs": size * steps,
+        "epochs": None,
+        "data": {
+            "source": {"path": "photos-*.tar", "caption_fields": ["captions"]},
+            "num_workers": workers,
+        },
+        "log": {"every_steps": 1, "tensorboard": False},
+        "optimizer": {"warmup_steps": 1, "warmup_epochs": None},
+    }
+    if options.tiny:
+        changes["model"] = {"vision": {"timm_model": "vit_small_patch16_224"}}
+    values = merge(load_recipe("clip_vit-b-16_cc3m").model_dump(mode="json"), changes)
+    recipe = validate(values, Recipe, where="gpu_check")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        jpegs = bench.draw_jpegs(64, width=500, height=375)
+        repeated = [jpegs[index % len(jpegs)] for index in range(size * 8)]
+        bench.write_shards(folder, repeated, num_shards=4)
+        train(recipe, output=folder / "run", data_root=folder, device=options.device)
+        lines = [line for line in read_log(folder / "run") if "images_per_second" in line]
+    later = lines[len(lines) // 2 :]
+    return {
+        "workers": workers,
+        "images_per_second": statistics.median(line["images_per_second"] for line in later),
+        "data_wait_fraction": statistics.median(line["data_wait_fraction"] for line in later),
+    }
 
 
 def features(options: argparse.Namespace, report: Callable[..., None]) -> None:
@@ -392,6 +444,39 @@ def dense(options: argparse.Namespace, report: Callable[..., None]) -> None:
     command += ["--image-size", "128", "--iterations", "1"] if options.tiny else []
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     report("dense", rc=done.returncode, output=(done.stdout or done.stderr)[-3000:])
+
+
+def many_passes(options: argparse.Namespace, report: Callable[..., None]) -> None:
+    """CLIP and MaskCLIP of the study `demo_long` for the time that is left, and what they log."""
+    from maskclip_bench.training.logs import read_log
+
+    command = [sys.executable, "-m", "maskclip_bench", "study"]
+    if options.tiny:  # drawing its world takes a minute
+        done = subprocess.run(
+            [*command, "plan", "demo_long"], capture_output=True, text=True, check=False, cwd=ROOT
+        )
+        report("plan", rc=done.returncode, output=(done.stdout or done.stderr)[-1000:])
+        return
+    workspace = options.output / "workspace"
+    rows = ["--row", "clip", "--row", "maskclip", "--seed", "0", "--device", options.device]
+    run = subprocess.Popen([*command, "run", "demo_long", *rows, "--workspace", str(workspace)])
+    try:
+        run.wait(timeout=options.seconds - 15)
+    except subprocess.TimeoutExpired:
+        run.send_signal(signal.SIGTERM)  # a checkpoint is written
+        run.wait(timeout=15)
+    for log in sorted(workspace.rglob("log.jsonl")):
+        lines = read_log(log.parent)
+        speeds = [line["images_per_second"] for line in lines if "images_per_second" in line]
+        found = {
+            key: next((line[key] for line in reversed(lines) if key in line), None)
+            for key in ("step", "epoch", "loss", "held_out_contrastive_loss")
+        }
+        report(
+            str(log.parent.relative_to(workspace)),
+            images_per_second=statistics.median(speeds) if speeds else None,
+            **found,
+        )
 
 
 # --- frame ---------------------------------------------------------------------------------------
@@ -463,6 +548,12 @@ def to_markdown(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write(found: dict[str, Any], folder: Path) -> None:
+    """Both files, with what there is so far."""
+    (folder / "gpu_check.json").write_text(json.dumps(found, indent=2))
+    (folder / "gpu_check.md").write_text(to_markdown(found))
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
@@ -477,32 +568,40 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="sizes for a rehearsal on a CPU")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=0.0, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     if options.part:
         run_part(options.part, options)
         return
     found: dict[str, Any] = {"machine": machine(options.device), "parts": {}}
+    started = time.monotonic()
     for name in options.parts:
+        left = WHOLE_SECONDS - (time.monotonic() - started)
+        seconds = min(PARTS[name], left)
+        if seconds < SHORTEST and not options.tiny:
+            found["parts"][name] = {"status": "no time was left", "seconds": 0.0, "rows": []}
+            write(found, options.output)
+            continue
         (options.output / f"{name}.jsonl").unlink(missing_ok=True)
         command = [sys.executable, __file__, "--part", name, "--output", str(options.output)]
         command += ["--device", options.device, *(["--tiny"] if options.tiny else [])]
+        command += ["--seconds", str(seconds)]
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
-        print(f"{name} (at most {PARTS[name]} s)", flush=True)
+        print(f"{name} (at most {seconds:.0f} s)", flush=True)
         began = time.monotonic()
         try:
-            limit = None if options.tiny else PARTS[name]
+            limit = None if options.tiny else seconds
             code = subprocess.run(command, timeout=limit, check=False, env=environment).returncode
             status = "ok" if code == 0 else f"exit code {code}"
         except subprocess.TimeoutExpired:
-            status = f"stopped after {PARTS[name]} s"
+            status = f"stopped after {seconds:.0f} s"
         found["parts"][name] = {
             "status": status,
             "seconds": time.monotonic() - began,
             "rows": list(rows_of(options.output / f"{name}.jsonl")),
         }
-        (options.output / "gpu_check.json").write_text(json.dumps(found, indent=2))
-        (options.output / "gpu_check.md").write_text(to_markdown(found))
+        write(found, options.output)
     print((options.output / "gpu_check.md").read_text())
 
 

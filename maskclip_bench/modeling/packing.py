@@ -25,38 +25,42 @@ class PackedLayout:
     """Where each word of padded captions [T, L] is when packed without padding, [K].
 
     Attributes:
-        num_texts: T.
-        length: L.
         slots: Int64 [K], each word's place in the flattened [T * L].
         positions: Int64 [K], its place in its caption.
         ends: Int64 [T], the packed place of each caption's end token.
         is_word: Bool [T, L], True from the start to the end token.
     """
 
-    num_texts: int
-    length: int
     slots: Tensor
     positions: Tensor
     ends: Tensor
     is_word: Tensor
 
+    @property
+    def num_texts(self) -> int:
+        """T."""
+        return self.is_word.shape[0]
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.is_word.shape[1]
+
     @classmethod
     def of(cls, tokens: Tensor) -> PackedLayout:
         """The layout of captions, int64 [T, L]; a caption ends at its largest token id."""
-        num_texts, length = tokens.shape
+        length = tokens.shape[1]
         end = tokens.argmax(dim=1)  # [T]
         is_word = torch.arange(length, device=tokens.device) <= end.unsqueeze(1)
         slots = is_word.flatten().nonzero().squeeze(1)
         ends = (end + 1).cumsum(0) - 1
-        return cls(num_texts, length, slots, slots % length, ends, is_word)
+        return cls(slots, slots % length, ends, is_word)
 
     def to(self, device: torch.device) -> PackedLayout:
         """The same on another device."""
         if self.slots.device == device:
             return self
         return PackedLayout(
-            num_texts=self.num_texts,
-            length=self.length,
             slots=self.slots.to(device, non_blocking=True),
             positions=self.positions.to(device, non_blocking=True),
             ends=self.ends.to(device, non_blocking=True),
@@ -66,8 +70,6 @@ class PackedLayout:
     def twice(self) -> PackedLayout:
         """The layout of the same captions followed by themselves, [2T, L]."""
         return PackedLayout(
-            num_texts=2 * self.num_texts,
-            length=self.length,
             slots=torch.cat([self.slots, self.slots + self.num_texts * self.length]),
             positions=self.positions.repeat(2),
             ends=torch.cat([self.ends, self.ends + len(self.slots)]),

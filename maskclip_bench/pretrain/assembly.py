@@ -1,13 +1,24 @@
-"""What a run is made of, from its recipe: the tokenizer, the strategy, the optimizer."""
+"""What a run is made of, from its recipe: the tokenizer, the strategy, the optimizer.
+
+**Compiled.** `encode`, with both towers, teacher, decoders and the losses of each sample, becomes
+one graph, as does `embed` where there are micro-batches. Sizes that captions decide (their longest,
+the words of all of them, the masked ones) are marked as changing from step to step, so that nothing
+is compiled again after the first step. Over shards (FSDP2), which are gathered block by block, the
+image blocks are compiled one by one instead.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 
+from maskclip_bench.data.batch import Batch
 from maskclip_bench.data.tokenizer import CaptionTokenizer, load_tokenizer
 from maskclip_bench.errors import ConfigError
+from maskclip_bench.modeling.packing import ChosenWords, PackedLayout
 from maskclip_bench.pretrain.export import models_of
 from maskclip_bench.pretrain.methods.base import STUDENT, Method
 from maskclip_bench.pretrain.recipe import Recipe
@@ -53,15 +64,10 @@ def prepare(
     section = recipe.optimizer
     scales = layer_scales(method.model, section.layer_decay) if section.layer_decay else {}
     lr_scales = {f"{STUDENT}.{name}": scale for name, scale in scales.items()}
-    if recipe.compile:
-        # Blocks of one class share their code, so its variants (whole and visible images, only the
-        # class token, train and evaluation, decoders) count together; beyond the limit, which is 8
-        # by default, torch runs a block uncompiled without a word.
-        torch._dynamo.config.recompile_limit = max(
-            VARIANTS_OF_A_BLOCK, torch._dynamo.config.recompile_limit
-        )
-        for block in transformer_blocks(method):
-            block.compile(backend=COMPILE_BACKEND)
+    if recipe.compile and recipe.parallel == "fsdp":
+        compile_blocks(method)
+    elif recipe.compile:
+        compile_whole(method)
     strategy: ParallelStrategy
     if recipe.parallel == "fsdp":
         strategy = FSDPStrategy(
@@ -84,3 +90,53 @@ def prepare(
         lr_scales=lr_scales,
     )
     return strategy, optimizer
+
+
+def compile_whole(method: Method) -> None:
+    """Compile `encode`, and `embed` where it is another function, as one graph each.
+
+    Torch raises where a method cannot be one graph, or would be compiled again and again: nothing
+    runs uncompiled without a word.
+    """
+    from torch._inductor import config as inductor
+
+    inductor.fallback_random = True  # stochastic depth draws what it draws uncompiled
+    # Torch cuts a graph where DDP would exchange gradients, unless it has functions with a backward
+    # pass of their own, as the codewords' loss. Uncut, they are exchanged after the backward pass.
+    torch._dynamo.config.optimize_ddp = False
+    names = ["encode"]
+    if type(method).embed is not Method.embed:  # that one calls `encode`
+        names.append("embed")
+    for name in names:
+        compiled = torch.compile(getattr(method, name), fullgraph=True, backend=COMPILE_BACKEND)
+        setattr(method, name, partial(_with_sizes_that_change, compiled))
+
+
+def compile_blocks(method: Method) -> None:
+    """Compile the image blocks one by one.
+
+    Blocks of one class share their code, so its variants (whole and visible images, only the class
+    token, train and evaluation, decoders) count together; beyond the limit, which is 8 by default,
+    torch runs a block uncompiled without a word.
+    """
+    torch._dynamo.config.recompile_limit = max(
+        VARIANTS_OF_A_BLOCK, torch._dynamo.config.recompile_limit
+    )
+    for block in transformer_blocks(method):
+        block.compile(backend=COMPILE_BACKEND)
+
+
+def _with_sizes_that_change(compiled: Callable[[Batch], Any], batch: Batch) -> Any:
+    """Call a compiled function, with the sizes marked that captions decide."""
+    if torch.compiler.is_compiling():  # called by the other one, of which it becomes a part
+        return compiled(batch)
+    changing = [(batch.tokens, 1)]
+    for drawn in (batch.drawn or {}).values():
+        if isinstance(drawn, PackedLayout):
+            changing += [(drawn.slots, 0), (drawn.positions, 0), (drawn.is_word, 1)]
+        elif isinstance(drawn, ChosenWords):
+            parts = (drawn.places, drawn.fate, drawn.others)
+            changing += [(part, 0) for part in parts if part is not None]
+    for tensor, dimension in changing:
+        torch._dynamo.maybe_mark_dynamic(tensor, dimension)
+    return compiled(batch)

@@ -269,8 +269,8 @@ class Recipe(Declaration):
     With `precision: bf16` they do not compute the same, and so are two recipes."""
 
     compile: bool = False
-    """`torch.compile` the transformer blocks of trunk, teacher and decoders. Those of the text
-    tower stay as they are: captions are packed, to another number of words at every step."""
+    """`torch.compile`: towers, teacher, decoders and losses of each sample as one graph; with
+    `parallel: fsdp` the image blocks one by one. The first step takes a minute or more."""
 
     memory: Literal["as_given", "auto"] = Field(
         default="as_given", json_schema_extra={"neutral": "as_given"}

@@ -1,8 +1,9 @@
 """One optimizer step: losses, gradients and the update, or none of it if they are not finite.
 
-On a CPU (and with FSDP2) the host decides whether a step is taken. On a GPU the device does, so
-that the host never waits for it: AdamW's kernel and `update` leave everything as it is where a flag
-on the device says so, and what the step computed is read while the next one runs.
+On a GPU the device decides whether a step is taken, so that the host never waits for it: AdamW's
+kernel and `update` leave everything as it is where a flag on the device says so. On a CPU and with
+FSDP2 the host decides, and waits once for the gradient. In both cases what a step computed on a GPU
+is read while the next one runs.
 """
 
 from __future__ import annotations
@@ -124,6 +125,7 @@ class Stepper:
         if decide_on_device is None:
             decide_on_device = device.type == "cuda" and strategy.decides_on_device
         self._decide_on_device = decide_on_device
+        self._reads_later = decide_on_device or device.type == "cuda"
         self._pending: deque[_Pending] = deque()
         self.preparation = Preparation(recipe, method, device=device)
         self.nonfinite = NonFiniteCount()
@@ -150,7 +152,7 @@ class Stepper:
         self._optimizer.zero_grad(set_to_none=True)
         readback = Readback({**terms, STOP: stop_flag, **values})
         self._pending.append(_Pending(prepared, lr, list(terms), readback))
-        return self._finished(keep=1 if self._decide_on_device else 0)
+        return self._finished(keep=1 if self._reads_later else 0)
 
     def finish(self) -> list[StepResult]:
         """The steps that are not told yet; waits for the device."""
@@ -159,21 +161,21 @@ class Stepper:
     def describe(self, raws: Sequence[RawBatch], *, step: int) -> str:
         """Ranges of inputs, embeddings and weights at a step that was skipped."""
         self._seed_global(0, step)
-        return nonfinite.describe(
-            self._method,
-            iter(self.preparation.open(self.preparation(raws, step=step))),
-            encode=lambda batch: self._method.encode(batch)[0],
-            autocast=self._autocast,
-            also={"logit_scale": self._method.model.logit_scale},
-        )
+        with torch.compiler.set_stance("force_eager"):  # the outputs of all modules are looked at
+            return nonfinite.describe(
+                self._method,
+                iter(self.preparation.open(self.preparation(raws, step=step))),
+                encode=lambda batch: self._method.encode(batch)[0],
+                autocast=self._autocast,
+                also={"logit_scale": self._method.model.logit_scale},
+            )
 
     # Whether a step is taken.
 
     def _update_if_good(self, bad: Tensor, step: int) -> dict[str, Any]:
         """The host decides: it waits for the gradient."""
         norm = self._gradient_norm()
-        skipped = bool(bad) or not bool(norm.isfinite())
-        if skipped:
+        if bool(torch.maximum(bad, (~norm.isfinite()).to(bad.dtype))):  # the one wait of a step
             _copy(self._buffers_before, to=self._buffers)  # what the forward passes changed
             self.nonfinite.gradients = nonfinite.not_finite(
                 (name, parameter.grad)

@@ -1,20 +1,46 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from maskclip_bench.config import merge, validate
 from maskclip_bench.data.batch import RawBatch
 from maskclip_bench.errors import ConfigError
+from maskclip_bench.modeling import build_model, open_clip_config
 from maskclip_bench.pretrain import assembly
-from maskclip_bench.pretrain.assembly import prepare, tokenizer_of
-from maskclip_bench.pretrain.methods import build_method
+from maskclip_bench.pretrain.assembly import compile_blocks, prepare, tokenizer_of
+from maskclip_bench.pretrain.methods import METHODS, build_method
 from maskclip_bench.pretrain.recipe import Recipe
 from maskclip_bench.pretrain.run_length import RunLength
 from maskclip_bench.pretrain.step import Stepper
+
+SMALL: dict[str, dict[str, Any]] = {
+    "simclr": {"ssl_hidden_dim": 16, "ssl_output_dim": 8},
+    "mae": {"decoder_depth": 2, "decoder_dim": 24, "decoder_num_heads": 2},
+    "simmim": {"mask_patch_size": 16},
+}
+
+
+def frozen_teacher(tiny: ModuleType, folder: Path) -> dict[str, Any]:
+    """Fields of MVP with a tiny teacher, written to a folder."""
+    config = tiny.tiny_recipe().model
+    described = open_clip_config(config, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    (folder / "open_clip_config.json").write_text(json.dumps(described))
+    save_file(build_model(config).state_dict(), folder / "open_clip_model.safetensors")
+    return {
+        "num_codewords": 16,
+        "codeword_hidden_dim": 16,
+        "codeword_dim": 8,
+        "teacher_model": f"local-dir:{folder}",
+        "mask_kind": "random",
+    }
 
 
 def raw(method: Any, *, length: int, seed: int) -> RawBatch:
@@ -51,20 +77,130 @@ def test_prepare__optimizer_of_the_recipe(tiny: ModuleType) -> None:
     assert method.model.text.transformer.grad_checkpointing
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo's own
-@pytest.mark.parametrize(("name", "accumulation"), [("maskclip", 2), ("slip", 1)])
-def test_prepare__compiled_blocks_are_not_compiled_again(
-    tiny: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str, accumulation: int
-) -> None:
-    """After two steps nothing is, with captions of any length, and no variant is left out."""
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
+    """How many graphs were compiled since the test began; they are counted, not made faster."""
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()
     counters.clear()
-    monkeypatch.setattr(assembly, "COMPILE_BACKEND", "eager")  # counts the same, and is quick
-    recipe = tiny.tiny_recipe(name, compile=True, accumulation_steps=accumulation)
+    monkeypatch.setattr(assembly, "COMPILE_BACKEND", "eager")
+    with torch._dynamo.config.patch(optimize_ddp=True, recompile_limit=8):  # put back afterwards
+        yield lambda: int(counters["stats"]["unique_graphs"])
+    assert not counters["graph_break"]
+    torch._dynamo.reset()
+
+
+def stepper_of(
+    tiny: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any
+) -> tuple[Stepper, Any]:
+    monkeypatch.setitem(tiny.METHOD_FIELDS, name, tiny.METHOD_FIELDS.get(name, SMALL.get(name, {})))
+    recipe = tiny.tiny_recipe(name, **changes)
     torch.manual_seed(0)
     method = build_method(name, recipe.method_fields(), recipe.model, tokenizer_of(recipe))
+    strategy, optimizer = prepare(recipe, method, torch.device("cpu"))
+    length = RunLength.of(recipe, batches_per_epoch=8)
+    made = Stepper(
+        recipe,
+        method,
+        strategy=strategy,
+        optimizer=optimizer,
+        length=length,
+        device=torch.device("cpu"),
+    )
+    return made, method
+
+
+def steps_of(
+    stepper: Stepper, method: Any, graphs: Callable[[], int], *, accumulation: int
+) -> tuple[list[dict[str, float]], list[int]]:
+    """Losses of four steps with captions of other lengths, and graphs after each."""
+    losses, counts = [], []
+    for step in range(4):
+        raws = [raw(method, length=4 + step + n, seed=n) for n in range(accumulation)]
+        (result,) = stepper(stepper.preparation(raws, step=step), stop=False)
+        losses.append(result.terms)
+        counts.append(graphs())
+    return losses, counts
+
+
+QUICK = [("clip", 1)]
+ALL = [(name, accumulation) for name in METHODS for accumulation in (1, 2)]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo's own
+@pytest.mark.parametrize(
+    ("name", "accumulation"),
+    [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in ALL],
+)
+def test_prepare__compiled_as_one_graph_once(
+    tiny: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    graphs: Callable[[], int],
+    tmp_path: Path,
+    name: str,
+    accumulation: int,
+) -> None:
+    """In the first step, with captions of any length afterwards; the losses are as uncompiled.
+
+    With micro-batches the first pass over them is a graph of its own, where it computes anything.
+    """
+    if name == "mvp":
+        monkeypatch.setitem(SMALL, "mvp", frozen_teacher(tiny, tmp_path))
+    found = []
+    for compiled in (True, False):
+        stepper, method = stepper_of(
+            tiny, monkeypatch, name, compile=compiled, accumulation_steps=accumulation
+        )
+        found.append(steps_of(stepper, method, graphs, accumulation=accumulation))
+    (losses, counts), (expected, _) = found
+    has_embeddings = bool(
+        method.embed(
+            stepper.preparation.open(stepper.preparation([raw(method, length=5, seed=0)], step=0))[
+                0
+            ]
+        )
+    )
+    passes = accumulation if has_embeddings else 1
+    assert counts == [passes] * 4
+    for one, other in zip(losses, expected, strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_prepare__compiled_computes_the_same(
+    tiny: ModuleType, monkeypatch: pytest.MonkeyPatch, graphs: Callable[[], int]
+) -> None:
+    """Losses over four steps, so gradients too; stochastic depth draws the same; recomputed."""
+    monkeypatch.setattr(assembly, "COMPILE_BACKEND", "aot_eager")
+    model = {"vision": {"drop_path_rate": 0.3}}
+    found = []
+    for compiled in (True, False):
+        stepper, method = stepper_of(
+            tiny,
+            monkeypatch,
+            "maskclip",
+            compile=compiled,
+            accumulation_steps=2,
+            grad_checkpointing=compiled,
+            model=model,
+        )
+        found.append(steps_of(stepper, method, graphs, accumulation=2)[0])
+    for one, other in zip(*found, strict=True):
+        assert one == pytest.approx(other, abs=2e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo's own
+@pytest.mark.parametrize(("name", "accumulation"), [("maskclip", 2), ("slip", 1)])
+def test_compile_blocks__not_compiled_again(
+    tiny: ModuleType, graphs: Callable[[], int], name: str, accumulation: int
+) -> None:
+    """After two steps nothing is, with captions of any length, and no variant is left out."""
+    recipe = tiny.tiny_recipe(name, accumulation_steps=accumulation)
+    torch.manual_seed(0)
+    method = build_method(name, recipe.method_fields(), recipe.model, tokenizer_of(recipe))
+    compile_blocks(method)
     strategy, optimizer = prepare(recipe, method, torch.device("cpu"))
     stepper = Stepper(
         recipe,
@@ -74,15 +210,6 @@ def test_prepare__compiled_blocks_are_not_compiled_again(
         length=RunLength.of(recipe, batches_per_epoch=8),
         device=torch.device("cpu"),
     )
-
-    def do(step: int) -> int:
-        """Do a step -> graphs so far."""
-        raws = [raw(method, length=4 + step + n, seed=n) for n in range(accumulation)]
-        stepper(stepper.preparation(raws, step=step), stop=False)
-        return int(counters["stats"]["unique_graphs"])
-
-    graphs = [do(step) for step in range(4)]
-    assert graphs[0] > 1
-    assert graphs[1] == graphs[2] == graphs[3]
-    assert not counters["graph_break"]
-    torch._dynamo.reset()
+    _, counts = steps_of(stepper, method, graphs, accumulation=accumulation)
+    assert counts[0] > 1
+    assert counts[1] == counts[2] == counts[3]

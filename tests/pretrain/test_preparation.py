@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,7 +39,12 @@ def raw(method: Any, *, size: int = 4, length: int = 6, seed: int = 0) -> RawBat
 
 
 def run_of(
-    tiny: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch, **changes: Any
+    tiny: ModuleType,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    decide_on_device: bool = True,
+    **changes: Any,
 ) -> tuple[Stepper, Any, Any]:
     monkeypatch.setitem(tiny.METHOD_FIELDS, name, tiny.METHOD_FIELDS.get(name, SMALL.get(name, {})))
     recipe = tiny.tiny_recipe(name, **changes)
@@ -54,7 +60,7 @@ def run_of(
         optimizer=optimizer,
         length=RunLength.of(recipe, batches_per_epoch=4),
         device=CPU,
-        decide_on_device=True,
+        decide_on_device=decide_on_device,
     )
     return stepper, method, optimizer
 
@@ -80,6 +86,24 @@ def test_step__reads_once_and_copies_nothing(
     assert result.prepared.step == 1
     assert sum(trace.reads.values()) == 1, dict(trace.reads)
     assert all(line.startswith("readback.py") for line in trace.reads)
+    assert not +trace.copies, dict(+trace.copies)
+
+
+def test_step__where_the_host_decides_it_waits_once(
+    tiny: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with FSDP2; here on a CPU the numbers of the step are read right after it."""
+    stepper, method, optimizer = run_of(tiny, "maskclip", monkeypatch, decide_on_device=False)
+    steps = [stepper.preparation([raw(method)], step=step) for step in (0, 1)]
+    stepper(steps[0], stop=False)
+    trace = DeviceTrace()
+    state = [value for values in optimizer.state.values() for value in values.values()]
+    trace.on_device([*method.parameters(), *method.buffers(), *state])
+    trace.on_device(tensors_of(steps[1]))
+    with trace:
+        stepper(steps[1], stop=False)
+    lines = Counter(line.split(":")[0] for line in (+trace.reads).elements())
+    assert lines == {"step.py": 1, "readback.py": 1}, dict(+trace.reads)
     assert not +trace.copies, dict(+trace.copies)
 
 
