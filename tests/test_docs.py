@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shlex
+import shutil
 import signal
 import warnings
 from collections.abc import Iterator
@@ -168,6 +169,12 @@ def test_short_command_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("MASKCLIP_BENCH_WORKSPACE", str(tmp_path))
+    assert not run_in_process(command)
+    assert capsys.readouterr().out.strip()
+
+
+def run_in_process(command: str) -> Any:
+    """Run a command as it is shown -> its exit code."""
     handlers = logging.getLogger().handlers[:]
     try:
         with pytest.raises(SystemExit) as end, warnings.catch_warnings():
@@ -175,13 +182,48 @@ def test_short_command_runs(
     finally:
         logging.getLogger().handlers[:] = handlers
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    assert not end.value.code
-    assert capsys.readouterr().out.strip()
+    return end.value.code
 
 
 def test_short_commands_are_found() -> None:
     assert {"list tasks", "table imagenet --reference paper", "data list"} <= {*RUN, *SHORT}
     assert len(RUN) >= 8
+
+
+ROWS = {path.name.partition("__")[0] for path in (ROOT / "results/records").iterdir()}
+ON_RECORDS = ("plan", "show", "verify", "compare", "results ls", "results show", "results stats")
+"""Commands that read records: they are run as they are shown where all their rows are committed."""
+NOT_RUN = ("--cost-figure", "photo.jpg", "CELL|IMAGE")
+"""Needs the runs of the rows; needs a photograph and models; is the name of a command."""
+
+
+def is_on_records(command: str) -> bool:
+    words = shlex.split(command)
+    rows = {word.partition("/")[0] for word in words} & set(data_files.declarations("backbones"))
+    unknown = any(map(PLACEHOLDER.search, words)) or any(word in command for word in NOT_RUN)
+    return command.startswith(ON_RECORDS) and len(words) > 1 and not unknown and rows <= ROWS
+
+
+RUN_ON_RECORDS = sorted({c.values[1] for c in CASES if is_on_records(str(c.values[1]))})
+
+
+@pytest.mark.parametrize("command", RUN_ON_RECORDS)
+def test_command_on_records_runs(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for row in ("clip_vit-demo_demo", "slip_vit-demo_demo"):
+        shutil.copytree(ROOT / "results/records" / row, tmp_path / "workspace/records" / row)
+    assert not run_in_process(command)
+    assert capsys.readouterr().out.strip()
+
+
+def test_commands_on_records_are_found() -> None:
+    assert {"plan --suite all", "show clip_vit-demo_demo/knn/demo_objects"} <= {*RUN_ON_RECORDS}
+    assert {command.split()[0] for command in RUN_ON_RECORDS} >= {"plan", "show", "compare"}
 
 
 def names_in(value: Any) -> list[str]:

@@ -236,7 +236,7 @@ def retrieval_view(
         lines = []
         for row in answers:
             one = answers[row]["texts"][place]
-            shown = [{**picture(i, 52), "right": i == right} for i in one["found"]]
+            shown = [{**picture(i, 48), "right": i == right} for i in one["found"]]
             lines.append({**_answer(row, one, labels), "pictures": shown})
         texts.append({"text": found["texts"][str(text)], "answers": lines})
     return {
