@@ -26,6 +26,7 @@ from maskclip_bench.backbones.feature_points import (
 )
 from maskclip_bench.backbones.huggingface_encoder import HuggingFaceEncoder
 from maskclip_bench.errors import ConfigError
+from maskclip_bench.modeling.blocks import PackedCausalBlock
 from maskclip_bench.modeling.dense_vit import dense_parts, is_dense_vit
 from maskclip_bench.modeling.shared_prefixes import states_at_end
 from maskclip_bench.modeling.vit import is_vit, vit_parts
@@ -50,6 +51,10 @@ __all__ = [
 
 Tokenize = Callable[[Sequence[str]], Tensor]
 """Texts -> int64 [T, L]."""
+
+
+CAUSAL_BLOCKS = (ResidualAttentionBlock, PackedCausalBlock)
+"""Text blocks that are known to be open_clip's: as it makes them, and as training runs them."""
 
 
 class Encoder(Protocol):
@@ -336,7 +341,7 @@ def _trimmable_text_tower(model: nn.Module) -> nn.Module | None:
     pool_type = getattr(tower, "pool_type", getattr(tower, "text_pool_type", None))
     causal = (
         len(blocks) > 0
-        and all(type(block) is ResidualAttentionBlock for block in blocks)
+        and all(type(block) in CAUSAL_BLOCKS for block in blocks)
         and pool_type == "argmax"
         and getattr(tower, "attn_mask", None) is not None
         and getattr(tower, "cls_emb", None) is None

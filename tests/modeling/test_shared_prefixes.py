@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from open_clip.model import CustomTextCLIP
 from torch import Tensor
 
+from maskclip_bench.backbones.encoders import OpenClipEncoder
 from maskclip_bench.modeling.shared_prefixes import SharedPrefixes, states_at_end
 
 START, END = 30, 31
@@ -65,3 +66,22 @@ def test_states_at_end__equal_open_clip(model: CustomTextCLIP, dtype: torch.dtyp
         one_by_one = torch.cat([states_at_end(tower, row[None]) for row in tokens])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(one_by_one @ tower.text_projection, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_states_at_end__in_the_encoder_of_a_model_in_training(
+    model: CustomTextCLIP, precision: str
+) -> None:
+    end = model.text.vocab_size - 1
+    tokens = torch.where(PROMPTS == END, end, PROMPTS).clamp_max(end)
+    tokens = F.pad(tokens, (0, model.text.context_length - tokens.shape[1]))
+    encoder = OpenClipEncoder(model, lambda texts: tokens[: len(texts)])
+    assert encoder._trimmable is model.text
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+        found = encoder.encode_text(["x"] * len(tokens))
+        expected = F.normalize(model.encode_text(tokens).float(), dim=-1)
+        alone = encoder.encode_text(["x"])
+    bound = 1e-5 if dtype == torch.float32 else 3e-2
+    torch.testing.assert_close(found, expected, rtol=0, atol=bound)
+    torch.testing.assert_close(alone, expected[:1], rtol=0, atol=bound)
