@@ -14,17 +14,43 @@ import numpy as np
 import torch
 from mmengine.registry import LOOPS
 from mmengine.runner import TestLoop, ValLoop
+from mmengine.structures import BaseDataElement
 
 
 @contextlib.contextmanager
-def _bfloat16_on_gpu() -> Iterator[None]:
-    """Let mmengine's autocast, which asks torch for its type, take bfloat16 (on a CPU it does)."""
+def _in_bfloat16(model: Any, step: str) -> Iterator[None]:
+    """Steps of a model in bfloat16, with outputs in float32, for metrics that go through NumPy.
+
+    mmengine's autocast asks torch for its type, which is bfloat16 on a CPU and set here on a GPU.
+    """
     before = torch.get_autocast_dtype("cuda")
     torch.set_autocast_dtype("cuda", torch.bfloat16)
+    original = getattr(model, step)
+
+    def in_float32(batch: Any) -> Any:
+        outputs = original(batch)
+        for sample in outputs:
+            _to_float32(sample)
+        return outputs
+
+    setattr(model, step, in_float32)
     try:
         yield
     finally:
+        delattr(model, step)
         torch.set_autocast_dtype("cuda", before)
+
+
+def _to_float32(sample: Any) -> None:
+    """Tensors of bfloat16 in a data sample, changed in place."""
+    if not isinstance(sample, BaseDataElement):
+        return
+    for name in sample.keys():  # noqa: SIM118  (it has no __iter__)
+        value = getattr(sample, name)
+        if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16:
+            setattr(sample, name, value.float())
+        else:
+            _to_float32(value)
 
 
 @contextlib.contextmanager
@@ -59,7 +85,7 @@ class BFloat16TestLoop(TestLoop):
 
     def run(self) -> dict:
         """Test -> metrics."""
-        with _bfloat16_on_gpu():
+        with _in_bfloat16(self.runner.model, "test_step"):
             return super().run()
 
 
@@ -72,5 +98,5 @@ class BFloat16ValLoop(ValLoop):
 
     def run(self) -> dict:
         """Validate -> metrics."""
-        with _bfloat16_on_gpu():
+        with _in_bfloat16(self.runner.model, "val_step"):
             return super().run()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.evaluator import Evaluator
+from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor, nn
 
 from maskclip_bench.backbones.openmmlab.loops import (
@@ -26,8 +27,12 @@ class Model(nn.Module):
         self.seen: list[torch.dtype] = []
 
     def step(self, batch: Tensor) -> list[Any]:
-        self.seen.append(self.layer(batch).dtype)
-        return [SimpleNamespace(keys=lambda: [])]
+        outputs = self.layer(batch)
+        self.seen.append(outputs.dtype)
+        objects = InstanceData(scores=outputs[:, 0], labels=torch.zeros(len(outputs)).long())
+        sample = BaseDataElement()
+        sample.pred_instances = objects
+        return [sample]
 
     test_step = val_step = step
 
@@ -36,8 +41,11 @@ class Metric(Evaluator):
     def __init__(self) -> None:
         self.metrics = []
 
-    def process(self, **given: Any) -> None:
-        pass
+    def process(self, data_samples: Any, **given: Any) -> None:
+        for sample in data_samples:
+            if hasattr(sample, "pred_instances"):  # as COCO's metric does
+                assert sample.pred_instances.scores.numpy().dtype == np.float32
+                assert sample.pred_instances.labels.numpy().dtype == np.int64
 
     def evaluate(self, size: int) -> dict[str, float]:
         return {"score": 1.0}
@@ -56,6 +64,7 @@ def test_loops__in_bfloat16(kind: type) -> None:
     assert kind(runner, loader, Metric()).run() == {"score": 1.0}
     assert model.seen == [torch.bfloat16] * 2
     assert torch.get_autocast_dtype("cuda") == before
+    assert "step" not in "".join(vars(model))
 
 
 class Drawing(Model):

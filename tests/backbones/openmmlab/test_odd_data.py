@@ -125,7 +125,7 @@ def test_mmdet__every_command_on_odd_data(tmp_path: Path) -> None:
         [*mm, "analyze_results", config, found, tools / "best", "--topk", "2", *pickled],
         [*mm, "eval_metric", config, found, *pickled],
         [*mm, "benchmark", config, "--checkpoint", out / "iter_5.pth", "--task", "dataloader",
-         "--repeat-num", "1", "--max-iter", "4", "--num-warmup", "1"],
+         "--repeat-num", "1", "--max-iter", "4", "--num-warmup", "1", "--log-interval", "1"],
         [*mm, "get_flops", config, "--num-images", "1"],
         [*mm, "print_config", config],
         [*mm, "publish_model", out / "iter_5.pth", tools / "published.pth"],
