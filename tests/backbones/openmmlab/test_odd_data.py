@@ -52,7 +52,7 @@ def run_all(commands: Sequence[Sequence[object]], data: Path, workspace: Path) -
         text=True,
         env=environment,
         cwd=workspace,
-        timeout=280,
+        timeout=840,
     )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
     return result.stdout + result.stderr
@@ -63,6 +63,7 @@ def files(folder: Path, pattern: str) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_mmseg__every_command_on_odd_data(tmp_path: Path) -> None:
     pytest.importorskip("mmseg")
     write_odd_scenes(tmp_path / "data/demo/scenes")
@@ -102,6 +103,7 @@ def test_mmseg__every_command_on_odd_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_mmdet__every_command_on_odd_data(tmp_path: Path) -> None:
     pytest.importorskip("mmdet")
     write_odd_instances(tmp_path / "data/demo/instances")
@@ -143,23 +145,23 @@ def test_mmdet__every_command_on_odd_data(tmp_path: Path) -> None:
 
 ROW = """
 display_name: untrained
-world: demo
+world: real
 source: {timm: vit_demo_patch8_48, random_init: true}
 arch: ViT-demo
 """
 TASKS = {
     "segmentation/odd_scenes": """
 display_name: odd scenes
-world: demo
-reader: {kind: ade20k, root: demo/scenes, classes: classes.json}
+world: real
+reader: {kind: ade20k, root: odd/scenes, classes: classes.json}
 splits: {train: training, test: validation}
 protocols: {segmentation: {configs: {"*": CONFIG}, preset: odd, options: {train_cfg.max_iters: 3}}}
 obtain: made by the tests
 """,
     "detection/odd_instances": """
 display_name: odd instances
-world: demo
-reader: {kind: coco_instances, root: demo/instances}
+world: real
+reader: {kind: coco_instances, root: odd/instances}
 splits: {train: train, test: val}
 protocols: {detection: {configs: {"*": CONFIG}, preset: odd, options: {train_cfg.max_iters: 3}}}
 obtain: made by the tests
@@ -168,14 +170,15 @@ obtain: made by the tests
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("task", TASKS)
 def test_run__dense_cells_on_odd_data(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     protocol, name = task.split("/")
     pytest.importorskip("mmseg" if protocol == "segmentation" else "mmdet")
-    write_odd_scenes(tmp_path / "data/demo/scenes")
-    write_odd_instances(tmp_path / "data/demo/instances")
+    write_odd_scenes(tmp_path / "data/odd/scenes")
+    write_odd_instances(tmp_path / "data/odd/instances")
     base, text = (
         (SEGMENTATION_CONFIG, SEGMENTATION)
         if protocol == "segmentation"
