@@ -28,6 +28,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+from maskclip_bench.backbones.openmmlab import mmcv_text_operators
 from maskclip_bench.backbones.openmmlab.mmcv_operators import OPERATORS, compute_dtype
 
 logger = logging.getLogger(__name__)
@@ -289,4 +290,5 @@ _OPERATORS: tuple[Callable[..., Any], ...] = (
     get_compiler_version,
     get_compiling_cuda_version,
     *OPERATORS,
+    *mmcv_text_operators.OPERATORS,
 )

@@ -26,6 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
+from maskclip_bench.backbones.openmmlab.deform_conv_borders import without_borders
+
 GATHERED = 2**24
 """Values that RoI pooling gathers at a time."""
 
@@ -35,7 +37,7 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _write_gradients(
+def write_gradients(
     function: Callable[..., Tensor],
     inputs: Sequence[Tensor],
     grad_output: Tensor,
@@ -123,7 +125,7 @@ def ms_deform_attn_backward(
 ) -> None:
     """Gradients for values, locations and weights."""
     shapes = value_spatial_shapes.tolist()
-    _write_gradients(
+    write_gradients(
         lambda *parts: _ms_deform_attn(*parts, shapes=shapes),
         [value, sampling_locations, attention_weights],
         grad_output,
@@ -178,7 +180,7 @@ def sigmoid_focal_loss_backward(
 ) -> None:
     """Derivative of each loss for its own logit, [N, C]."""
     weight = weight.to(compute_dtype(input))
-    _write_gradients(
+    write_gradients(
         lambda logits: _sigmoid_focal_loss(
             logits, target=target, weight=weight, gamma=gamma, alpha=alpha
         ),
@@ -220,7 +222,7 @@ def softmax_focal_loss_backward(
 ) -> None:
     """Gradient for the logits [N, C], of which `input` are the shares."""
     weight = weight.to(compute_dtype(input))
-    _write_gradients(
+    write_gradients(
         lambda logits: _softmax_focal_loss(
             logits.softmax(dim=1), target=target, weight=weight, gamma=gamma, alpha=alpha
         ),
@@ -259,12 +261,13 @@ def deform_conv_backward_input(
     **sizes: int,
 ) -> None:
     """Gradients for input and offsets."""
-    _write_gradients(
+    write_gradients(
         lambda *parts: deform_conv2d(*parts, **_v1(sizes)),
         [input, offset, weight],
         gradOutput,
         [gradInput, gradOffset, None],
     )
+    gradOffset.copy_(_without_borders(gradOffset, offset, input, weight, **_v1(sizes)))
 
 
 def deform_conv_backward_parameters(
@@ -278,7 +281,7 @@ def deform_conv_backward_parameters(
     **sizes: int,
 ) -> None:
     """Gradient for the kernel, times `scale`."""
-    _write_gradients(
+    write_gradients(
         lambda *parts: scale * deform_conv2d(*parts, **_v1(sizes)),
         [input, offset, torch.zeros_like(gradWeight)],  # linear in the kernel
         gradOutput,
@@ -332,12 +335,13 @@ def modulated_deform_conv_backward(
     **sizes: int,
 ) -> None:
     """Gradients for input, kernel, bias, offsets and factors."""
-    _write_gradients(
+    write_gradients(
         lambda *parts: _modulated(*parts, with_bias=with_bias, sizes=sizes),
         [input, offset, weight, mask, bias],
         grad_output,
         [grad_input, grad_offset, grad_weight, grad_mask, grad_bias if with_bias else None],
     )
+    grad_offset.copy_(_without_borders(grad_offset, offset, input, weight, **_v2(sizes)))
 
 
 def _modulated(
@@ -355,11 +359,23 @@ def _modulated(
         offset,
         weight,
         bias if with_bias else None,
-        stride=(sizes["stride_h"], sizes["stride_w"]),
-        padding=(sizes["pad_h"], sizes["pad_w"]),
-        dilation=(sizes["dilation_h"], sizes["dilation_w"]),
         mask=mask,
+        **_v2(sizes),
     )
+
+
+def _v2(sizes: dict[str, int]) -> dict[str, Any]:
+    return {
+        name: (sizes[f"{short}_h"], sizes[f"{short}_w"])
+        for name, short in (("stride", "stride"), ("padding", "pad"), ("dilation", "dilation"))
+    }
+
+
+def _without_borders(
+    grad_offset: Tensor, offset: Tensor, input: Tensor, weight: Tensor, **layout: Any
+) -> Tensor:
+    image, kernel = tuple(input.shape[-2:]), tuple(weight.shape[-2:])
+    return without_borders(grad_offset, offset, image, kernel, **layout)
 
 
 # --- RoI pooling, overlaps ------------------------------------------------------------------------
