@@ -214,6 +214,9 @@ class DenseProtocol(Protocol):
         pictures = _pictures(folder, list(tested.values()), context.workspace.root)
         if pictures:
             report = {**report, "pictures": pictures}
+        left_over = {n: each.left_over.to_json() for n, each in opened.items() if each.left_over}
+        if left_over:
+            report = {**report, "left_over": left_over}
         return JobResult(
             splits=[
                 SplitResult(suffix, split, *read_split(folder, split))

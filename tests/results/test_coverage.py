@@ -11,10 +11,13 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import special
 
 from maskclip_bench.results.intervals import metric_interval
+from maskclip_bench.results.measurement import statistic_value
 from maskclip_bench.results.outcome_columns import Statistic
 from maskclip_bench.results.paired import compare_seeds, holm, paired_test
+from tests.results.detections import drawn_detections
 
 Draw = Callable[[np.random.Generator], pd.DataFrame]
 
@@ -89,8 +92,6 @@ def ratio_of(level: float, shape: tuple[int, int]) -> Draw:
 
 
 def auc_of(level: float, shape: tuple[int, int]) -> Draw:
-    from scipy import special
-
     shift = np.sqrt(2) * special.ndtri(level)
 
     def draw(random: np.random.Generator) -> pd.DataFrame:
@@ -183,6 +184,115 @@ def null_of_samples(num_groups: int) -> Callable[[np.random.Generator], list[flo
     return p_values
 
 
+Sized = Callable[[np.random.Generator, int], pd.DataFrame]
+
+
+def answers_of(bend: float) -> Sized:
+    """Confidences and hits of a two-class model; calibrated at bend 1, too sure above."""
+
+    def draw(random: np.random.Generator, size: int) -> pd.DataFrame:
+        logit = np.abs(random.normal(1.0, 1.2, size))
+        right = random.random(size) < special.expit(logit)
+        return frame(np.arange(size), sure=special.expit(bend * logit), hits=right.astype(float))
+
+    return draw
+
+
+def probabilities(random: np.random.Generator, size: int) -> pd.DataFrame:
+    return frame(np.arange(size), logs=np.log(random.beta(2, 1, size)))
+
+
+def groups_of(*levels: float) -> Sized:
+    def draw(random: np.random.Generator, size: int) -> pd.DataFrame:
+        groups = np.arange(size) % len(levels)
+        hits_ = random.random(size) < np.asarray(levels)[groups]
+        return frame(groups, hits=hits_.astype(float))
+
+    return draw
+
+
+def several_classes(random: np.random.Generator, size: int) -> pd.DataFrame:
+    shown = (random.random((size, 5)) < np.linspace(0.1, 0.4, 5)).astype(int)
+    scores = random.normal(size=(size, 5)) + shown
+    return frame(np.arange(size), scores=list(scores), labels=list(shown))
+
+
+def detections_of(recall: float, wrong: float) -> Sized:
+    def draw(random: np.random.Generator, size: int) -> pd.DataFrame:
+        return drawn_detections(random, size, recall=recall, wrong=wrong)
+
+    return draw
+
+
+NO_SUMS: dict[str, tuple[Statistic, list[str], Sized, tuple[int, ...], int]] = {
+    "ECE, calibrated": ("calibration_error", ["sure", "hits"], answers_of(1), (100, 1000), 500_000),
+    "ECE, a little too sure": (
+        "calibration_error",
+        ["sure", "hits"],
+        answers_of(1.3),
+        (100, 1000),
+        500_000,
+    ),
+    "ECE, far too sure": (
+        "calibration_error",
+        ["sure", "hits"],
+        answers_of(3),
+        (100, 1000),
+        500_000,
+    ),
+    "exp(-NLL)": ("geometric_mean", ["logs"], probabilities, (50, 500), 500_000),
+    "worst of 4 groups": ("worst_group", ["hits"], groups_of(0.6, 0.8, 0.9, 0.95), (200,), 500_000),
+    "worst of 4 equal groups": ("worst_group", ["hits"], groups_of(*[0.8] * 4), (200,), 500_000),
+    "mAP, several classes an image": (
+        "multi_label_ap",
+        ["scores", "labels"],
+        several_classes,
+        (60, 300),
+        100_000,
+    ),
+    "mAP, 11 points": (
+        "multi_label_ap_11",
+        ["scores", "labels"],
+        several_classes,
+        (300,),
+        100_000,
+    ),
+    "box AP, low": ("coco_ap", ["box_ap"] * 2, detections_of(0.15, 1.5), (50, 200), 10_000),
+    "box AP, middle": ("coco_ap", ["box_ap"] * 2, detections_of(0.7, 1.5), (50, 200), 10_000),
+    "box AP50, high": ("coco_ap50", ["box_ap"] * 2, detections_of(0.95, 0.2), (50, 200), 10_000),
+}
+"""Statistic, columns, data sets, their sizes, and the size of one that stands for all data."""
+
+
+def coverage_of(kind: str, size: int, *, draws: int) -> tuple[float, float, float]:
+    """Of the average over data sets of this size, of all data; false stars of two equal rows."""
+    statistic, columns, draw, _, everything = NO_SUMS[kind]
+    random = np.random.default_rng([13, size])
+    limit = statistic_value(draw(random, everything), "m", statistic, columns)
+    values = [statistic_value(draw(random, size), "m", statistic, columns) for _ in range(draws)]
+    average = float(np.mean(np.asarray(values, dtype=float)))
+    held = np.zeros(3)
+    for _ in range(draws):
+        first, second = draw(random, size), draw(random, size)
+        found = metric_interval(first, "m", statistic, columns, num_resamples=300)
+        assert found is not None and limit is not None
+        test = paired_test(first, second, "m", statistic=statistic, columns=columns)
+        held += [
+            found.low <= average <= found.high,
+            found.low <= limit <= found.high,
+            test.p_value <= 0.05,
+        ]
+    of_average, of_limit, stars = held / draws
+    return float(of_average), float(of_limit), float(stars)
+
+
+@pytest.mark.parametrize("kind", NO_SUMS)
+def test_coverage__of_statistics_that_are_no_sums_small_version(kind: str) -> None:
+    of_average, _, stars = coverage_of(kind, NO_SUMS[kind][3][0], draws=15)
+    assert of_average >= 0.7
+    assert stars <= 0.3
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_coverage__small_version(kind: str) -> None:
     assert 0.88 <= coverage(kind, 0.9, 100, draws=120, resamples=100) <= 1.0
@@ -204,6 +314,15 @@ TOO_WIDE = 0.995
 def test_coverage__of_every_interval(kind: str, level: float, size: int) -> None:
     lowest = 0.91 if kind == "mean IoU" else 0.925  # see docs/trust.md
     assert lowest <= coverage(kind, level, size, draws=1000) <= TOO_WIDE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", NO_SUMS)
+def test_coverage__of_statistics_that_are_no_sums(kind: str) -> None:
+    for size in NO_SUMS[kind][3]:
+        of_average, _, stars = coverage_of(kind, size, draws=300)
+        assert of_average >= 0.9, size  # what it is of all data is in docs/trust.md
+        assert stars <= 0.09, size
 
 
 @pytest.mark.slow
@@ -233,6 +352,10 @@ def main() -> None:
             f"{difference_coverage(0.9, size, grouped=grouped, draws=1000):.3f}" for size in SHAPES
         ]
         print(f"| difference, grouped {grouped} | 0.9 | " + " | ".join(row) + " |", flush=True)
+    for kind, (_, _, _, sizes, _) in NO_SUMS.items():
+        for size in sizes:
+            row = [f"{number:.3f}" for number in coverage_of(kind, size, draws=300)]
+            print(f"| {kind} | {size} | " + " | ".join(row) + " |", flush=True)
     print("stars, seeds", tables_with_a_star(null_of_seeds, 1000), flush=True)
     for num_groups in (10, 63, 378):
         print("stars", num_groups, tables_with_a_star(null_of_samples(num_groups), 200), flush=True)

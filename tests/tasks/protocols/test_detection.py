@@ -144,24 +144,26 @@ def test_average_precisions__without_any_detection() -> None:
     assert set(boxes_only) == {"box_ap"}
 
 
+def write_results(
+    self: Detection, context: ProtocolContext, folder: DenseFolder, *given: Any
+) -> dict[str, Any]:
+    """In place of a job: two images with three classes, of which nothing is found."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.scores("val").write_text("{}")
+    nothing = np.zeros((2, 3), np.int64)
+    np.savez(
+        folder.outcomes("val"),
+        sample_id=np.array(["0", "1"]),
+        num_objects=nothing + 1,
+        num_found=nothing,
+        num_located=nothing,
+    )
+    return {}
+
+
 def test_run__detector_that_finds_nothing_has_ap_0(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write_results(
-        self: Detection, context: ProtocolContext, folder: DenseFolder, *given: Any
-    ) -> dict[str, Any]:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        folder.scores("val").write_text("{}")
-        nothing = np.zeros((2, 3), np.int64)
-        np.savez(
-            folder.outcomes("val"),
-            sample_id=np.array(["0", "1"]),
-            num_objects=nothing + 1,
-            num_found=nothing,
-            num_located=nothing,
-        )
-        return {}
-
     monkeypatch.setattr(dense_jobs, "missing_packages", lambda toolbox: [])
     monkeypatch.setattr(Detection, "_run", write_results)
     measurement = Detection().run(context(world))
@@ -171,6 +173,18 @@ def test_run__detector_that_finds_nothing_has_ap_0(
     found = metric_interval(measurement.outcomes, "box_ap", "coco_ap", ("box_ap", "box_ap"))
     assert found is not None and found.low == 0.0 and found.high > 0.3
     assert measurement.metrics["object_recall"].value == 0.0
+
+
+def test_run__what_the_folder_holds_beyond_the_split_is_recorded(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(world / "data/demo/instances", tmp_path / "data/demo/instances")
+    (tmp_path / "data/demo/instances/val/notes.txt").write_text("a note")
+    monkeypatch.setattr(dense_jobs, "missing_packages", lambda toolbox: [])
+    monkeypatch.setattr(Detection, "_run", write_results)
+    details = Detection().run(context(tmp_path)).details
+    assert list(details["left_over"]) == ["val"]
+    assert "notes.txt" in str(details["left_over"]["val"])
 
 
 def matched(objects: int) -> dict[str, np.ndarray]:
