@@ -224,16 +224,18 @@ class PythonEncoder:
 
 
 def _unit_vectors(value: Any, method: str) -> Tensor:
-    """[B, P], L2-normalised.
+    """[B, P], L2-normalised; NaN where the length of a vector is not finite in float32.
 
     Raises:
-        ConfigError: It is no tensor of numbers.
+        ConfigError: It is no tensor of real numbers.
     """
-    if not isinstance(value, Tensor):
-        raise ConfigError(
-            f"{method} returned a {type(value).__name__}. Return a torch tensor [B, D]."
-        )
-    return F.normalize(value.float(), dim=-1)
+    if not isinstance(value, Tensor) or value.is_complex():
+        kind = "complex tensor" if isinstance(value, Tensor) else type(value).__name__
+        raise ConfigError(f"{method} returned a {kind}. Return a real torch tensor [B, D].")
+    result = value.float()
+    length = result.norm(dim=-1, keepdim=True)
+    unit = F.normalize(result, dim=-1)  # divides by infinity to 0, which would be a score by chance
+    return unit.masked_fill(~length.isfinite(), float("nan"))
 
 
 def loaded_from_object(made: Any, *, architecture: Any, own_identity: Any) -> Loaded:

@@ -9,7 +9,7 @@ import contextlib
 import copy
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -72,6 +72,7 @@ class Backbone:
     device: torch.device
     precision: Precision = "float32"
     identity: str = ""
+    _widths: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -221,18 +222,25 @@ class Backbone:
         """Check what an encoder returned -> float32.
 
         Raises:
-            ConfigError: It is no tensor of the stated shape.
-            NonFiniteError: A value is not finite.
+            ConfigError: It is no tensor of real numbers of the stated shape, or not as wide as
+                before.
+            NonFiniteError: A value is not finite, or a vector is so long that its length is not.
         """
         wanted = "[B, D]" if ndim == 2 else "[B, N, D]"
         shape = tuple(getattr(value, "shape", ()))
-        if not isinstance(value, Tensor) or value.ndim != ndim or len(value) != number:
+        is_real = isinstance(value, Tensor) and not value.is_complex()
+        if not is_real or len(shape) != ndim or shape[0] != number:
             raise ConfigError(
                 f"{self.row_id}: {what} are {type(value).__name__} {shape} for {number} inputs. "
-                f"The encoder should return a tensor {wanted}, one entry for each input."
+                f"The encoder should return a real tensor {wanted}, one entry for each input."
             )
-        result = value.float()
-        finite = torch.isfinite(result).flatten(1).all(dim=1)  # [B]
+        if self._widths.setdefault(what, shape[-1]) != shape[-1]:
+            raise ConfigError(
+                f"{self.row_id}: {what} have {shape[-1]} numbers, and had {self._widths[what]} "
+                "before. The encoder should return vectors of one width."
+            )
+        result: Tensor = value.float()
+        finite = torch.isfinite(result.norm(dim=-1)).reshape(number, -1).all(dim=1)  # [B]
         if not bool(finite.all()):
             rows = (~finite).nonzero().flatten().tolist()
             raise NonFiniteError(
@@ -390,15 +398,16 @@ def _identity_or_none(
 
 
 def checked_probe(backbone: Backbone) -> dict[str, Tensor]:
-    """Run the probe twice.
+    """Run the probe twice, and in part alone.
 
     Raises:
-        ConfigError: The model fails on it, or gives other features each time.
+        ConfigError: The model fails on it, or gives other features each time, or in another batch.
         NonFiniteError: It gives values that are not finite.
     """
     try:
         outputs = probe.probe_outputs(backbone)
         probe.check_deterministic(backbone, outputs)
+        probe.check_independent(backbone, outputs)
     except MaskCLIPBenchError:
         raise
     except torch.OutOfMemoryError:

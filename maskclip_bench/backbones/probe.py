@@ -33,6 +33,11 @@ logger = logging.getLogger(__name__)
 
 PROBE_TEXT = "a photo of two dogs on a red sofa."
 
+OTHER_TEXTS = ("a dog", "a photo of a small brown dog that runs along the beach after a red ball.")
+
+BATCH_TOLERANCE = 0.05
+"""Largest difference of unit vectors between batches, whose kernels may differ in bfloat16."""
+
 TOLERANCE = 1e-4
 """Largest difference of unit vectors between machines, and on accelerators, whose libraries choose
 among kernels by their speed. On one kind of CPU, with one version of torch, nothing may differ."""
@@ -63,6 +68,25 @@ def check_deterministic(backbone: Backbone, first: Mapping[str, Tensor]) -> None
             f"{backbone.row_id} gives other features for the same image each time (unit vectors "
             f"differ by {largest:.2g}), so its score would be one of many. Turn off dropout, "
             "masking or sampling in evaluation mode."
+        )
+
+
+def check_independent(backbone: Backbone, first: Mapping[str, Tensor]) -> None:
+    """Run one image of the probe alone, and its text beside others, and compare.
+
+    Raises:
+        ConfigError: Features depend on what else is in the batch, so on its size.
+    """
+    alone = backbone.image_outputs(backbone.transform(probe_images(64)[0])[None])
+    if backbone.has_text:
+        alone["text"] = backbone.encode_text([PROBE_TEXT, *OTHER_TEXTS])[:1]
+    found = {name: F.normalize(value, dim=-1).cpu() for name, value in alone.items()}
+    largest = _difference({name: value[:1] for name, value in first.items()}, found)
+    if largest > BATCH_TOLERANCE:
+        raise ConfigError(
+            f"{backbone.row_id} gives other features for the same image or text in another batch "
+            f"(unit vectors differ by {largest:.2g}), so its score would depend on the batch size. "
+            "Turn off what looks at the whole batch (statistics of a batch, padding that is read)."
         )
 
 

@@ -97,6 +97,29 @@ def test_not_deterministic__is_refused(workspace: Workspace) -> None:
         as_backbone(Dropping(), image_size=16, mean=[0] * 3, std=[1] * 3)
 
 
+class Centred(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pooled = torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
+        return pooled - pooled.mean(dim=0) / 2
+
+
+class Padded(nn.Module):
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=(2, 3)) + 1
+
+    def encode_text(self, texts: list[str]) -> torch.Tensor:
+        longest = max(len(text) for text in texts)
+        return torch.tensor([[len(text), longest - len(text), 1.0] for text in texts])
+
+
+@pytest.mark.parametrize("model", [Centred(), Padded()])
+def test_batch__features_that_depend_on_it_are_refused(model: nn.Module) -> None:
+    from maskclip_bench.backbones import as_backbone
+
+    with pytest.raises(ConfigError, match=r"in another batch .* would depend on the batch size"):
+        as_backbone(model, image_size=16, mean=[0] * 3, std=[1] * 3)
+
+
 class Failing(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         raise IndexError
@@ -153,3 +176,30 @@ def test_gate__shape_and_exit(workspace: Workspace) -> None:
         backbone.image_outputs(torch.zeros(2, 3, 160, 160))
     with pytest.raises(ConfigError, match=r"row: the encoder called exit\(0\)"):
         backbone.encode_text(["a"])
+
+
+class Growing(Overflowing):
+    def __init__(self, scale: float, width: int = 4, kind: torch.dtype = torch.float32) -> None:
+        self.scale, self.width, self.kind = scale, width, kind
+
+    def image_outputs(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        values = torch.ones(len(images), self.width, dtype=self.kind) * self.scale
+        self.width += 1
+        return {"backbone": values}
+
+
+def test_gate__vectors_whose_length_is_not_finite(workspace: Workspace) -> None:
+    """All values are finite, but a division by the length would make 0 of them."""
+    backbone = replace(load(workspace), encoder=Growing(3e38))
+    with pytest.raises(NonFiniteError, match=r"are not finite .* for 2 of 2 inputs"):
+        backbone.image_outputs(torch.zeros(2, 3, 160, 160))
+
+
+def test_gate__one_width_and_real_numbers(workspace: Workspace) -> None:
+    backbone = replace(load(workspace), encoder=Growing(1.0))
+    backbone.image_outputs(torch.zeros(2, 3, 160, 160))
+    with pytest.raises(ConfigError, match=r"have 5 numbers, and had 4 before"):
+        backbone.image_outputs(torch.zeros(2, 3, 160, 160))
+    backbone = replace(load(workspace), encoder=Growing(1.0, kind=torch.complex64))
+    with pytest.raises(ConfigError, match=r"should return a real tensor \[B, D\]"):
+        backbone.image_outputs(torch.zeros(2, 3, 160, 160))
