@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from maskclip_bench.results.average_precision import CocoAP
+from maskclip_bench.results.influence import influence_of
 from maskclip_bench.results.intervals import metric_interval
 from maskclip_bench.results.measurement import statistic_value
 from maskclip_bench.results.outcome_columns import Statistic
@@ -206,3 +207,43 @@ def test_paired__two_worst_groups() -> None:
 def test_columns_that_do_not_fit(columns: list[str], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         statistic_value(answers(0), "m", "calibration_error", columns)
+
+
+DETECTIONS = {"scores": [], "classes": [], "hits": [], "ignored": []}
+DEGENERATE: dict[str, tuple[Statistic, list[str], dict[str, Any]]] = {
+    "one answer, right and sure": ("calibration_error", ["a", "b"], {"a": [1.0], "b": [1.0]}),
+    "one answer, wrong and sure": ("calibration_error", ["a", "b"], {"a": [1.0], "b": [0.0]}),
+    "confidence 0": ("calibration_error", ["a", "b"], {"a": [0.0], "b": [0.0]}),
+    "probability 1": ("geometric_mean", ["a"], {"a": [0.0]}),
+    "probability next to 0": ("geometric_mean", ["a"], {"a": [-1e6]}),
+    "one sample of a group": ("worst_group", ["a"], {"a": [1.0]}),
+    "one image, shown": ("multi_label_ap", ["a", "b"], {"a": [[0.5]], "b": [[1]]}),
+    "no image shows it": ("multi_label_ap", ["a", "b"], {"a": [[0.5]], "b": [[0]]}),
+    "not scored": ("multi_label_ap_11", ["a", "b"], {"a": [[0.5]], "b": [[-1]]}),
+    "no detection": (
+        "coco_ap",
+        ["m", "m"],
+        {**{f"m.{name}": [[]] for name in DETECTIONS}, "m.objects": [[2]]},
+    ),
+    "nothing to detect": (
+        "coco_ap75",
+        ["m", "m"],
+        {**{f"m.{name}": [[]] for name in DETECTIONS}, "m.objects": [[0]]},
+    ),
+}
+
+
+@pytest.mark.parametrize("copies", [1, 2, 30])
+@pytest.mark.parametrize("case", DEGENERATE)
+def test_degenerate__has_a_value_an_interval_and_no_star(case: str, copies: int) -> None:
+    """One sample, or equal ones: nothing is divided by 0, and nothing is clear."""
+    statistic, columns, values = DEGENERATE[case]
+    outcomes = table(np.arange(copies), **{name: value * copies for name, value in values.items()})
+    value = statistic_value(outcomes, "m", statistic, columns)
+    found = metric_interval(outcomes, "m", statistic, columns, num_resamples=20)
+    assert value is not None and found is not None
+    assert 0 <= found.low <= value <= found.high <= 1
+    result = paired_test(outcomes, outcomes, "m", statistic=statistic, columns=columns)
+    assert (result.difference, result.p_value) == (0.0, 1.0)
+    influence = influence_of(outcomes, "m", statistic, columns)
+    assert np.isfinite(influence).all()
