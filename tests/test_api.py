@@ -272,17 +272,17 @@ def test_evaluate__texts_of_all_tasks_are_encoded_once(birds: Path, workspace: P
 
     other = mb.image_folder(birds, name="other", templates=["one {}", "a photo of a {}."])
     tasks = ["zero_shot_classification/birds", "knn/birds", "zero_shot_classification/other"]
-    found = mb.evaluate(
-        row(encode_text=encode_text), tasks, data={"birds": birds, "other": other}, progress=False
-    )
+    encoder = row(encode_text=encode_text)
+    calls.clear()  # those of the gate
+    found = mb.evaluate(encoder, tasks, data={"birds": birds, "other": other}, progress=False)
     assert set(found) == set(tasks)
-    seen = [text for call in calls for text in call if "dogs" not in text]  # without the probe
+    seen = [text for call in calls for text in call]
     assert sorted(seen) == sorted(set(seen))
     assert [len(text) for text in seen] == sorted(len(text) for text in seen)
-    assert sum(any("robin" in text for text in call) for call in calls) == 1
+    assert len(calls) == 1
     for task in (tasks[0], tasks[2]):
         alone = mb.evaluate(
-            row(encode_text=encode_text), task, data={"birds": birds, "other": other},
+            encoder, task, data={"birds": birds, "other": other},
             progress=False,
         )  # fmt: skip
         assert alone.outcomes(task).equals(found.outcomes(task))
