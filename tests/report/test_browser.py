@@ -240,7 +240,7 @@ def test_values_show_under_the_pointer(browser: Any, index: Path) -> None:
     assert "70.83" in bubble.inner_text()  # 17 of 24
     page.mouse.move(1, 1)
     assert not bubble.is_visible()
-    hints = page.locator("svg circle > title").all_text_contents()
+    hints = page.locator("svg polygon > title, svg circle > title").all_text_contents()
     assert any("guessing 33.3" in hint for hint in hints)
     assert opened.complaints == []
     opened.close()
