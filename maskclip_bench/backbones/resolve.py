@@ -69,6 +69,18 @@ def row_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "backbone"
 
 
+def cell_name(text: str) -> str:
+    """A cell as it is recorded, from one whose row is named as `run --backbone` takes it.
+
+    Example:
+        >>> cell_name("python:my_encoder:MyEncoder/knn/birds")
+        'python-my_encoder-MyEncoder/knn/birds'
+    """
+    row, *task = text.rsplit("/", 2)
+    named = ":" in row or row.endswith((".yaml", ".yml"))
+    return "/".join([row_name(row) if named else row, *task])
+
+
 def _declared(text: str, source: Source) -> BackboneDeclaration:
     """A row of the real world, named after the word."""
     return BackboneDeclaration(name=row_name(text), display_name=text, world="real", source=source)

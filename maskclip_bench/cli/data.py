@@ -25,7 +25,7 @@ data_app = typer.Typer(
 
 @data_app.command("list")
 def list_data(workspace: WorkspaceOption = None) -> None:
-    """List the data sets of all tasks: which are on this machine, how to get the others."""
+    """List the data sets of all tasks: those on this machine, then how to get the others."""
     from maskclip_bench.tasks.declaration import (
         TaskDeclaration,
         data_available,
@@ -41,6 +41,7 @@ def list_data(workspace: WorkspaceOption = None) -> None:
 
     listing = Listing(("data set", "world", "on this machine", "how to get it"))
     listing.fill(dataset_names(), load_task_declaration, row)
+    listing.put_first(2, "yes")
     listing.show(f"Data root: {opened.data} (set MASKCLIP_BENCH_DATA to use another)")
 
 

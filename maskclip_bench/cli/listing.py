@@ -46,6 +46,10 @@ class Listing:
                 self._rows.append((name, "broken, see below"))
                 self._errors.append(error)
 
+    def put_first(self, column: int, value: object) -> None:
+        """Move the lines with a value in a column to the top; otherwise the order stays."""
+        self._rows.sort(key=lambda cells: cells[column : column + 1] != (value,))
+
     def show(self, note: str = "", *, as_json: bool = False) -> None:
         """Print the table, the errors, and a note; or a JSON list of {column: value}."""
         if as_json:

@@ -74,10 +74,11 @@ def show_cell(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Show one record: every metric, what it was measured from, with what, and when."""
+    from maskclip_bench.backbones.resolve import cell_name as recorded_name
     from maskclip_bench.results.record_sets import cell_name, show_record
 
     store = _store(records, workspace)
-    row, _, task = cell.partition("/")
+    row, _, task = recorded_name(cell).partition("/")
     protocol, slash, dataset = task.partition("/")
     record = store.load(row, protocol, dataset) if slash else None
     if record is None:

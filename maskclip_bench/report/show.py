@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from maskclip_bench.backbones.resolve import cell_name
 from maskclip_bench.data.images import decode
 from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.report.cells import cell_page, mistakes_of, outcomes_of
@@ -60,7 +61,8 @@ def show_cells(what: str, workspace: Workspace, output: Path, *, suffix: str) ->
         StorageError: The disk refused.
     """
     store = RecordStore(workspace.records)
-    pattern = what if what.count("/") >= 2 else f"{what}/*"
+    missing = max(0, 2 - what.count("/"))
+    pattern = cell_name(what + missing * "/*")
     records = [r for r in store.all() if fnmatch(f"{r.row_id}/{r.task}", pattern)]
     if not records:
         known = sorted({record.row_id for record in store.all()})

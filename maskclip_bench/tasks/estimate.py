@@ -55,7 +55,7 @@ class Estimate:
             parts = [f"{before} those of {names}, whose number is known when they are read"]
         if self.num_images > sum(self.unknown.values()):
             parts.append(
-                f"about {self.seconds / 60:,.1f} min, {self.num_bytes / 1e6:,.0f} MB of features, "
+                f"about {_time(self.seconds)}, {self.num_bytes / 1e6:,.0f} MB of features, "
                 f"{self.memory_bytes / 1e9:,.1f} GB of memory"
             )
         if self.unknown:
@@ -131,6 +131,13 @@ def num_images(task: TaskDeclaration, split: str, workspace: Workspace) -> int |
         return None
 
 
+def _time(seconds: float) -> str:
+    """Minutes, or seconds where that says more."""
+    if seconds < 1:
+        return "less than 1 s"
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:,.1f} min"
+
+
 def truth(passes: Iterable[Pass], expected: Estimate) -> str:
     """What the passes took, beside what was expected; empty where there were none."""
     found = list(passes)
@@ -139,11 +146,9 @@ def truth(passes: Iterable[Pass], expected: Estimate) -> str:
         return ""
     size = sum(p.num_images * p.bytes_per_image for p in found)
     text = (
-        f"Passed {number:,} images in {seconds / 60:,.1f} min ({number / max(seconds, 1e-9):,.0f} "
+        f"Passed {number:,} images in {_time(seconds)} ({number / max(seconds, 1e-9):,.0f} "
         f"a second), {size / 1e6:,.0f} MB of features"
     )
     if expected.seconds:
-        text += (
-            f"; expected were {expected.seconds / 60:,.1f} min, {expected.num_bytes / 1e6:,.0f} MB"
-        )
+        text += f"; expected were {_time(expected.seconds)}, {expected.num_bytes / 1e6:,.0f} MB"
     return text + "."

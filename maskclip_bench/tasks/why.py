@@ -66,7 +66,7 @@ def explain(cell: str, workspace: Workspace, *, limit: int | None = None) -> Why
         UnknownNameError: There is no such row, protocol or data set.
         DataError: The record is damaged.
     """
-    parts = cell.split("/")
+    parts = cell.rsplit("/", 2)  # a row may be named as `run --backbone` takes it
     if len(parts) != 3 or not all(parts):
         raise ConfigError(
             f"{cell!r} is no cell. Write row/protocol/data set, "

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from maskclip_bench.backbones import load_backbone, resolve_backbone, row_name
+from maskclip_bench.backbones.resolve import cell_name
 from maskclip_bench.errors import ConfigError, UnknownNameError
 from maskclip_bench.runtime import Workspace
 
@@ -72,3 +73,18 @@ def test_problems() -> None:
         resolve_backbone("timm:")
     with pytest.raises(ConfigError, match=r"names no weights. Write open_clip:ARCHITECTURE/TAG"):
         resolve_backbone("open_clip:ViT-B-16")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("python:my_encoder:make/knn/birds", "python-my_encoder-make/knn/birds"),
+        ("hf:google/siglip/*/birds", "hf-google-siglip/*/birds"),
+        ("path/mine.yaml/knn/birds", "mine/knn/birds"),
+        ("clip_vit-demo_demo__seed1/knn/*", "clip_vit-demo_demo__seed1/knn/*"),
+        ("clip*/*/*", "clip*/*/*"),
+        ("clip", "clip"),
+    ],
+)
+def test_cell_name__the_row_as_it_is_recorded(text: str, name: str) -> None:
+    assert cell_name(text) == name

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from maskclip_bench.cli.app import run
+from maskclip_bench.cli.listing import Listing
 
 HEAVY = ("torch", "torchvision", "open_clip", "timm", "pandas", "scipy", "sklearn", "matplotlib")
 
@@ -98,3 +99,12 @@ def test_backbones__zoo_rows_are_looked_up_only_on_demand(
     _, checked = listed(capsys, "backbones", "--check")
     (line,) = [each for each in checked.splitlines() if each.startswith("openai_vit-b-16 ")]
     assert line.rstrip().endswith("no")
+
+
+def test_put_first__the_others_keep_their_order(capsys: pytest.CaptureFixture[str]) -> None:
+    listing = Listing(("name", "here"))
+    listing.fill("abcd", str, lambda name: ("yes" if name in "bd" else "no",))
+    listing.put_first(1, "yes")
+    listing.show()
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert names == ["b", "d", "a", "c"]

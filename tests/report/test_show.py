@@ -41,6 +41,16 @@ def test_show_cells__all_of_a_row(workspace: Workspace, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_show_cells__a_row_named_as_it_was_run(
+    two_rows: RecordStore, save: Callable[..., Record], tmp_path: Path
+) -> None:
+    save("python-mine-make", "knn/objects", MADE["knn/objects"](3))
+    workspace = Workspace.open(two_rows.root.parent)
+    for what in ("python:mine:make/knn/objects", "python:mine:make/knn", "python:mine:make"):
+        files = show_cells(what, workspace, tmp_path / "out", suffix=".svg")
+        assert {file.name.split("__")[0] for file in files} == {"python-mine-make"}
+
+
 def test_show_cells__png(workspace: Workspace, tmp_path: Path) -> None:
     (file,) = show_cells("first/retrieval/captions", workspace, tmp_path, suffix=".png")
     with Image.open(file) as picture:

@@ -97,3 +97,8 @@ def test_truth_beside_what_was_expected() -> None:
     )
     assert truth([noted(400, 60.0)], Estimate()).endswith("2 MB of features.")
     assert truth([], expected) == ""
+
+
+def test_truth__a_short_run_is_said_in_seconds() -> None:
+    assert "in 30 s (3 a second)" in truth([noted(100, 30.0)], Estimate())
+    assert "in less than 1 s" in truth([noted(100, 0.5)], Estimate())
