@@ -56,7 +56,7 @@ class RunDisplay:
         self._finished: dict[str, float] = {}
         self._failures: set[str] = set()
         self._total = 0.0
-        self._started = time.monotonic()
+        self._began = self._started = time.monotonic()  # of all, of what is planned
         self._last_line = 0.0
         self._stopping = False
         self._restore = contextlib.ExitStack()
@@ -85,9 +85,10 @@ class RunDisplay:
         self._restore.close()
 
     def planned(self, units: list[Unit]) -> None:
-        """All that the run will do."""
+        """All that the run will do; again where what follows is known only later."""
         with self._lock:
             self._total = sum(unit.expected_seconds for unit in units)
+            self._finished.clear()
             self._started = time.monotonic()
 
     def started(self, unit: Unit) -> None:
@@ -167,7 +168,7 @@ class RunDisplay:
         return f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left"
 
     def _clock(self) -> str:
-        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+        minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
         return f"[dim]{minutes:3d}:{seconds:02d}[/]"
 
     # Stopping.

@@ -103,3 +103,18 @@ def test_interrupt__nothing_runs() -> None:
     with RunDisplay(output), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     assert "Waiting for" not in text_of(output)
+
+
+def test_display__what_is_planned_later_counts_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_display, "LINE_EVERY_SECONDS", -1.0)
+    output = SafeConsole(file=io.StringIO(), width=200)
+    first, second = Unit("a", "first part", 10.0), Unit("b", "second part", 10.0)
+    with RunDisplay(output) as display:
+        for unit in (first, second):
+            display.planned([unit])
+            display.started(unit)
+            display.advanced(unit, "features", 1, 2)
+            assert " 50 %  " in text_of(output).splitlines()[-1]
+            display.finished(unit, ok=True, note="")
+            assert "100 %  " in text_of(output).splitlines()[-1]
+    assert "-" not in text_of(output)
