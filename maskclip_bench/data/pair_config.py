@@ -161,4 +161,4 @@ class DataConfig(Declaration):
     same with any number."""
 
     prefetch_batches: Annotated[int, Field(gt=0)] = 4
-    """Batches each worker prepares ahead."""
+    """Parts of a batch, of at most 64 samples, that each worker prepares ahead in shared memory."""

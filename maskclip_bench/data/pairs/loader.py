@@ -10,11 +10,16 @@ What a batch holds follows from (seed, epoch, step, rank) alone:
   the samples left over, or, when there are too few, by one drawn from the whole epoch; which one
   is fixed beforehand too. So an epoch of intact data shows no sample twice, and one with broken
   samples still has its length, and can still be entered at any step.
+
+Workers make parts of at most `PART_SIZE` samples, which are joined here: the shared memory of a
+rank holds workers x `prefetch_batches` parts, however large its batches are.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import random
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +29,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from maskclip_bench.data.batch import RawBatch
@@ -39,13 +46,17 @@ from maskclip_bench.data.pairs.pair_sources import (
     shown,
 )
 from maskclip_bench.data.pairs.shards import TarSource
-from maskclip_bench.data.tokenizer import CaptionTokenizer, pad
+from maskclip_bench.data.tokenizer import PAD_TOKEN_ID, CaptionTokenizer, pad
 from maskclip_bench.errors import DataError
 from maskclip_bench.runtime import derive_seed
 
 logger = logging.getLogger(__name__)
 
 Indices = npt.NDArray[np.int64]
+
+PART_SIZE = 64
+"""Samples that are made at a time. A constant, so that what stands in for a broken sample depends
+on nothing else."""
 
 SHUFFLED_RUN = 1024
 """Neighbouring samples that stay together when shuffling within windows."""
@@ -104,12 +115,12 @@ def resampled_order(
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """What a worker needs to make one batch.
+    """What a worker needs to make one part of a batch.
 
     Attributes:
         epoch: Counted from 0.
         position: Position of the first sample in the order of the epoch.
-        indices: Samples of the batch, [B].
+        indices: Samples of the part, [B].
         substitutes: Samples that stand in for broken ones, in this order.
     """
 
@@ -136,8 +147,41 @@ class LoadedBatch:
         return LoadedBatch(self.batch.pin_memory() if self.batch else None, self.bad)
 
 
+def join(parts: list[LoadedBatch]) -> LoadedBatch:
+    """One batch of several parts, in page-locked memory if they are."""
+    bad = [sample for part in parts for sample in part.bad]
+    batches = [part.batch for part in parts if part.batch is not None]
+    if len(batches) < len(parts):
+        return LoadedBatch(None, bad)
+    if len(parts) == 1:
+        return parts[0]
+    longest = max(batch.tokens.shape[1] for batch in batches)
+    tokens = [
+        F.pad(batch.tokens, (0, longest - batch.tokens.shape[1]), value=PAD_TOKEN_ID)
+        for batch in batches
+    ]
+    whole = RawBatch(
+        images=_joined_images([batch.images for batch in batches]),
+        tokens=torch.cat(tokens),
+        ssl_images=tuple(
+            _joined_images(list(views))
+            for views in zip(*(batch.ssl_images for batch in batches), strict=True)
+        ),
+        keys=[key for batch in batches for key in batch.keys],
+    )
+    return LoadedBatch(whole, bad)
+
+
+def _joined_images(parts: list[Tensor]) -> Tensor:
+    """uint8 [b, 3, S, S] each -> [B, 3, S, S], channels last in memory as they are."""
+    _, channels, height, width = parts[0].shape
+    shape = (sum(len(part) for part in parts), height, width, channels)
+    whole = torch.empty(shape, dtype=parts[0].dtype, pin_memory=parts[0].is_pinned())
+    return torch.cat(parts, out=whole.permute(0, 3, 1, 2))
+
+
 class PairDataset(Dataset[LoadedBatch]):
-    """Makes whole batches from requests; a pure function of the request and the files."""
+    """Makes parts of batches from requests; a pure function of the request and the files."""
 
     def __init__(
         self,
@@ -303,9 +347,10 @@ class PairLoader:
         """
         self._bad = BadSamples()
         self._check_lost()
-        requests = (self._request(epoch, step) for step in range(start_step, self.steps_per_epoch))
+        steps = range(start_step, self.steps_per_epoch)
+        requests = (part for step in steps for part in self._parts(epoch, step))
         try:
-            for loaded in self._load(requests):
+            for loaded in self._joined(self._load(requests)):
                 self._count(epoch, loaded)
                 if loaded.batch is None:
                     raise DataError(
@@ -370,11 +415,32 @@ class PairLoader:
         self._requests.pending = requests
         return iter(self._workers)
 
-    def _request(self, epoch: int, step: int) -> BatchRequest:
+    def _parts(self, epoch: int, step: int) -> list[BatchRequest]:
+        """What is asked for to make one batch; no sample stands in for broken ones of two parts."""
         order = self._epoch_order(epoch)
         position = step * self._global_batch_size + self._rank * self._batch_size
         indices = order[position : position + self._batch_size]
-        return BatchRequest(epoch, position, indices, self._substitutes(order, epoch, position))
+        spare = self._substitutes(order, epoch, position)
+        starts = range(0, self._batch_size, PART_SIZE)
+        if len(starts) > 1:
+            taken = set(indices.tolist())
+            fresh = [index for index in dict.fromkeys(spare.tolist()) if index not in taken]
+            spare = np.array(fresh, dtype=np.int64)
+        return [
+            BatchRequest(
+                epoch,
+                position + start,
+                indices[start : start + PART_SIZE],
+                spare[number :: len(starts)],
+            )
+            for number, start in enumerate(starts)
+        ]
+
+    def _joined(self, parts: Iterator[LoadedBatch]) -> Iterator[LoadedBatch]:
+        """Whole batches."""
+        num_parts = math.ceil(self._batch_size / PART_SIZE)
+        while group := list(itertools.islice(parts, num_parts)):
+            yield join(group)
 
     def _substitutes(self, order: Indices, epoch: int, position: int) -> Indices:
         """Candidates for broken samples of the batch at `position`, left-over ones first."""

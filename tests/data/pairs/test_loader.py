@@ -299,3 +299,32 @@ def test_requests__do_not_depend_on_history(shards: Path, make_loader: MakeLoade
     list(loader.epoch(0))
     assert_same(list(loader.epoch(4)), list(make_loader(shards).epoch(4)))
     assert pairs.SHUFFLED_RUN > 0
+
+
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_parts__joined_they_are_the_batch(
+    shards: Path, make_loader: MakeLoader, monkeypatch: pytest.MonkeyPatch, num_workers: int
+) -> None:
+    """Pixels, captions padded to the longest, views, and their layout in memory."""
+    whole = list(make_loader(shards, batch=8, views=1).epoch(0))
+    monkeypatch.setattr(pairs, "PART_SIZE", 3)
+    loader = make_loader(shards, batch=8, views=1, num_workers=num_workers)
+    joined = list(loader.epoch(0))
+    assert_same(joined, whole)
+    assert joined[0].images.stride() == whole[0].images.stride()
+    assert_same(list(loader.epoch(0, start_step=2)), whole[2:])
+
+
+def test_parts__no_sample_stands_in_twice(
+    shards: Path, make_loader: MakeLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of each part is broken; what replaces them is another sample each time."""
+    monkeypatch.setattr(pairs, "PART_SIZE", 8)
+    for number in (0, 1, 2, 5):
+        break_image(shards / "shapes/shapes-000000.tar", number=number)
+    for epoch in range(3):
+        loader = make_loader(shards, batch=16, max_bad_fraction=0.5)
+        for batch in loader.epoch(epoch):
+            assert len(set(batch.keys)) == 16
+        assert loader.num_replaced > 0
