@@ -22,20 +22,18 @@ import logging
 import math
 import random
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from maskclip_bench.data.batch import RawBatch
 from maskclip_bench.data.images import decode_crops
 from maskclip_bench.data.pair_config import AugmentConfig, DataConfig, SourceConfig
+from maskclip_bench.data.pairs.batch_parts import BatchRequest, Indices, LoadedBatch, join
 from maskclip_bench.data.pairs.caption_tables import TableSource
 from maskclip_bench.data.pairs.identity import data_identity
 from maskclip_bench.data.pairs.pair_sources import (
@@ -46,13 +44,11 @@ from maskclip_bench.data.pairs.pair_sources import (
     shown,
 )
 from maskclip_bench.data.pairs.shards import TarSource
-from maskclip_bench.data.tokenizer import PAD_TOKEN_ID, CaptionTokenizer, pad
+from maskclip_bench.data.tokenizer import CaptionTokenizer, pad
 from maskclip_bench.errors import DataError
 from maskclip_bench.runtime import derive_seed
 
 logger = logging.getLogger(__name__)
-
-Indices = npt.NDArray[np.int64]
 
 PART_SIZE = 64
 """Samples that are made at a time. A constant, so that what stands in for a broken sample depends
@@ -111,73 +107,6 @@ def resampled_order(
     starts = np.concatenate([[0], np.cumsum(part_sizes)[:-1]])
     within = np.floor(rng.random(num_draws) * sizes[parts])
     return (starts[parts] + within).astype(np.int64)
-
-
-@dataclass(frozen=True)
-class BatchRequest:
-    """What a worker needs to make one part of a batch.
-
-    Attributes:
-        epoch: Counted from 0.
-        position: Position of the first sample in the order of the epoch.
-        indices: Samples of the part, [B].
-        substitutes: Samples that stand in for broken ones, in this order.
-    """
-
-    epoch: int
-    position: int
-    indices: Indices
-    substitutes: Indices
-
-
-@dataclass
-class LoadedBatch:
-    """A batch with what went wrong while it was made.
-
-    Attributes:
-        batch: The batch, None if there were not enough good samples.
-        bad: (shard, key or number, reason, detail) of each sample that was replaced.
-    """
-
-    batch: RawBatch | None
-    bad: list[tuple[str, str, str, str]] = field(default_factory=list)
-
-    def pin_memory(self) -> LoadedBatch:
-        """The same in page-locked memory."""
-        return LoadedBatch(self.batch.pin_memory() if self.batch else None, self.bad)
-
-
-def join(parts: list[LoadedBatch]) -> LoadedBatch:
-    """One batch of several parts, in page-locked memory if they are."""
-    bad = [sample for part in parts for sample in part.bad]
-    batches = [part.batch for part in parts if part.batch is not None]
-    if len(batches) < len(parts):
-        return LoadedBatch(None, bad)
-    if len(parts) == 1:
-        return parts[0]
-    longest = max(batch.tokens.shape[1] for batch in batches)
-    tokens = [
-        F.pad(batch.tokens, (0, longest - batch.tokens.shape[1]), value=PAD_TOKEN_ID)
-        for batch in batches
-    ]
-    whole = RawBatch(
-        images=_joined_images([batch.images for batch in batches]),
-        tokens=torch.cat(tokens),
-        ssl_images=tuple(
-            _joined_images(list(views))
-            for views in zip(*(batch.ssl_images for batch in batches), strict=True)
-        ),
-        keys=[key for batch in batches for key in batch.keys],
-    )
-    return LoadedBatch(whole, bad)
-
-
-def _joined_images(parts: list[Tensor]) -> Tensor:
-    """uint8 [b, 3, S, S] each -> [B, 3, S, S], channels last in memory as they are."""
-    _, channels, height, width = parts[0].shape
-    shape = (sum(len(part) for part in parts), height, width, channels)
-    whole = torch.empty(shape, dtype=parts[0].dtype, pin_memory=parts[0].is_pinned())
-    return torch.cat(parts, out=whole.permute(0, 3, 1, 2))
 
 
 class PairDataset(Dataset[LoadedBatch]):
