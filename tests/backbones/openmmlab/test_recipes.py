@@ -181,6 +181,7 @@ def run(config: Any, action: str) -> dict[str, float]:
 
     assert mmdet.datasets and mmdet.models and mmseg.datasets and mmseg.models
     init_default_scope(config.default_scope)
+    object.__setattr__(config, "_format_python_code", False)  # by yapf: most of the time of a run
     config.experiment_name = f"{Path(config.work_dir).parent.name}-{action}-{config.resume}"
     runner = Runner.from_cfg(config)
     if action == "test":
