@@ -145,13 +145,7 @@ def row_config(
         UnknownNameError: Another toolbox, head or data set.
         ConfigError: The architecture is no ViT whose sizes are known here.
     """
-    for kind, name, known in (
-        ("toolbox", toolbox, HEADS),
-        ("head", head, HEADS.get(toolbox, {})),
-        ("data set", data, DATA.get(toolbox, {})),
-    ):
-        if name not in known:
-            raise unknown_name(kind, name, known, remedy=f"Use {', '.join(known)}.")
+    _check_names(toolbox, head, data)
     architecture = arch or (row.arch if row is not None else "")
     found = _ARCH.fullmatch(architecture)
     if found is None:
@@ -188,8 +182,23 @@ _AFTER_THE_MODEL = {
 
 
 def config_name(toolbox: str, head: str, data: str, stem: str) -> str:
-    """A file name in OpenMMLab's grammar."""
+    """A file name in OpenMMLab's grammar.
+
+    Raises:
+        UnknownNameError: Another toolbox, head or data set.
+    """
+    _check_names(toolbox, head, data)
     return f"{stem}_{head}_{HEADS[toolbox][head][2]}_{DATA[toolbox][data].label}.py"
+
+
+def _check_names(toolbox: str, head: str, data: str) -> None:
+    for kind, name, known in (
+        ("toolbox", toolbox, HEADS),
+        ("head", head, HEADS.get(toolbox, {})),
+        ("data set", data, DATA.get(toolbox, {})),
+    ):
+        if name not in known:
+            raise unknown_name(kind, name, known, remedy=f"Use {', '.join(known)}.")
 
 
 def normalization_of(

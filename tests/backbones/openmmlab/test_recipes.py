@@ -135,7 +135,7 @@ def tiny_pyramid(config: Any) -> None:
     backbone = config.model.backbone
     for key in TrunkSource.model_fields:
         backbone.pop(key, None)
-    backbone.timm = "test_convnext"
+    backbone.update(timm="test_convnext", num_layers=12)
     channels = MaskCLIPPyramid(timm=backbone.timm).channels
     config.model.decode_head.in_channels = channels
     config.model.auxiliary_head.in_channels = channels[2]
@@ -146,6 +146,8 @@ def tiny_config(config: Any, name: str, folder: Path, tiny: TinyModels) -> Any:
     arch = (found[1], int(found[2])) if found else ("b", 16)
     width = {"s": 384, "b": 768, "l": 1024, "h": 1280}[arch[0]]
     shrink(config.model, width)
+    if config.model.type == "DINO":
+        config.model.bbox_head.embed_dims = 32
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
         config[loader].update(num_workers=0, persistent_workers=False, pin_memory=False)
         shrink(config[loader], width)
