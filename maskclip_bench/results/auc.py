@@ -14,6 +14,11 @@ from scipy import optimize, special
 
 from maskclip_bench.results.bootstrap import FloatArray, IntArray, index_of, sum_by_group
 from maskclip_bench.results.outcome_columns import auc_scores, placements
+from maskclip_bench.results.weighted import effective_number
+
+KNOWN_FROM = 6
+"""Groups in error from which on their measured variance weighs more than the modelled one (chosen
+by the simulation in docs/trust.md)."""
 
 
 def group_influence(outcomes: pd.DataFrame, name: str) -> tuple[float, FloatArray, IntArray]:
@@ -41,6 +46,13 @@ def _shares(scores: FloatArray, others: FloatArray) -> FloatArray:
     return (below + ties / 2) / len(others)
 
 
+def hanley_mcneil_variance(auc: float, num_positive: float, num_negative: float) -> float:
+    """Of an AUC, with mean sizes in place of the two labels' (Newcombe's method 5)."""
+    half = (num_positive + num_negative) / 2 - 1
+    inner = 1 + half * ((1 - auc) / (2 - auc) + auc / (1 + auc))
+    return max(auc * (1 - auc) * inner, 0.0) / (num_positive * num_negative)
+
+
 def newcombe_interval(
     value: float, num_positive: float, num_negative: float, *, freedom: float, confidence: float
 ) -> tuple[float, float]:
@@ -54,11 +66,9 @@ def newcombe_interval(
         confidence: Nominal coverage.
     """
     t = float(special.stdtrit(freedom, 0.5 + confidence / 2))
-    half = (num_positive + num_negative) / 2 - 1
 
     def spread(auc: float) -> float:
-        inner = 1 + half * ((1 - auc) / (2 - auc) + auc / (1 + auc))
-        return t * math.sqrt(max(auc * (1 - auc) * inner, 0.0) / (num_positive * num_negative))
+        return t * math.sqrt(hanley_mcneil_variance(auc, num_positive, num_negative))
 
     low = 0.0
     if value > 0:
@@ -76,24 +86,25 @@ def auc_interval(
 ) -> tuple[float, float, npt.NDArray[np.int64]]:
     """Interval of a metric of statistic "roc_auc" -> low, high, rows of each label by group [G, 2].
 
-    The effective number of rows is the real one divided by the design effect of the grouping.
+    The effective number of rows is the real one divided by a design effect: the variance as
+    measured (by group, and not below that by row) over Hanley and McNeil's, which takes scores to
+    be exponential and is too large near 1. Where few rows hold an error the effect is pulled
+    towards the largest one that the grouping allows.
     """
     value, influence, counts = group_influence(outcomes, name)
     positive, negative = (float(count) for count in counts.sum(axis=0))
     num_groups = len(counts)
     freedom = max(num_groups - 1, 1)
-    effect = 1.0
+    sizes = counts.sum(axis=1).astype(np.float64)
+    largest = float((sizes**2).sum() / sizes.sum())
+    variance = float((influence**2).sum()) * num_groups / freedom
     if num_groups < positive + negative:
-        # The design effect as measured, pulled towards the largest possible one where few groups
-        # hold an error, as in `intervals.mean_interval`.
-        sizes = counts.sum(axis=1).astype(np.float64)
-        largest = float((sizes**2).sum() / sizes.sum())
         _, alone, _ = group_influence(outcomes.assign(group=outcomes["sample_id"]), name)
-        variance = float((influence**2).sum()) * num_groups / freedom
-        by_row = float((alone**2).sum())
-        measured = max(1.0, variance / by_row) if by_row > 0 else 0.0
-        weight = float(np.count_nonzero(influence)) ** 2 if by_row > 0 else 0.0
-        effect = (weight * measured + largest) / (weight + 1)
+        variance = max(variance, float((alone**2).sum()))
+    modelled = hanley_mcneil_variance(value, positive, negative)
+    weight = (effective_number(np.abs(influence)) / KNOWN_FROM) ** 2 if modelled > 0 else 0.0
+    measured = variance / modelled if modelled > 0 else 0.0
+    effect = (weight * measured + largest) / (weight + 1)
     low, high = newcombe_interval(
         value, positive / effect, negative / effect, freedom=freedom, confidence=confidence
     )

@@ -237,9 +237,10 @@ def _mean_test(
     sums = weight_of_groups(group_index, weights * differences, num_groups)  # [G]
     shares = weight_of_groups(group_index, weights, num_groups)  # [G]
     observed = float(sums.sum())
-    # One group more that differs fully, half in each direction: a width where none differs
-    # (Agresti and Min 2005, Stat. Med. 24, for 0/1 outcomes without groups).
-    squares = float(((sums - observed * shares) ** 2).sum()) + float((shares**2).mean())
+    # One group more, whose samples differ fully, each in a direction of its own: a width where none
+    # differs (Agresti and Min 2005, Stat. Med. 24, for 0/1 outcomes without groups).
+    squares = float(((sums - observed * shares) ** 2).sum())
+    squares += float((weights**2).sum()) / num_groups
     variance = squares * num_groups / max(num_groups - 1, 1)
     low, high = _t_interval(observed, math.sqrt(variance), num_groups - 1, confidence)
     return Comparison(
@@ -321,7 +322,7 @@ def _weighted_test(a: Weighted, b: Weighted, *, confidence: float, seed: int) ->
     num_groups = a.num_groups
     influence = a.influence() - b.influence()  # [G]
     observed = a.value - b.value
-    variance = float((influence**2).sum()) + 1 / num_groups**2  # as in `_mean_test`
+    variance = float((influence**2).sum()) + 1 / (num_groups * a.num_samples)  # as in `_mean_test`
     error = math.sqrt(variance * num_groups / max(num_groups - 1, 1))
     low, high = _t_interval(observed, error, num_groups - 1, confidence)
     return Comparison(

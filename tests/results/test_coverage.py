@@ -330,7 +330,8 @@ def test_coverage__of_statistics_that_are_no_sums(kind: str) -> None:
 @pytest.mark.parametrize("size", SHAPES)
 def test_coverage__of_a_difference(size: int, grouped: bool) -> None:
     lowest = 0.925 if size > 50 else 0.86  # see docs/trust.md
-    assert lowest <= difference_coverage(0.9, size, grouped=grouped, draws=1000) <= TOO_WIDE
+    highest = 1.0 if grouped and size < 1000 else TOO_WIDE  # few groups: wide
+    assert lowest <= difference_coverage(0.9, size, grouped=grouped, draws=1000) <= highest
 
 
 @pytest.mark.slow
