@@ -190,5 +190,6 @@ def _write_folder(tables: Sequence[Table], folder: Path, name: str | None) -> No
     view = console()
     for table in tables:
         if not table.is_empty:
-            for path in write_table(table, folder, name or f"recorded_{table.world}"):
+            stem = Path(name).stem if name else f"recorded_{table.world}"  # a name or a YAML file
+            for path in write_table(table, folder, stem):
                 view.print(f"[dim]wrote {markup(path)}[/]", soft_wrap=True)

@@ -68,6 +68,17 @@ def test_table__into_a_folder(table: Any, tmp_path: Path) -> None:
     assert names == [f"{name}.{kind}" for name in ("demo", "recorded_demo") for kind in kinds]
 
 
+def test_table__of_a_file_goes_into_the_folder_and_not_beside_the_file(
+    table: Any, tmp_path: Path
+) -> None:
+    own = tmp_path / "own" / "mine.yaml"
+    own.parent.mkdir()
+    shutil.copy(RECORDS.parents[1] / "configs/tables/demo.yaml", own)
+    assert table("table", str(own), "--output", str(tmp_path / "folder")).code == 0
+    assert [path.name for path in own.parent.iterdir()] == ["mine.yaml"]
+    assert {path.stem for path in (tmp_path / "folder").iterdir()} == {"mine"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
