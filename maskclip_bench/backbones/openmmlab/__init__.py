@@ -34,11 +34,17 @@ except ImportError as error:
         f"{install_command('openmmlab')}"
     ) from error
 
-from maskclip_bench.backbones.openmmlab import image_reading, mmcv_kernels, safe_loading
+from maskclip_bench.backbones.openmmlab import (
+    image_reading,
+    lvis_numpy,
+    mmcv_kernels,
+    safe_loading,
+)
 
 mmcv_kernels.install()
 safe_loading.install()
 image_reading.install()
+lvis_numpy.install()
 
 from maskclip_bench.backbones.openmmlab import (  # noqa: E402
     datasets,
@@ -59,6 +65,7 @@ __all__ = [
     "image_reading",
     "layer_decay",
     "loops",
+    "lvis_numpy",
     "mmcv_kernels",
     "necks",
     "pictures",

@@ -179,6 +179,10 @@ _AFTER_THE_MODEL = {
     ),
 }
 """Head -> what its configs say besides the model."""
+_OF_THE_DATA = {
+    "lvis": ('default_hooks = dict(checkpoint=dict(save_best="lvis/bbox_AP", rule="greater"))\n'),
+}
+"""Data set -> what configs on it say besides the model: its metrics have names of their own."""
 
 
 def config_name(toolbox: str, head: str, data: str, stem: str) -> str:
@@ -356,6 +360,7 @@ def _text(
         '\n"""\n\n_base_ = [\n' + list_of_bases + "]\n",
         f"\nmodel = {_python(new)}\n" if new else "",
         _AFTER_THE_MODEL.get(head, ""),
+        _OF_THE_DATA.get(data, ""),
     ]
     return "".join(parts)
 
