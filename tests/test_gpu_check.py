@@ -47,6 +47,7 @@ def run(output: Path, *parts: str) -> dict[str, dict[str, object]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     ("part", "num_rows"),
     [("correctness", 10), ("speed", 5), ("loader", 3), ("features", 2), ("many_passes", 1)],
@@ -65,6 +66,7 @@ def test_every_part_runs_on_a_cpu(tmp_path: Path, part: str, num_rows: int) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_dense_runs_on_a_cpu_or_says_why_not(tmp_path: Path) -> None:
     (row,) = run(tmp_path, "dense")["dense"]["rows"]  # type: ignore[misc]
     assert row.get("skipped") or row["rc"] == 0, row

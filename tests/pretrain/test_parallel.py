@@ -99,7 +99,7 @@ def run_ranks(arguments: list[str], *, world_size: int) -> None:
     """Run a script in several processes, which form a group."""
     processes = start_ranks(arguments, world_size=world_size)
     try:
-        codes = [process.wait(timeout=240) for process in processes]
+        codes = [process.wait(timeout=600) for process in processes]
     finally:
         for process in processes:
             process.kill()
