@@ -74,7 +74,8 @@ def test_collect__finished_runs_and_their_records(
     assert line["held_out_loss_end"] == 2.75
     assert line["codeword_perplexity_end"] == 30.0
     assert line["codeword_turn_degrees_sum"] == 2 * 0.5 + 2 * 0.25
-    assert line["teacher_age_steps_set"] == pytest.approx(0.01 * 8)
+    memory = maskclip.recipe.method.fields["ema_memory"]
+    assert line["teacher_age_steps_set"] == pytest.approx(memory * 8)
     assert line["best_pass"] == 2.0
 
     shown = curves[curves["metric"] != HELD_OUT]

@@ -129,7 +129,7 @@ def test_run__as_a_job(
 def test_run__results_that_cannot_be_read(
     colours: TaskDeclaration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trained_jobs, "run_here", lambda *given, **more: None)
+    monkeypatch.setattr(train_job, "run_here", lambda *given, **more: None)
     with pytest.raises(JobError, match=r"cannot be read\. Delete that folder"):
         run(finetuned(colours), tmp_path)
 
