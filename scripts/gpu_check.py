@@ -272,6 +272,19 @@ def attempt(work: Callable[..., dict[str, Any]], *given: Any, **named: Any) -> d
 # --- speed ---------------------------------------------------------------------------------------
 
 
+def step_options(options: argparse.Namespace, batch_size: int) -> argparse.Namespace:
+    """What `benchmarks/pretrain_step.py` is told."""
+    return argparse.Namespace(
+        device=options.device,
+        batch_size=batch_size,
+        precision="bf16",
+        clock="wall",
+        arch="vit-s-16" if options.tiny else "vit-b-16",
+        warmup=1 if options.tiny else 3,
+        repeats=2 if options.tiny else 8,
+    )
+
+
 def speed(options: argparse.Namespace, report: Callable[..., None]) -> None:
     """Steps of each method beside the plain step."""
     import torch
@@ -280,15 +293,7 @@ def speed(options: argparse.Namespace, report: Callable[..., None]) -> None:
     assert bench is not None
     sizes = [4] if options.tiny else [128, 256, 512]
     for size in sizes:
-        given = argparse.Namespace(
-            device=options.device,
-            batch_size=size,
-            precision="bf16",
-            clock="wall",
-            arch="vit-s-16" if options.tiny else "vit-b-16",
-            warmup=1 if options.tiny else 3,
-            repeats=2 if options.tiny else 8,
-        )
+        given = step_options(options, size)
         config = bench.model_config(given.arch)
         peak = bench.product_peak(given)
         plain = attempt(timing, bench, bench.PLAIN, config, given, peak)
@@ -344,15 +349,7 @@ def loader(options: argparse.Namespace, report: Callable[..., None]) -> None:
     report("run fed by the loader", **attempt(run_fed_by_loader, options))
     bench = load_module("benchmarks/pretrain_step.py")
     assert bench is not None
-    given = argparse.Namespace(
-        device=options.device,
-        batch_size=4 if options.tiny else 256,
-        precision="bf16",
-        clock="wall",
-        arch="vit-s-16" if options.tiny else "vit-b-16",
-        warmup=1 if options.tiny else 3,
-        repeats=2 if options.tiny else 8,
-    )
+    given = step_options(options, 4 if options.tiny else 256)
     config = bench.model_config(given.arch)
     peak = bench.product_peak(given)
     found = attempt(timing, bench, "clip", config, given, peak)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from maskclip_bench import content_hash, data_files, runtime
+from tests.files import module_of
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Hugging Face libraries must not try to reach their servers from a test.
@@ -40,15 +39,7 @@ def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
     """`pretrain/run_tiny.py`: `tiny_recipe`, `tiny_values`, `TINY_VIT`, `NUM_SAMPLES`."""
-    name = "pretrain_run_tiny"
-    if name not in sys.modules:
-        script = Path(__file__).parent / "pretrain" / "run_tiny.py"
-        spec = importlib.util.spec_from_file_location(name, script)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
+    return module_of("tests/pretrain/run_tiny.py", "pretrain_run_tiny")
 
 
 @pytest.fixture(scope="session")

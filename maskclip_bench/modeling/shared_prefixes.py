@@ -24,8 +24,6 @@ class SharedPrefixes:
     """The distinct beginnings of texts [T, L], and where each text has them.
 
     Attributes:
-        num_texts: T.
-        length: L.
         slots: Int64 [K], a place of each beginning's last word in the flattened [T * L].
         positions: Int64 [K], its place in its text.
         nodes: Int64 [T * L], the beginning that ends at each place; 0 behind a text's end.
@@ -33,13 +31,21 @@ class SharedPrefixes:
         is_word: Bool [T, L], True from the start to the end token.
     """
 
-    num_texts: int
-    length: int
     slots: Tensor
     positions: Tensor
     nodes: Tensor
     ends: Tensor
     is_word: Tensor
+
+    @property
+    def num_texts(self) -> int:
+        """T."""
+        return self.is_word.shape[0]
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.is_word.shape[1]
 
     @classmethod
     def of(cls, tokens: Tensor) -> SharedPrefixes:
@@ -68,8 +74,6 @@ class SharedPrefixes:
             num_nodes += len(distinct)
         all_slots = torch.cat(slots)
         return cls(
-            num_texts=num_texts,
-            length=length,
             slots=all_slots,
             positions=all_slots % length,
             nodes=nodes.flatten(),
@@ -80,8 +84,6 @@ class SharedPrefixes:
     def to(self, device: torch.device) -> SharedPrefixes:
         """The same on another device."""
         return SharedPrefixes(
-            num_texts=self.num_texts,
-            length=self.length,
             slots=self.slots.to(device, non_blocking=True),
             positions=self.positions.to(device, non_blocking=True),
             nodes=self.nodes.to(device, non_blocking=True),

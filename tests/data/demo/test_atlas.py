@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from maskclip_bench.data.demo.atlas import ART_FOLDER, drawing_id, load_atlas
 from maskclip_bench.errors import ConfigError, DataError
+from tests.files import module_of
 
 ATLAS = load_atlas()
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -96,12 +96,7 @@ def test_load_atlas__checksums_of_other_files_are_refused(tmp_path: Path) -> Non
 
 def build_script() -> ModuleType:
     pytest.importorskip("resvg_py", reason="only the build script needs it")
-    path = REPOSITORY / "scripts" / "build_demo_atlas.py"
-    spec = importlib.util.spec_from_file_location("build_demo_atlas", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of("scripts/build_demo_atlas.py")
 
 
 def test_build_script__its_table_is_what_is_shipped() -> None:
