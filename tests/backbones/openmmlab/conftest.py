@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,28 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 CLASSES = ("ground", "square", "bar")
+
+
+@pytest.fixture(autouse=True)
+def _loggers_of_runners() -> Iterator[None]:
+    """A runner's logger writes to a file of its test; no later test goes on with it.
+
+    mmengine keeps the newest logger as the current one. Libraries that configure logging (submitit
+    does, when it is imported) close the files of all loggers, and a model that is initialized then
+    fails on the closed one.
+    """
+    if importlib.util.find_spec("mmengine") is None:
+        yield
+        return
+    from mmengine.logging import MMLogger
+
+    MMLogger.get_current_instance()  # the one without a file, of which there is only one
+    loggers = MMLogger._instance_dict
+    before = set(loggers)
+    yield
+    for name in set(loggers) - before:
+        for handler in loggers.pop(name).handlers:
+            handler.close()
 
 
 def draw(seed: int, size: int) -> tuple[np.ndarray, np.ndarray, list[tuple[int, list[int]]]]:
