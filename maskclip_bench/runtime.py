@@ -88,11 +88,23 @@ def default_num_threads() -> int:
     return max(1, os.cpu_count() or 1)
 
 
+def asked_num_threads() -> int | None:
+    """`OMP_NUM_THREADS`, its first number where it is a list; None where it is not set or wrong."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) > 0 else None
+
+
+def threads_of_job(num_jobs: int) -> int:
+    """Threads of each of `num_jobs` side by side: its share of the cores, or fewer if asked for."""
+    share = max(1, default_num_threads() // num_jobs)
+    return min(share, asked_num_threads() or share)
+
+
 def configure_threads(num_threads: int | None = None) -> int:
     """Set torch's intra-op threads; returns the number set."""
     import torch
 
-    threads = num_threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or default_num_threads()
+    threads = num_threads or asked_num_threads() or default_num_threads()
     torch.set_num_threads(threads)
     return threads
 

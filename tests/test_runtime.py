@@ -15,6 +15,7 @@ from maskclip_bench.runtime import (
     derive_seed,
     provenance,
     resolve_device,
+    threads_of_job,
 )
 
 
@@ -84,6 +85,24 @@ def test_threads__argument_before_environment(monkeypatch: pytest.MonkeyPatch) -
         assert configure_threads() == default_num_threads()
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("asked", "num_jobs", "expected"),
+    [
+        (None, 1, 8), (None, 2, 4), (None, 3, 2), (None, 20, 1),
+        ("1", 1, 1), ("2", 1, 2), ("2", 8, 1), ("16", 1, 8), (" 2,1 ", 1, 2),
+        ("", 1, 8), ("0", 1, 8), ("-1", 1, 8), ("all", 1, 8),
+    ],
+)  # fmt: skip
+def test_threads_of_job__share_of_the_cores_or_what_is_asked_for(
+    asked: str | None, num_jobs: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "default_num_threads", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert threads_of_job(num_jobs) == expected
 
 
 def test_default_num_threads__without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,10 @@ def plan_study(
     view = RichTable(box=None, pad_edge=False)
     for title in ("run", "stage", "training", "measured", "core-minutes"):
         view.add_column(title, justify="right" if title == "core-minutes" else "left")
-    left = sum(_add_run(view, run, place) for run in runs)
+    left, shown = 0.0, set[str]()
+    for run in runs:
+        left += _add_run(view, run, place, again=run.key in shown)
+        shown.add(run.key)
     output.print(view)
     output.print(f"\n{len(runs)} runs; {left / 3600:.1f} core-hours left on quiet cores.")
     speed = speed_of(runs, place)
@@ -87,19 +90,29 @@ def plan_study(
         )
 
 
-def _add_run(view: RichTable, run: StudyRun, place: Workspace) -> float:
-    """Add a line, and return the seconds that are left of the run."""
+def _add_run(view: RichTable, run: StudyRun, place: Workspace, *, again: bool) -> float:
+    """Add a line, and return the seconds that are left of the run.
+
+    Args:
+        view: Where.
+        run: Which.
+        place: The study's workspace.
+        again: An earlier line counts its training and its checkpoints.
+    """
     from maskclip_bench.study.checkpoints import missing_scores, tasks_of
     from maskclip_bench.study.engine import CURVE_SECONDS, is_measured
-    from maskclip_bench.study.runs import MEASURE_SECONDS, expected_seconds, progress_of
+    from maskclip_bench.study.runs import expected_seconds, progress_of
 
     progress = progress_of(run, place)
     measured = is_measured(run, place)
     curve = progress == 1.0 and not missing_scores(run, place)
-    left = expected_seconds(run) * (1 - progress)
-    left += 0.0 if measured or run.number else MEASURE_SECONDS
-    left += CURVE_SECONDS if tasks_of(run) and not curve else 0.0
-    parts = [word for word, is_there in (("suite", measured), ("checkpoints", curve)) if is_there]
+    left = 0.0 if measured else run.measure_seconds
+    if not again:
+        left += expected_seconds(run) * (1 - progress)
+        left += CURVE_SECONDS if tasks_of(run) and not curve else 0.0
+    # A try has no suite: only its checkpoints are measured.
+    found = ((run.suite, measured and not run.number), ("checkpoints", curve and not again))
+    parts = [word for word, is_there in found if is_there]
     texts = (run.key, run.stage, f"{100 * progress:.0f} %", ", ".join(parts), f"{left / 60:.0f}")
     view.add_row(*(Text(text) for text in texts))
     return left

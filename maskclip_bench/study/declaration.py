@@ -75,6 +75,11 @@ class StageSection(Declaration):
     """Which rows, in this order."""
     seeds: list[int] = Field(min_length=1)
     """Which seeds, in this order."""
+    suite: str | None = None
+    """What is measured of its runs; by default the study's suite. A stage may measure more of runs
+    that an earlier one has trained."""
+    measure_minutes: Annotated[float, Field(gt=0)] = 2.5
+    """How long that takes for one run, on one quiet core."""
 
 
 class TuningSection(Declaration):
@@ -158,6 +163,16 @@ class StudyDeclaration(Declaration):
     def rows(self) -> list[str]:
         """All rows, each once, in the order of the stages."""
         return list(dict.fromkeys(row for stage in self.stages for row in stage.rows))
+
+    @property
+    def suites(self) -> list[str]:
+        """All suites, each once: the study's own first."""
+        of_stages = (stage.suite or self.suite for stage in self.stages)
+        return list(dict.fromkeys([self.suite, *of_stages]))
+
+    def stage(self, name: str) -> StageSection | None:
+        """A stage by name; None for the tries, which are none."""
+        return next((stage for stage in self.stages if stage.name == name), None)
 
     def recipe_of(self, row: str) -> str:
         """Name of a row's recipe."""

@@ -27,7 +27,6 @@ from maskclip_bench.study import tuning
 from maskclip_bench.study.checkpoints import missing_scores, tasks_of
 from maskclip_bench.study.declaration import StudyDeclaration
 from maskclip_bench.study.runs import (
-    MEASURE_SECONDS,
     TUNING,
     StudyRun,
     data_root,
@@ -42,7 +41,8 @@ logger = logging.getLogger(__name__)
 WORLD_SECONDS = 35.0
 CURVE_SECONDS = 60.0
 MEASURED_FILE = "measured.json"
-"""In a run's folder: of which model the suite has been measured."""
+"""In a run's folder: of which model the study's suite has been measured. For another suite it is
+`measured.<suite>.json`."""
 
 
 @dataclass(frozen=True)
@@ -245,17 +245,20 @@ class StudyEngine:
     def _main_items(self, run: StudyRun, *, known: set[str]) -> list[Item]:
         """World, training and measurement of a run, those that are left."""
         items = []
-        world, train, measure = f"world/seed{run.seed}", f"train/{run.key}", f"measure/{run.key}"
+        world, train = f"world/seed{run.seed}", f"train/{run.key}"
+        of_another = run.suite != run.study.suite
+        what = f"{run.key} on {run.suite}" if of_another else run.key
+        measure = f"measure/{what}"
         if is_measured(run, self._workspace):
             return []
         if world not in known:
             unit = Unit(world, f"world of seed {run.seed}", WORLD_SECONDS)
             items.append(Item(unit, partial(self._make_world, run.seed)))
-        if not is_trained(run, self._workspace):
+        if train not in known and not is_trained(run, self._workspace):
             unit = Unit(train, f"train {run.key}", expected_seconds(run))
             items.append(Item(unit, partial(self._train, run, unit), frozenset({world})))
-        if not run.number:
-            unit = Unit(measure, f"measure {run.key}", MEASURE_SECONDS)
+        if not run.number and measure not in known:
+            unit = Unit(measure, f"measure {what}", run.measure_seconds)
             items.append(Item(unit, partial(self._measure, run), frozenset({world, train})))
         return items
 
@@ -264,6 +267,8 @@ class StudyEngine:
         if not tasks_of(run) or (trained and not missing_scores(run, self._workspace)):
             return []
         unit = Unit(f"curve/{run.key}", f"checkpoints of {run.key}", CURVE_SECONDS)
+        if unit.key in known:
+            return []
         after = frozenset({f"world/seed{run.seed}", f"train/{run.key}"} & known)
         return [Item(unit, partial(self._curve, run), after)]
 
@@ -298,11 +303,11 @@ class StudyEngine:
 
     def _measure(self, run: StudyRun) -> None:
         self._command(
-            run, "run", "--suite", self._study.suite, "--seeds", str(run.seed), "--jobs", "1",
+            run, "run", "--suite", run.suite, "--seeds", str(run.seed), "--jobs", "1",
             "--backbone", self._study.backbone_of(run.row), log="measure.log",
         )  # fmt: skip
         model = finished_fingerprint(run.folder(self._workspace) / MODEL_FOLDER)
-        storage.write_json(run.folder(self._workspace) / MEASURED_FILE, {"recipe": model})
+        storage.write_json(_measured_file(run, self._workspace), {"recipe": model})
 
     def _curve(self, run: StudyRun) -> None:
         which = ["--try", str(run.number)] if run.number else ["--seed", str(run.seed)]
@@ -340,13 +345,14 @@ def is_measured(run: StudyRun, workspace: Workspace) -> bool:
         return False
     if run.number:
         return not missing_scores(run, workspace)
-    return measured_recipe(run.folder(workspace)) == run.fingerprint
+    recorded = storage.read_object(_measured_file(run, workspace)) or {}
+    return bool(recorded.get("recipe") == run.fingerprint)
 
 
-def measured_recipe(folder: Path) -> str | None:
-    """Fingerprint of the recipe whose model the suite was measured of; None if it was not."""
-    recipe = (storage.read_object(folder / MEASURED_FILE) or {}).get("recipe")
-    return None if recipe is None else str(recipe)
+def _measured_file(run: StudyRun, workspace: Workspace) -> Path:
+    """Where it is kept of which model the run's suite was measured."""
+    path = run.folder(workspace) / MEASURED_FILE
+    return path if run.suite == run.study.suite else path.with_suffix(f".{run.suite}.json")
 
 
 def _add(outcome: Outcome, other: Outcome) -> None:

@@ -47,7 +47,7 @@ def write_report(
     if tries is not None:
         parts.append(_how_tuned(tries))
     written = []
-    for name in load_suite(study.suite).tables:
+    for name in dict.fromkeys(name for suite in study.suites for name in load_suite(suite).tables):
         declared = load_table(name)
         table = build_table(declared, store, chance=True)
         if table.is_empty:

@@ -24,9 +24,6 @@ TUNING = "tuning"
 PAIRS_PER_SECOND = 430.0
 """Image-text pairs that CLIP's demo model sees in a second on one quiet core (docs/study.md)."""
 
-MEASURE_SECONDS = 150.0
-"""Of all columns of one run, likewise."""
-
 
 @dataclass(frozen=True)
 class StudyRun:
@@ -52,6 +49,18 @@ class StudyRun:
     def key(self) -> str:
         """Its name: `maskclip/seed0`, or `tries/maskclip-2`."""
         return f"tries/{self.row}-{self.number}" if self.number else f"{self.row}/seed{self.seed}"
+
+    @property
+    def suite(self) -> str:
+        """What is measured of it."""
+        stage = self.study.stage(self.stage)
+        return (stage and stage.suite) or self.study.suite
+
+    @property
+    def measure_seconds(self) -> float:
+        """How long that takes on one quiet core; nothing for a try, which needs no suite."""
+        stage = self.study.stage(self.stage)
+        return 60 * stage.measure_minutes if stage else 0.0
 
     @property
     def recipe_name(self) -> str:

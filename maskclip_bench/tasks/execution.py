@@ -35,7 +35,7 @@ from maskclip_bench.errors import JobError, StorageError, storage_error
 from maskclip_bench.jobs import JobCancelled, own_command, run_job
 from maskclip_bench.progress import Listener, Unit, read_progress
 from maskclip_bench.results.records import Record, RecordStore, failed_record
-from maskclip_bench.runtime import DATA_VARIABLE, Workspace, default_num_threads, provenance
+from maskclip_bench.runtime import DATA_VARIABLE, Workspace, provenance, threads_of_job
 from maskclip_bench.tasks.ahead import ReadAhead, encode_texts_ahead
 from maskclip_bench.tasks.cell import (
     Column,
@@ -135,7 +135,7 @@ class Execution:
         self._workspace = workspace
         self._device = device
         self._num_jobs = num_jobs
-        self._num_threads = max(1, default_num_threads() // num_jobs)
+        self._num_threads = threads_of_job(num_jobs)
         self._listener = listener
         self._store = RecordStore(records_of(workspace, plan.limit))
         self._features = features or FeatureStore(workspace.features)

@@ -26,15 +26,17 @@ def changed(change: Callable[[dict[str, Any]], object]) -> StudyDeclaration:
 def test_shipped__all_that_a_study_names_exists(name: str) -> None:
     study = load_study(name)
     assert study.name == name
-    suite = load_suite(study.suite)
     for row in study.rows:
         assert load_recipe(study.recipe_of(row)).world == "demo"
-        assert study.backbone_of(row) in suite.backbones
+        assert study.backbone_of(row) in load_suite(study.suite).backbones
+    for stage in study.stages:
+        suite = load_suite(stage.suite or study.suite)
+        assert {study.backbone_of(row) for row in stage.rows} <= {*suite.backbones}
     parts = [*study.tuning.score] if study.tuning else []
     parts += [*study.curve.show, *study.curve.choose_on] if study.curve else []
     for part in parts:
         load_task(part.task)
-    for table in suite.tables:
+    for table in (name for suite in study.suites for name in load_suite(suite).tables):
         assert load_table(table).data_by_seed
     for row, tries in study.tuning.tries.items() if study.tuning else ():
         for settings in tries:

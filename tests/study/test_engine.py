@@ -169,6 +169,29 @@ def test_engine__a_stage_in_its_order_and_nothing_twice(
     assert commands == []
 
 
+def test_engine__a_later_stage_measures_more_of_the_same_runs(
+    study: StudyDeclaration, workspace: Workspace, commands: Commands
+) -> None:
+    more = study.stages[1].model_copy(update={"suite": "dense", "measure_minutes": 9.0})
+    study = study.model_copy(update={"stages": [study.stages[0], more]})
+    assert study.suites == ["tiny", "dense"]
+    told = Told()
+    outcome = make_engine(study, workspace, told).run(rows=["clip"], seeds=[0])
+    assert outcome.done == [
+        "world/seed0", "train/clip/seed0", "measure/clip/seed0", "curve/clip/seed0",
+        "measure/clip/seed0 on dense",
+    ]  # fmt: skip
+    assert [words[3] for words in commands if words[1] == "run"] == ["tiny", "dense"]
+    first, second = runs_of(study, rows=["clip"], seeds=[0])
+    assert (first.measure_seconds, second.measure_seconds) == (150.0, 540.0)
+    assert is_measured(first, workspace) and is_measured(second, workspace)
+    # Each suite is known by itself: the one that is missing is measured, and nothing else.
+    (first.folder(workspace) / "measured.dense.json").unlink()
+    assert make_engine(study, workspace, told).run(rows=["clip"], seeds=[0]).done == [
+        "world/seed0", "measure/clip/seed0 on dense",
+    ]  # fmt: skip
+
+
 def test_engine__tries_first_then_settled_then_the_rest(
     study: StudyDeclaration,
     workspace: Workspace,
