@@ -19,7 +19,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from maskclip_bench import job_server
 from maskclip_bench.errors import EXIT_STORAGE, JobError, StorageError
+from maskclip_bench.job_server import ForkedJob
 
 PARENT_VARIABLE = "MASKCLIP_BENCH_PARENT"
 GRACE_SECONDS = 30.0
@@ -42,6 +44,7 @@ def run_job(
     cancel: threading.Event,
     on_poll: Callable[[], None] = lambda: None,
     environment: Mapping[str, str] | None = None,
+    imports: Sequence[str] = (),
     poll_seconds: float = 0.25,
 ) -> None:
     """Run `command` to its end; its output goes to `log_file`.
@@ -53,6 +56,8 @@ def run_job(
         cancel: When set, the job is asked to stop, and given `GRACE_SECONDS` to do so.
         on_poll: Called every `poll_seconds`, to read the job's progress.
         environment: Variables on top of this process's own.
+        imports: Modules that a `python -m` command needs: the job may be a fork of a process that
+            has them already (see `job_server`).
         poll_seconds: Seconds between two looks.
 
     Raises:
@@ -70,7 +75,13 @@ def run_job(
     }
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("ab") as log:
-        process = subprocess.Popen(
+        process = job_server.forked(
+            command,
+            num_threads=num_threads,
+            log=log.fileno(),
+            environment=variables,
+            imports=imports,
+        ) or subprocess.Popen(
             list(command),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -155,14 +166,14 @@ def own_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "maskclip_bench", *arguments]
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+def _wait(process: subprocess.Popen[bytes] | ForkedJob, seconds: float) -> int | None:
     try:
         return process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         return None
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: subprocess.Popen[bytes] | ForkedJob) -> None:
     """SIGTERM to the job and what it started, then SIGKILL after the grace time."""
     for sign, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, 5.0)):
         with contextlib.suppress(ProcessLookupError):

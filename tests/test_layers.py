@@ -24,6 +24,7 @@ LAYERS: dict[str, int] = {
     "escaping": 0,
     "extras": 0,
     "job_folder": 0,
+    "job_server": 0,
     "jobs": 0,
     "normalization": 0,
     "progress": 0,

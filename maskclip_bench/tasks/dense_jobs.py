@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from maskclip_bench.tasks.declaration import TaskDeclaration
 
 JOB_MODULE = "maskclip_bench.backbones.openmmlab.dense_cell"
+JOB_IMPORTS = (JOB_MODULE, "maskclip_bench.backbones.openmmlab.toolbox_scripts")
 ANY_ARCHITECTURE = "*"
 _OF_THE_ROW = ("weights_state", "transform")
 """What a record says of how the job loaded its row."""
@@ -325,6 +326,7 @@ class DenseProtocol(Protocol):
                 cancel=context.cancel,
                 on_poll=lambda: _report(context, folder, tested),
                 environment=job_environment(context),
+                imports=JOB_IMPORTS,
             )
         row = storage.read_object(folder.loaded_row) or {}
         loaded = {key: value for key, value in row.items() if key in _OF_THE_ROW}

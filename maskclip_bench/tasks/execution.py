@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from maskclip_bench.backbones import (
 )
 from maskclip_bench.data.dataset import hashing_told
 from maskclip_bench.errors import JobError, StorageError, storage_error
+from maskclip_bench.job_server import serving
 from maskclip_bench.jobs import JobCancelled, own_command, run_job
 from maskclip_bench.progress import Listener, Unit, read_progress
 from maskclip_bench.results.records import Record, RecordStore, failed_record
@@ -59,6 +61,9 @@ logger = logging.getLogger(__name__)
 
 DRAW_DEMO = Unit("demo-world", "drawing the demo world", expected_seconds=30.0)
 CHECK_DEMO = Unit("demo-world", "checking the demo world", expected_seconds=2.0)
+
+PRETRAIN_IMPORTS = ("maskclip_bench.cli.app", "maskclip_bench.pretrain.launch")
+"""What a pretraining is started with (see `job_server`)."""
 
 
 @dataclass
@@ -161,6 +166,7 @@ class Execution:
         # The linear algebra of NumPy and SciPy has threads of its own, which torch does not know.
         with (
             threadpool_limits(self._num_threads, user_api="blas"),
+            serving(self._num_threads) if self._device.type == "cpu" else nullcontext(),
             ThreadPoolExecutor(self._num_jobs, thread_name_prefix="cell") as pool,
         ):
             try:
@@ -242,6 +248,7 @@ class Execution:
                 cancel=self._cancel,
                 on_poll=lambda: self._report_pretraining(unit, output),
                 environment={DATA_VARIABLE: str(self._workspace.data)},
+                imports=PRETRAIN_IMPORTS,
             )
         except JobError as error:
             self._not_pretrained[row.name, row.seed] = error

@@ -197,6 +197,7 @@ class TrainedProtocol(Protocol):
             cancel=context.cancel,
             on_poll=lambda: _report(context, folder),
             environment=job_environment(context),
+            imports=(JOB_MODULE,),
         )
 
     def _job(self, context: ProtocolContext) -> tuple[TrainJob, Any]:

@@ -21,6 +21,8 @@ The scripts are run as they are; before them, this module
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -180,6 +182,16 @@ def _prepare(toolbox: str, tool: str, allow_pickle: Sequence[str]) -> None:
         from maskclip_bench.backbones.openmmlab.trunk_backbone import TrunkBackbone
 
         TrunkBackbone.weights_do_not_matter = True
+
+
+def warm_up() -> None:
+    """Import what the scripts import while they run, for a server of jobs (`job_server`)."""
+    mmcv_kernels.install()
+    image_reading.install()
+    for toolbox in _DISTRIBUTIONS:
+        with contextlib.suppress(ImportError):
+            utils = importlib.import_module(f"{toolbox}.utils")
+            utils.register_all_modules(init_default_scope=False)
 
 
 def let_bases_resolve() -> None:
