@@ -109,7 +109,7 @@ def test_run_job__is_what_a_process_of_its_own_is(run: Run) -> None:
             "leads": True,
             "mark": "here",
             "threads": "1",
-            "folder": os.getcwd(),
+            "folder": os.getcwd(),  # noqa: PTH109
             "input": "",
         }
     )

@@ -125,11 +125,13 @@ def failed_record(
     fingerprints: Mapping[str, str] | None = None,
     provenance: Mapping[str, Any] | None = None,
     seconds: float | None = None,
+    protocol_title: str | None = None,
 ) -> Record:
     """Make the record of a cell that raised `error`: no score, but its traceback."""
     return Record(
         cell=cell,
         status="failed",
+        protocol_title=protocol_title,
         error=Failure(
             type=type(error).__name__,
             message=str(error),

@@ -400,6 +400,7 @@ class Execution:
             fingerprints=parts,
             provenance=provenance(self._device),
             seconds=seconds,
+            protocol_title=cell.column.protocol.title,
         )
 
     def _keep(self, cell: PlannedCell, record: Record, outcomes: pd.DataFrame | None) -> None:

@@ -3,7 +3,8 @@
 The row that is pretrained soonest comes first, all the way to its numbers, so that a first table
 is there early; then the other rows, those that take longest to pretrain first, so that the pool
 does not wait for one long piece at the end. A row is measured as soon as its weights are there.
-What trains through a backbone (dense heads, finetuning) comes last.
+What trains through a backbone (dense heads, finetuning) comes last, the longest first. Of tasks
+that share a training the first does it; the others wait for it here, not on a lock of its folder.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def pieces_of(plan: Plan, demo_key: str) -> list[Piece]:
     for cell in plan.open_cells:
         if cell.is_to_measure:
             cells_of_row.setdefault((cell.row.name, cell.row.seed), []).append(cell)
-    jobs = []
+    jobs: list[Piece] = []
     for row, weights in _rows_in_order(plan, list(cells_of_row)):
         after = first
         if weights is not None:
@@ -70,12 +71,24 @@ def pieces_of(plan: Plan, demo_key: str) -> list[Piece]:
         here = [cell for cell in cells if not cell.column.protocol.runs_as_job]
         if here:
             pieces.append(Piece("row", f"row/{row.name}/{row.seed}", row, here, after))
-        jobs += [
-            Piece("job", cell.unit.key, row, [cell], after)
-            for cell in cells
-            if cell.column.protocol.runs_as_job
-        ]
+        jobs += _jobs(row, cells, after)
+    jobs.sort(key=lambda job: -job.cells[0].unit.expected_seconds)
     return [*pieces, *jobs]
+
+
+def _jobs(row: Row, cells: list[PlannedCell], after: frozenset[str]) -> list[Piece]:
+    """The cells of a row that run as jobs, a piece each."""
+    pieces = []
+    trained: dict[str, frozenset[str]] = {}  # protocol -> the cell that trains for the others
+    for cell in cells:
+        protocol = cell.column.protocol
+        if not protocol.runs_as_job:
+            continue
+        needed = after | trained.get(protocol.name, frozenset())
+        pieces.append(Piece("job", cell.unit.key, row, [cell], needed))
+        if protocol.shares_training:
+            trained.setdefault(protocol.name, frozenset({cell.unit.key}))
+    return pieces
 
 
 def _rows_in_order(plan: Plan, open_rows: list[tuple[str, int]]) -> list[tuple[Row, Unit | None]]:

@@ -88,6 +88,7 @@ class TrainedProtocol(Protocol):
     """A classifier trained through the backbone."""
 
     runs_as_job = True
+    shares_training = True
     expected_seconds = 60.0
     metric_labels = CLASSIFICATION_LABELS
     presets: ClassVar[Mapping[str, TrainRecipe]]

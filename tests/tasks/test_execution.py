@@ -141,6 +141,7 @@ def test_run__whatever_an_encoder_raises_is_a_failed_cell(
     assert [record.row_id for record in result.measured] == ["good"]
     (failed,) = result.failed
     assert failed.status == "failed"
+    assert failed.protocol_title == "kNN"  # as the table calls it
     assert not failed.metrics
     assert failure_line(failed)
     standing = RecordStore(workspace.records).load("bad", "knn", "squares")

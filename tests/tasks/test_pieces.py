@@ -69,3 +69,22 @@ def test_pieces__make_demo_begins_with_clip(tmp_path: Path) -> None:
     first = next(piece for piece in pieces_of(plan, "demo") if piece.kind == "pretrain")
     assert first.row is not None
     assert first.row.name == "clip_vit-demo_demo"
+
+
+def test_pieces__jobs_come_last_and_the_longest_first(tmp_path: Path) -> None:
+    """And tasks of one training do not wait on its lock with a worker each."""
+    rows = ["maskclip_vit-demo_demo", "clip_vit-demo_demo"]
+    tasks = ["finetune/demo_objects", "finetune/demo_objects_ood", "segmentation/demo_scenes"]
+    suite = SuiteDeclaration(
+        description="", backbones=rows, tasks=[*tasks, "detection/demo_instances"]
+    )
+    plan = make_plan(suite, Workspace.open(tmp_path))
+    jobs = [piece for piece in pieces_of(plan, "demo") if piece.kind == "job"]
+    seconds = [piece.cells[0].unit.expected_seconds for piece in jobs]
+    assert seconds == sorted(seconds, reverse=True)
+    assert [piece.cells[0].column.protocol.name for piece in jobs[:2]] == ["detection"] * 2
+    found = {(piece.cells[0].row.name, piece.cells[0].column.name): piece for piece in jobs}
+    for row in rows:
+        first, second = found[row, tasks[0]], found[row, tasks[1]]
+        assert second.after == first.after | {first.key}
+        assert found[row, tasks[2]].after == first.after

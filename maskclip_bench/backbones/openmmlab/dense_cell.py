@@ -45,6 +45,7 @@ from maskclip_bench.backbones.openmmlab.toolbox_scripts import (
     launch,
     leave_group,
 )
+from maskclip_bench.backbones.openmmlab.trunk_backbone import TrunkBackbone
 from maskclip_bench.backbones.openmmlab.trunk_sources import TrunkSource
 from maskclip_bench.errors import EXIT_STORAGE, ConfigError, MaskCLIPBenchError, storage_error
 from maskclip_bench.jobs import end_with_parent
@@ -52,6 +53,9 @@ from maskclip_bench.runtime import Workspace
 from maskclip_bench.storage import read_object, remove_leftovers, write_json, write_text
 
 logger = logging.getLogger(__name__)
+
+REMEMBERED_BYTES = 256 * 2**20
+"""Maps of a frozen backbone on a CPU that a training keeps: of small images that come again."""
 
 _DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -68,6 +72,7 @@ def run(job: DenseJob) -> None:
     try:
         _run(job)
     finally:
+        TrunkBackbone.remembered_bytes = 0
         leave_group()
 
 
@@ -77,6 +82,7 @@ def _run(job: DenseJob) -> None:
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     launcher = ["--launcher", "pytorch"] if world_size > 1 else []
     loaded_row(job)
+    TrunkBackbone.remembered_bytes = REMEMBERED_BYTES
     if not _is_trained(job):
         config = training_config(job, world_size=world_size)
         path = write_config(config, folder.training_config)

@@ -18,6 +18,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from maskclip_bench.backbones.openmmlab.remembered_maps import RememberedMaps
 from maskclip_bench.backbones.openmmlab.trunk_sources import (
     SourceNotHere,
     TrunkSource,
@@ -87,6 +88,7 @@ class TrunkBackbone(BaseModule):
         self.tower = None
         self.register_buffer(ARCHITECTURE, encode_architecture(None))
         self.has_weights = False
+        self._remembered: RememberedMaps | None = None
 
     def build(self) -> None:
         """Build the trunk of the source; called at the end of a constructor.
@@ -159,6 +161,7 @@ class TrunkBackbone(BaseModule):
             CheckpointError: The weights are missing or of another architecture.
         """
         self._is_init = True
+        self._remembered = None
         if self.has_weights or self._checkpoint_follows:
             return
         with torch.random.fork_rng(devices=[]):
@@ -201,6 +204,7 @@ class TrunkBackbone(BaseModule):
         Raises:
             CheckpointError: Some of the backbone's tensors are missing.
         """
+        self._remembered = None
         if any(name.startswith(f"{prefix}tower.") for name in state_dict):
             stored = state_dict.get(prefix + ARCHITECTURE)
             device = self.architecture.device
@@ -248,11 +252,20 @@ class TrunkBackbone(BaseModule):
                 f"{type(self).__name__} has no weights yet: they come from init_weights(), which "
                 "training calls, or from a checkpoint. Load one."
             )
+        if self.frozen and self.remembered_bytes and images.device.type == "cpu":
+            if self._remembered is None:
+                self._remembered = RememberedMaps(self.remembered_bytes)
+            with torch.no_grad():
+                return self._remembered(images, self.feature_maps)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return self.feature_maps(images)
 
     weights_do_not_matter: bool = False
     """Set on the class by tools that only count operations."""
+
+    remembered_bytes: int = 0
+    """Set on the class by runs whose images come again: maps of a frozen backbone to keep, each
+    module its own (see `remembered_maps`)."""
 
     def feature_maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """See `forward`."""

@@ -119,6 +119,8 @@ class Protocol(ABC):
     job_loads_backbone: ClassVar[bool] = False
     """Whether its jobs load the row themselves: `context.backbone` is an `UnloadedBackbone`, unless
     a caller had one in memory."""
+    shares_training: ClassVar[bool] = False
+    """Whether one training serves several tasks of a row, so that a second job would wait."""
     expected_seconds: ClassVar[float] = 5.0
     """Rough time on the demo world; only weighs the pieces of a run against each other."""
     needs_text: ClassVar[bool] = False

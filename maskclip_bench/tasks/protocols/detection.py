@@ -63,7 +63,7 @@ class Detection(DenseProtocol):
     metric_labels: ClassVar[Mapping[str, str]] = {"box_ap": "APᵇ", "mask_ap": "APᵐ"}
     table_columns = ("box_ap", "mask_ap")
     toolbox = "mmdet"
-    expected_seconds = 60.0
+    expected_seconds = 65.0
 
     def split(self, dataset: Dataset, root: Path, folder: DenseFolder) -> DenseSplit:
         """The annotation file, or a copy of it with the categories in the order of the labels."""
