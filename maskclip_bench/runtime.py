@@ -162,6 +162,19 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be had on a GPU, or of the machine."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    with contextlib.suppress(OSError):  # Linux: with what the system only keeps to be quicker
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def provenance(device: torch.device | str | None = None) -> dict[str, Any]:
     """What is needed to trust a number later: versions, code state, hardware, time."""
     import torch

@@ -13,6 +13,7 @@ from maskclip_bench.runtime import (
     configure_threads,
     default_num_threads,
     derive_seed,
+    free_memory,
     provenance,
     resolve_device,
     threads_of_job,
@@ -137,3 +138,13 @@ def test_peak_memory__of_this_process() -> None:
 
 def test_device_kind__of_a_cpu() -> None:
     assert runtime.device_kind("cpu") == runtime.device_kind(torch.device("cpu")) == "cpu"
+
+
+def test_free_memory__of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = free_memory(torch.device("cpu"))
+    assert 2**20 < found < 2**50
+    monkeypatch.setattr(Path, "read_text", lambda *given, **named: "MemTotal: 9 kB\n")
+    assert 2**20 < free_memory(torch.device("cpu")) < 2**50  # where /proc does not say
+    text = "MemTotal: 9 kB\nMemAvailable:      2048 kB\n"
+    monkeypatch.setattr(Path, "read_text", lambda *given, **named: text)
+    assert free_memory(torch.device("cpu")) == 2**21

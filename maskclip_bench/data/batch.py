@@ -15,10 +15,11 @@ from torch import Tensor
 
 @dataclass
 class RawBatch:
-    """One batch as the CPU leaves it: decoded, cropped, tokenized; neither colour nor float yet.
+    """One batch as the loader leaves it: decoded, cropped, tokenized; neither colour nor float yet.
 
     Attributes:
-        images: Contrastive view, uint8 [B, 3, S, S] (channels-last in memory).
+        images: Contrastive view, uint8 [B, 3, S, S] (channels-last in memory); on the device
+            already where all images are held there, else on the CPU.
         tokens: Captions, int64 [B, L], trimmed to the longest caption, padded with 0 on the right.
         ssl_images: Further views of the same images, each uint8 [B, 3, S, S]; often none.
         keys: Names of the B samples.

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from maskclip_bench.data.pairs.pair_sources import BROKEN_IMAGE, BadSampleError
 from maskclip_bench.errors import DataError
@@ -321,7 +321,8 @@ def decode_crops(
         width, height = _stored_size(image)
         crops = [random_crop(width, height, scale=s, ratio=ratio, rng=rng) for s in scales]
         if image.format == "JPEG":
-            _decode_reduced(image, crops, size)
+            smallest = min(min(crop.width, crop.height) for crop in crops)
+            _reduce(image, next((f for f in JPEG_FACTORS if smallest >= f * size), 1))
         image = to_rgb(image)
         across, down = image.size[0] / width, image.size[1] / height
         for output, crop in zip(outputs, crops, strict=True):
@@ -337,13 +338,55 @@ def decode_crops(
     except Exception as error:
         # Decoders fed with arbitrary bytes raise almost anything (OSError, SyntaxError,
         # struct.error, DecompressionBombError...); every one of them means a broken image.
-        raise BadSampleError(BROKEN_IMAGE, f"{type(error).__name__}: {error}") from None
+        raise _broken(error) from None
 
 
-def _decode_reduced(image: Image.Image, crops: Sequence[Crop], size: int) -> None:
-    """Tell libjpeg to decode at the smallest size at which no crop is enlarged."""
-    smallest = min(min(crop.width, crop.height) for crop in crops)
-    for factor in JPEG_FACTORS:
-        if smallest >= factor * size:
-            image.draft("RGB", (image.size[0] // factor, image.size[1] // factor))
-            return
+class Decoded(NamedTuple):
+    """All pixels that crops of an image may be made of.
+
+    Attributes:
+        width: Of the stored image.
+        height: Of the stored image.
+        reductions: uint8 [H, W, 3] each: the whole image, then, of a JPEG, at 1/2, 1/4 and 1/8 of
+            its size, as far as `decode_crops` may decode it so.
+    """
+
+    width: int
+    height: int
+    reductions: list[npt.NDArray[np.uint8]]
+
+
+def decode_reductions(data: bytes, *, size: int) -> Decoded:
+    """Decode an image in every size at which `decode_crops` may decode it.
+
+    Args:
+        data: The encoded image.
+        size: Pixels that crops are resized to.
+
+    Raises:
+        BadSampleError: The bytes are no image, or a broken one.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+        width, height = _stored_size(image)
+        found = [np.asarray(to_rgb(image))]
+        for factor in reversed(JPEG_FACTORS):
+            if image.format == "JPEG" and min(width, height) >= factor * size:
+                reduced = Image.open(io.BytesIO(data))
+                _reduce(reduced, factor)
+                found.append(np.asarray(to_rgb(reduced)))
+        return Decoded(width, height, found)
+    except Exception as error:  # as above
+        raise _broken(error) from None
+
+
+def _broken(error: Exception) -> BadSampleError:
+    if isinstance(error, UnidentifiedImageError):  # its text is an address in memory
+        return BadSampleError(BROKEN_IMAGE, "of no format that Pillow reads")
+    return BadSampleError(BROKEN_IMAGE, f"{type(error).__name__}: {error}")
+
+
+def _reduce(image: Image.Image, factor: int) -> None:
+    """Tell libjpeg to decode at 1 / `factor` of the size."""
+    if factor > 1:
+        image.draft("RGB", (image.size[0] // factor, image.size[1] // factor))

@@ -156,6 +156,11 @@ class DataConfig(Declaration):
     augment: AugmentConfig = AugmentConfig()
     """How images are cropped and coloured."""
 
+    held: Literal["none", "device"] = Field(default="none", json_schema_extra={"neutral": "none"})
+    """`device`: decode all images once and keep them, with their captions, in the memory of the
+    device that trains (each process all of them); batches are the same to the bit. For small sets
+    that are seen many times: half of the free memory may be taken. Workers only draw then."""
+
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that decode, per rank; 0 decodes in the training process. The batches are the
     same with any number."""

@@ -26,9 +26,10 @@ from torch import Tensor
 
 from maskclip_bench.data.images import decode
 from maskclip_bench.data.pair_config import AugmentConfig, SourceConfig
-from maskclip_bench.data.pairs.loader import choose_caption, epoch_order, open_source
+from maskclip_bench.data.pairs.loader import epoch_order, open_source
 from maskclip_bench.data.pairs.pair_files import list_files
 from maskclip_bench.data.pairs.pair_sources import BadSampleError
+from maskclip_bench.data.pairs.samples import choose_caption
 from maskclip_bench.data.readers.base import open_dataset
 from maskclip_bench.data.tokenizer import CaptionTokenizer, pad
 from maskclip_bench.errors import ConfigError, DataError

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -123,13 +122,6 @@ def fitted(recipe: Recipe, *, batch_size: int, free_bytes: int, shards: int = 1)
         f"about {needed / 2**30:.1f} GiB, and {free_bytes / 2**30:.1f} GiB are free. Use "
         "parallel=fsdp over more devices, or a smaller model."
     )
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a GPU, or of the machine."""
-    if device.type == CUDA:
-        return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _divisors(number: int) -> list[int]:

@@ -148,6 +148,8 @@ class Preparation:
         return Part(raw, draws, drawn, part.generator, part.captions)
 
     def _copied(self, tensor: Tensor) -> Tensor:
+        if tensor.is_cuda:  # held there
+            return tensor
         pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
         return pinned.to(self._device, non_blocking=True)
 

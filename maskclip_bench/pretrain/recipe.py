@@ -380,7 +380,7 @@ class Recipe(Declaration):
             values.pop(name, None)
         if self.parallel == "fsdp" and self.precision == "bf16":
             values["parallel"] = "fsdp"  # its residual stream is in bf16, that of ddp in fp32
-        for key in ("num_workers", "prefetch_batches"):
+        for key in ("held", "num_workers", "prefetch_batches"):
             values["data"].pop(key, None)
         # Defaults too: one that a later version changes makes another recipe.
         config = METHODS[self.method.name].Config(**self.method.fields)

@@ -33,7 +33,7 @@ from maskclip_bench.pretrain.checkpoints import RunCheckpoints
 from maskclip_bench.pretrain.export import Weights, write_model_folder
 from maskclip_bench.pretrain.held_out import ACCURACY, LOSS, HeldOutPairs, check_held_out
 from maskclip_bench.pretrain.init_weights import start_from
-from maskclip_bench.pretrain.memory import CHOSEN, fitted, free_memory
+from maskclip_bench.pretrain.memory import CHOSEN, fitted
 from maskclip_bench.pretrain.methods import build_method
 from maskclip_bench.pretrain.methods.base import Method
 from maskclip_bench.pretrain.preparation import Prepared
@@ -43,7 +43,7 @@ from maskclip_bench.pretrain.run_length import RunLength, batch_size_per_gpu
 from maskclip_bench.pretrain.run_log import logged, open_log
 from maskclip_bench.pretrain.step import Stepper, StepResult
 from maskclip_bench.progress import Report, Snapshot, SnapshotCallback
-from maskclip_bench.runtime import derive_seed, peak_memory, provenance
+from maskclip_bench.runtime import derive_seed, free_memory, peak_memory, provenance
 from maskclip_bench.training import nonfinite
 from maskclip_bench.training.checkpoint import Checkpoint
 from maskclip_bench.training.interruption import STOP_SIGNALS, Interruption, RunStopped
@@ -152,6 +152,7 @@ class _Run:
             seed=recipe.seed,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
+            device=device,
         )
         self._data = self._loader.identity(device=device)
         self._held_out = self._open_held_out(data_root, tokenizer)

@@ -41,10 +41,17 @@ def make_loader(tokenizer: CaptionTokenizer) -> MakeLoader:
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
+        held: str = "none",
+        augment: dict[str, Any] | None = None,
         **source: Any,
     ) -> PairLoader:
         config = DataConfig.model_validate(
-            {"source": {"path": path, **source}, "num_workers": num_workers}
+            {
+                "source": {"path": path, **source},
+                "augment": augment or {},
+                "num_workers": num_workers,
+                "held": held,
+            }
         )
         return PairLoader(
             config,

@@ -115,13 +115,13 @@ def main(data_root: str, jobs: list[dict[str, Any]]) -> None:
 
 
 @contextlib.contextmanager
-def _stopping_after(step: int) -> Iterator[None]:
+def _stopping_after(step: int, *, rank: int = 1) -> Iterator[None]:
     """Ask one rank only to stop; all of them do, after the same step."""
     told = trainer.Report.__call__
 
     def ask(report: Any, state: Any, *, force: bool) -> None:
         told(report, state, force=force)
-        if state.step == step - 1 and distributed.rank() == 1:
+        if state.step == step - 1 and distributed.rank() == rank:
             signal.raise_signal(signal.SIGTERM)
 
     trainer.Report.__call__ = ask  # type: ignore[method-assign]

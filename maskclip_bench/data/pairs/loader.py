@@ -5,14 +5,16 @@ What a batch holds follows from (seed, epoch, step, rank) alone:
 * The order of an epoch is a permutation drawn from (seed, epoch). Batch `step` of rank `r` takes
   positions `step * G + r * B` to `+ B` of it (B samples a rank, G = B x ranks in the global batch).
   Every sample comes once; the `len % G` samples left over differ from epoch to epoch.
-* Which caption and which crops a sample shows is drawn from (seed, epoch, its key).
+* Which caption and which crops a sample shows is drawn from (seed, epoch, its key)
+  (`samples.py`).
 * All ranks have the same number of steps. A sample that turns out broken is replaced by one of
   the samples left over, or, when there are too few, by one drawn from the whole epoch; which one
   is fixed beforehand too. So an epoch of intact data shows no sample twice, and one with broken
   samples still has its length, and can still be entered at any step.
 
 Workers make parts of at most `PART_SIZE` samples, which are joined here: the shared memory of a
-rank holds workers x `prefetch_batches` parts, however large its batches are.
+rank holds workers x `prefetch_batches` parts, however large its batches are. Where all images are
+held on the device (`data.held`), workers hand over what they drew, and `held.py` makes the batch.
 """
 
 from __future__ import annotations
@@ -20,31 +22,30 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import random
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from maskclip_bench.data.batch import RawBatch
-from maskclip_bench.data.images import decode_crops
-from maskclip_bench.data.pair_config import AugmentConfig, DataConfig, SourceConfig
-from maskclip_bench.data.pairs.batch_parts import BatchRequest, Indices, LoadedBatch, join
-from maskclip_bench.data.pairs.caption_tables import TableSource
-from maskclip_bench.data.pairs.identity import data_identity
-from maskclip_bench.data.pairs.pair_sources import (
-    EMPTY_CAPTION,
-    BadSampleError,
-    BadSamples,
-    PairSource,
-    shown,
+from maskclip_bench.data.pair_config import DataConfig, SourceConfig
+from maskclip_bench.data.pairs.batch_parts import (
+    BatchRequest,
+    Indices,
+    LoadedBatch,
+    PairDraws,
+    join,
 )
+from maskclip_bench.data.pairs.caption_tables import TableSource
+from maskclip_bench.data.pairs.held import HeldPairs
+from maskclip_bench.data.pairs.identity import data_identity
+from maskclip_bench.data.pairs.pair_sources import BadSamples, PairSource, shown
+from maskclip_bench.data.pairs.samples import PairDataset
 from maskclip_bench.data.pairs.shards import TarSource
-from maskclip_bench.data.tokenizer import CaptionTokenizer, pad
+from maskclip_bench.data.tokenizer import CaptionTokenizer
 from maskclip_bench.errors import DataError
 from maskclip_bench.runtime import derive_seed
 
@@ -109,100 +110,6 @@ def resampled_order(
     return (starts[parts] + within).astype(np.int64)
 
 
-class PairDataset(Dataset[LoadedBatch]):
-    """Makes parts of batches from requests; a pure function of the request and the files."""
-
-    def __init__(
-        self,
-        source: PairSource,
-        config: SourceConfig,
-        augment: AugmentConfig,
-        *,
-        tokenizer: CaptionTokenizer,
-        image_size: int,
-        num_ssl_views: int,
-        seed: int,
-    ) -> None:
-        self._source = source
-        self._config = config
-        self._tokenizer = tokenizer
-        self._image_size = image_size
-        self._scales = [augment.crop_scale, *[augment.ssl_crop_scale] * num_ssl_views]
-        self._ratio = augment.crop_ratio
-        self._seed = seed
-
-    def __getitem__(self, request: BatchRequest) -> LoadedBatch:
-        size = self._image_size
-        batch_size = len(request.indices)
-        shape = (len(self._scales), batch_size, size, size, 3)
-        views: npt.NDArray[np.uint8] = np.empty(shape, dtype=np.uint8)  # [V, B, S, S, 3]
-        tokens: list[list[int]] = []
-        keys: list[str] = []
-        loaded = LoadedBatch(None)
-        taken = set(request.indices.tolist())
-        substitutes = iter(request.substitutes.tolist())
-        for slot, wanted in enumerate(request.indices.tolist()):
-            index: int | None = wanted
-            while index is not None:
-                try:
-                    key, row = self._load(index, request, slot, views)
-                except BadSampleError as error:
-                    if index == wanted:  # a broken substitute is counted where its turn is
-                        self._note(loaded, index, error)
-                    index = next((spare for spare in substitutes if spare not in taken), None)
-                    if index is not None:
-                        taken.add(index)
-                else:
-                    keys.append(key)
-                    tokens.append(row)
-                    break
-            if index is None:
-                return loaded
-        images = torch.from_numpy(views).permute(0, 1, 4, 2, 3)  # [V, B, 3, S, S]
-        loaded.batch = RawBatch(images[0], pad(tokens), tuple(images[1:]), keys)
-        return loaded
-
-    def _load(
-        self, index: int, request: BatchRequest, slot: int, views: npt.NDArray[np.uint8]
-    ) -> tuple[str, list[int]]:
-        """Decode one sample into `views[:, slot]`; returns its key and its tokens."""
-        pair = self._source.read(index)
-        purpose: tuple[object, ...] = ("sample", request.epoch, pair.key)
-        if self._config.sampling == "resampled":  # the same sample may come again in an epoch
-            purpose = (*purpose, request.position + slot)
-        rng = random.Random(derive_seed(self._seed, *purpose))
-        caption = choose_caption(pair.captions, self._config, rng)
-        outputs = list(views[:, slot])
-        decode_crops(pair.image, outputs, scales=self._scales, ratio=self._ratio, rng=rng)
-        return pair.key, self._tokenizer.encode_caption(caption)
-
-    def _note(self, loaded: LoadedBatch, index: int, error: BadSampleError) -> None:
-        loaded.bad.append((self._source.shard(index), str(index), error.reason, error.detail))
-
-
-def choose_caption(captions: list[list[str]], config: SourceConfig, rng: random.Random) -> str:
-    """One caption of a sample, by the rule of its configuration.
-
-    Args:
-        captions: For each field, its captions.
-        config: `captions` and `empty_captions` are the rule.
-        rng: What to draw from.
-
-    Raises:
-        BadSampleError: There is none.
-    """
-    if config.empty_captions == "drop":
-        captions = [[text for text in of_field if text.strip()] for of_field in captions]
-    fields = [of_field for of_field in captions if of_field]
-    if not fields:
-        raise BadSampleError(EMPTY_CAPTION)
-    if config.captions == "first":
-        return fields[0][0]
-    if config.captions == "random_of_fields":
-        return rng.choice(rng.choice(fields))
-    return rng.choice([text for of_field in fields for text in of_field])
-
-
 class PairLoader:
     """Batches of image-text pairs for one rank.
 
@@ -223,12 +130,13 @@ class PairLoader:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        device: torch.device | str = "cpu",
     ) -> None:
-        """Open the source.
+        """Open the source, and with `held: device` read all of it.
 
         Raises:
-            DataError: Files are missing, more samples than allowed are unusable, or there are
-                fewer samples than one global batch.
+            DataError: Files are missing, more samples than allowed are unusable, there are fewer
+                samples than one global batch, or more than the device can hold.
         """
         self._config = config.source
         self._source = open_source(config.source, data_root=data_root)
@@ -250,14 +158,18 @@ class PairLoader:
                 f"{self._config.path} has {self.num_samples} usable samples, fewer than one "
                 f"global batch of {self._global_batch_size}. Lower the batch size or add data."
             )
-        self._dataset = PairDataset(
-            self._source,
-            config.source,
-            config.augment,
-            tokenizer=tokenizer,
-            image_size=image_size,
-            num_ssl_views=num_ssl_views,
-            seed=seed,
+        settings: dict[str, Any] = {
+            "tokenizer": tokenizer,
+            "image_size": image_size,
+            "num_ssl_views": num_ssl_views,
+            "seed": seed,
+        }
+        given = (self._source, config.source, config.augment)
+        self._held: HeldPairs | None = None
+        if config.held == "device":
+            self._held = HeldPairs(*given, **settings, device=torch.device(device))
+        self._dataset: Dataset[LoadedBatch] = (
+            self._held.draws if self._held else PairDataset(*given, **settings)
         )
         self._requests = _Requests()
         self._workers = self._start_workers(config) if config.num_workers else None
@@ -281,12 +193,13 @@ class PairLoader:
         try:
             for loaded in self._joined(self._load(requests)):
                 self._count(epoch, loaded)
-                if loaded.batch is None:
+                batch = loaded.batch
+                if batch is None:
                     raise DataError(
                         f"Too many broken samples in one batch of epoch {epoch}. "
                         f"{self._bad.describe()}. Repair or replace these shards."
                     )
-                yield loaded.batch
+                yield self._made(batch)
         finally:
             if self._bad.counts:
                 logger.warning(
@@ -296,6 +209,12 @@ class PairLoader:
                     self._bad.total(),
                     self._bad.describe(),
                 )
+
+    def _made(self, batch: RawBatch | PairDraws) -> RawBatch:
+        if isinstance(batch, RawBatch):
+            return batch
+        assert self._held is not None
+        return self._held.batch(batch)
 
     @property
     def num_replaced(self) -> int:
@@ -333,7 +252,7 @@ class PairLoader:
             num_workers=config.num_workers,
             prefetch_factor=config.prefetch_batches,
             persistent_workers=True,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=torch.cuda.is_available() and self._held is None,
             collate_fn=_unchanged,
             generator=torch.Generator(),  # else it would draw from torch's global one
         )

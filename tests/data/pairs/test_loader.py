@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +10,12 @@ import pytest
 import torch
 
 from maskclip_bench.data.batch import RawBatch
-from maskclip_bench.data.pair_config import SourceConfig
 from maskclip_bench.data.pairs import loader as pairs
 from maskclip_bench.data.pairs.loader import (
     PairLoader,
-    choose_caption,
     epoch_order,
     resampled_order,
 )
-from maskclip_bench.data.pairs.pair_sources import BadSampleError
 from maskclip_bench.data.shapes import write_shape_shards
 from maskclip_bench.errors import DataError
 
@@ -270,28 +266,6 @@ def test_shard_vanishes__counted(shards: Path, make_loader: MakeLoader) -> None:
 def test_fewer_samples_than_a_batch__says_so(shards: Path, make_loader: MakeLoader) -> None:
     with pytest.raises(DataError, match="48 usable samples, fewer than one global batch of 64"):
         make_loader(shards, batch=32, world_size=2)
-
-
-def test_choose_caption__rules() -> None:
-    captions = [["a", "b"], ["c"]]
-    rng = random.Random(0)
-
-    def drawn(**rule: str) -> Counter[str]:
-        config = SourceConfig.model_validate({"path": "x", **rule})
-        return Counter(choose_caption(captions, config, rng) for _ in range(6000))
-
-    assert drawn(captions="first") == {"a": 6000}
-    assert drawn(captions="random")["c"] == pytest.approx(2000, rel=0.1)
-    assert drawn(captions="random_of_fields")["c"] == pytest.approx(3000, rel=0.1)
-    captions = [["", "b"], [" "]]
-    assert drawn(captions="random_of_fields") == {"b": 6000}
-    kept = drawn(captions="random_of_fields", empty_captions="keep")
-    assert kept[""] == pytest.approx(1500, rel=0.1) and kept[" "] == pytest.approx(3000, rel=0.1)
-
-
-def test_choose_caption__none_left() -> None:
-    with pytest.raises(BadSampleError, match="empty caption"):
-        choose_caption([[""], []], SourceConfig(path="x"), random.Random(0))
 
 
 def test_requests__do_not_depend_on_history(shards: Path, make_loader: MakeLoader) -> None:
