@@ -237,7 +237,7 @@ def evaluate(
 
     place = _workspace(workspace, data)
     backbone = (
-        encoder
+        encoder.as_it_is()
         if isinstance(encoder, Backbone)
         else load_backbone(encoder, workspace=workspace, device=device)
     )

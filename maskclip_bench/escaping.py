@@ -111,7 +111,8 @@ def csv_cell(text: object) -> str:
         "'=1+1"
     """
     shown = one_line(text)
-    return f"'{shown}" if str(text).lstrip(" ").startswith(_FORMULA) else shown
+    acts = shown.lstrip().startswith(_FORMULA) or str(text).startswith(_FORMULA)
+    return f"'{shown}" if acts else shown
 
 
 def latex(text: object) -> str:

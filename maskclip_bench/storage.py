@@ -171,9 +171,9 @@ def _is_refusal(error: OSError, path: Path, temporary: Path) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) to `path` atomically."""
+    """Write `text` (UTF-8) to `path` atomically; half characters become escapes."""
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -437,4 +437,4 @@ def sha256_file(path: Path) -> str:
 def fingerprint(value: Any, *, length: int = 16) -> str:
     """Hash of a JSON-like value, independent of the order of its keys: `length` hex digits."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:length]

@@ -94,6 +94,11 @@ def test_html__no_tag_and_no_open_attribute(text: str) -> None:
     assert not re.search(r"[<>\"']", html(text))
 
 
+@pytest.mark.parametrize("before", ["", "\n", "\r\n ", "\u2028", "\xa0", "\t"])
+def test_csv__no_formula_after_what_is_left_out(before: str) -> None:
+    assert csv_cell(f"{before}=1+1").startswith("'")
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_csv__no_formula_whatever_stands_before(text: str) -> None:
     line = io.StringIO()

@@ -144,6 +144,15 @@ def test_atomic_file__killed_at_random_moments_is_whole_or_absent(tmp_path: Path
         assert len(set(lines)) == 1
 
 
+def test_texts__with_half_characters(tmp_path: Path) -> None:
+    """Names of files that are no UTF-8 come as such."""
+    storage.write_json(tmp_path / "a.json", {"name": "caf\udce9"})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"name": "caf\udce9"}
+    storage.write_text(tmp_path / "a.txt", "caf\udce9")
+    assert (tmp_path / "a.txt").read_text() == "caf\\udce9"
+    assert storage.fingerprint("caf\udce9") != storage.fingerprint("caf\udce8")
+
+
 def test_write_json__refuses_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "a.json", {"x": float("nan")})

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
@@ -29,6 +28,7 @@ from maskclip_bench.errors import ConfigError
 from maskclip_bench.modeling.blocks import PackedCausalBlock
 from maskclip_bench.modeling.dense_vit import dense_parts, is_dense_vit
 from maskclip_bench.modeling.shared_prefixes import states_at_end
+from maskclip_bench.modeling.unit_vectors import unit_vectors
 from maskclip_bench.modeling.vit import is_vit, vit_parts
 
 __all__ = [
@@ -93,7 +93,7 @@ class OpenClipEncoder:
     def image_outputs(self, images: Tensor) -> dict[str, Tensor]:
         """Images [B, 3, H, W] -> {"backbone": [B, D], "joint": [B, P]}."""
         pooled, projected = self._pooled_and_projected(images)
-        return {"backbone": pooled, "joint": F.normalize(projected.float(), dim=-1)}
+        return {"backbone": pooled, "joint": unit_vectors(projected.float())}
 
     def patch_tokens(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] -> [B, N, D], after the final norm.
@@ -115,11 +115,11 @@ class OpenClipEncoder:
         tokens = self.tokenize(texts)
         if self._trimmable is None:
             device = next(model.parameters()).device
-            return F.normalize(model.encode_text(tokens.to(device)).float(), dim=-1)
+            return unit_vectors(model.encode_text(tokens.to(device)).float())
         tower: Any = self._trimmable
         states = states_at_end if len(tokens) > 1 else _state_of_one
         pooled = states(tower, tokens)  # [T, W]
-        return F.normalize((pooled @ tower.text_projection).float(), dim=-1)
+        return unit_vectors((pooled @ tower.text_projection).float())
 
     def _timm_tower(self, images: Tensor) -> tuple[Tensor, Tensor]:
         visual: Any = self.model.visual
@@ -234,7 +234,7 @@ def _unit_vectors(value: Any, method: str) -> Tensor:
         raise ConfigError(f"{method} returned a {kind}. Return a real torch tensor [B, D].")
     result = value.float()
     length = result.norm(dim=-1, keepdim=True)
-    unit = F.normalize(result, dim=-1)  # divides by infinity to 0, which would be a score by chance
+    unit = unit_vectors(result)  # divides by infinity to 0, which would be a score by chance
     return unit.masked_fill(~length.isfinite(), float("nan"))
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskclip_bench.backbones.feature_points import (
@@ -23,6 +22,7 @@ from maskclip_bench.backbones.feature_points import (
     no_text_tower,
 )
 from maskclip_bench.errors import ConfigError
+from maskclip_bench.modeling.unit_vectors import unit_vectors
 
 TokenizeToMapping = Callable[[Sequence[str]], Mapping[str, Tensor]]
 """Texts -> what a text tower of transformers takes: token ids [T, L] and a mask."""
@@ -125,9 +125,9 @@ class HuggingFaceEncoder:
             project := getattr(model, "visual_projection", None), nn.Module
         ):
             pooled = self._pooled(self._forward(images))
-            return {"backbone": pooled, "joint": F.normalize(project(pooled).float(), dim=-1)}
+            return {"backbone": pooled, "joint": unit_vectors(project(pooled).float())}
         features = _vectors(model.get_image_features(pixel_values=images), model)
-        return {"backbone": features, "joint": F.normalize(features.float(), dim=-1)}
+        return {"backbone": features, "joint": unit_vectors(features.float())}
 
     def patch_tokens(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] -> [B, N, D], after the final norm.
@@ -151,7 +151,7 @@ class HuggingFaceEncoder:
         device = next(model.parameters()).device
         tokens = {key: value.to(device) for key, value in self.tokenize(texts).items()}
         features = _vectors(model.get_text_features(**tokens), model)
-        return F.normalize(features.float(), dim=-1)
+        return unit_vectors(features.float())
 
     def _forward(self, images: Tensor) -> Any:
         if not self._in_order:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -18,6 +18,7 @@ from maskclip_bench.backbones.object_identity import object_contents
 from maskclip_bench.backbones.preprocess import Interpolation, Preprocess
 from maskclip_bench.config import World
 from maskclip_bench.errors import CheckpointError, ConfigError
+from maskclip_bench.results.record_model import check_name
 from maskclip_bench.runtime import Workspace
 
 EncodeImage = Callable[[Tensor], Tensor]
@@ -165,11 +166,15 @@ def as_backbone(
             {key: value for key, value in override.items() if value is not None}
         ),
     )
-    contents = object_contents(given if _own_fingerprint(module) is None else module)
+
+    def identify() -> str:
+        contents = object_contents(given if _own_fingerprint(module) is None else module)
+        return _MEMORY.identity_of([contents, override])
+
     loaded = loaded_from_object(
         given,
         architecture=["memory", json.dumps(override, default=str)],
-        own_identity=_MEMORY.identity_of([contents, override]),
+        own_identity=identify(),
     )
     if device is None:
         device = next((value.device for value in loaded.model.parameters()), "cpu")
@@ -182,7 +187,7 @@ def as_backbone(
         freeze=False,
     )
     checked_probe(backbone)
-    return backbone
+    return replace(backbone, identity=identify(), identify=identify)
 
 
 def _given(
@@ -246,11 +251,6 @@ def valid_name(name: str) -> str:
     """The name of a row.
 
     Raises:
-        ConfigError: It has other characters than letters, digits, "-", "_" and ".".
+        ConfigError: No record can have it.
     """
-    if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
-        raise ConfigError(
-            f"{name!r} cannot name a row, because files are called after it. Use letters, digits, "
-            "'-', '_' and '.'."
-        )
-    return name
+    return check_name(name, "row")

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from maskclip_bench.backbones.encoders import Encoder, TrainableEncoder
 from maskclip_bench.backbones.families.base import Loaded, one_at_a_time, short
 from maskclip_bench.backbones.feature_points import no_text_tower
 from maskclip_bench.backbones.layers import tokens_at
+from maskclip_bench.backbones.model_state import refuse_nonfinite_weights, state_fingerprint
 from maskclip_bench.backbones.row_identity import generation, with_generation
 from maskclip_bench.backbones.transform import Transform, choose_transform
 from maskclip_bench.errors import (
@@ -60,6 +60,8 @@ class Backbone:
         device: Where it computes.
         precision: Of the forward pass.
         identity: Hash of all that the row is made of; the same as `weights_identity`.
+        state: Hash of the tensors as loaded (`state_fingerprint`); "" if not known.
+        identify: Gives the identity of a model in memory as it is now.
     """
 
     declaration: BackboneDeclaration
@@ -72,6 +74,8 @@ class Backbone:
     device: torch.device
     precision: Precision = "float32"
     identity: str = ""
+    state: str = ""
+    identify: Callable[[], str] | None = None
     _widths: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -98,6 +102,32 @@ class Backbone:
     def feature_point(self) -> str:
         """Where `backbone` features are taken, in words."""
         return self.encoder.feature_point
+
+    def as_it_is(self) -> Backbone:
+        """This row with the fingerprints of now: a model in memory may have changed meanwhile.
+
+        Raises:
+            ConfigError: The weights of a row that was loaded by its name were changed.
+        """
+        state = state_fingerprint(self.model)
+        if self.identify is None:
+            if self.state not in ("", state):
+                raise ConfigError(
+                    f"The weights of {self.row_id} were changed since they were loaded, so its "
+                    "score would not be that row's. Give the model to as_backbone, with a name of "
+                    "its own."
+                )
+            return self
+        identity = self.identify()
+        if (identity, state) == (self.identity, self.state):
+            return self
+        before = f"{self.weights_fingerprint} {self.state} {self.identity}"
+        return replace(
+            self,
+            identity=identity,
+            state=state,
+            weights_fingerprint=storage.fingerprint([before, identity, state], length=32),
+        )
 
     def image_outputs(self, images: Tensor) -> dict[str, Tensor]:
         """One forward pass, two feature points.
@@ -224,22 +254,30 @@ class Backbone:
         Raises:
             ConfigError: It is no tensor of real numbers of the stated shape, or not as wide as
                 before.
-            NonFiniteError: A value is not finite, or a vector is so long that its length is not.
+            NonFiniteError: A value is not finite, or a vector is so long that its length is not,
+                or so short that float32 holds only zeros.
         """
         wanted = "[B, D]" if ndim == 2 else "[B, N, D]"
         shape = tuple(getattr(value, "shape", ()))
-        is_real = isinstance(value, Tensor) and not value.is_complex()
-        if not is_real or len(shape) != ndim or shape[0] != number:
+        if not _is_plain(value) or len(shape) != ndim or shape[0] != number or 0 in shape:
             raise ConfigError(
                 f"{self.row_id}: {what} are {type(value).__name__} {shape} for {number} inputs. "
-                f"The encoder should return a real tensor {wanted}, one entry for each input."
+                f"The encoder should return a real tensor {wanted}, dense and not empty, one entry "
+                "for each input."
             )
         if self._widths.setdefault(what, shape[-1]) != shape[-1]:
             raise ConfigError(
                 f"{self.row_id}: {what} have {shape[-1]} numbers, and had {self._widths[what]} "
                 "before. The encoder should return vectors of one width."
             )
-        result: Tensor = value.float()
+        result: Tensor = value.detach().float()
+        lost = (value != 0).any(dim=-1) & (result == 0).all(dim=-1)  # of float64
+        if bool(lost.any()):
+            raise NonFiniteError(
+                f"{self.row_id}: {what} are so small for {int(lost.sum())} of {number} inputs that "
+                "float32 holds only zeros. Multiply the encoder's output by a constant.",
+                rows=lost.reshape(number, -1).any(dim=1).nonzero().flatten().tolist(),
+            )
         finite = torch.isfinite(result.norm(dim=-1)).reshape(number, -1).all(dim=1)  # [B]
         if not bool(finite.all()):
             rows = (~finite).nonzero().flatten().tolist()
@@ -342,6 +380,7 @@ def backbone_of(
         device=device,
         precision=precision,
         identity=identity,
+        state=state,
     )
 
 
@@ -421,38 +460,11 @@ def checked_probe(backbone: Backbone) -> dict[str, Tensor]:
     return outputs
 
 
-# --- identity -------------------------------------------------------------------------------------
-
-
-def state_fingerprint(model: nn.Module) -> str:
-    """SHA-256 of names, types, shapes and values of a model's tensors, in hex."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def refuse_nonfinite_weights(model: nn.Module, row: str) -> None:
-    """Check all weights. Buffers may be infinite (masks are), but not NaN.
-
-    Raises:
-        NonFiniteError: Some are not finite; names them.
-    """
-    bad = [
-        name
-        for name, value in model.named_parameters()
-        if value.is_floating_point() and not bool(torch.isfinite(value).all())
-    ]
-    bad += [
-        name
-        for name, value in model.named_buffers()
-        if value.is_floating_point() and bool(torch.isnan(value).any())
-    ]
-    if bad:
-        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise NonFiniteError(
-            f"{row}: {len(bad)} tensors of its weights are not finite (NaN or infinite): "
-            f"{', '.join(bad[:5])}{more}. Take the weights from before the training diverged, or "
-            "get the file again."
-        )
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a tensor of real numbers that can be read element by element."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not (value.is_complex() or value.is_quantized or value.is_nested)
+        and value.device.type != "meta"
+    )

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,6 +23,7 @@ from maskclip_bench import storage
 from maskclip_bench.backbones.row_identity import GENERATION_FILE, generation, probe_folder
 from maskclip_bench.backbones.transform import probe_images
 from maskclip_bench.errors import ConfigError
+from maskclip_bench.modeling.unit_vectors import unit_vectors
 from maskclip_bench.runtime import Workspace, device_kind
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def probe_outputs(backbone: Backbone) -> dict[str, Tensor]:
     outputs = backbone.image_outputs(torch.stack(images))  # {point: [3, D]}
     if backbone.has_text:
         outputs["text"] = backbone.encode_text([PROBE_TEXT])  # [1, P]
-    return {name: F.normalize(value, dim=-1).cpu() for name, value in sorted(outputs.items())}
+    return {name: unit_vectors(value).cpu() for name, value in sorted(outputs.items())}
 
 
 def check_deterministic(backbone: Backbone, first: Mapping[str, Tensor]) -> None:
@@ -80,7 +80,7 @@ def check_independent(backbone: Backbone, first: Mapping[str, Tensor]) -> None:
     alone = backbone.image_outputs(backbone.transform(probe_images(64)[0])[None])
     if backbone.has_text:
         alone["text"] = backbone.encode_text([PROBE_TEXT, *OTHER_TEXTS])[:1]
-    found = {name: F.normalize(value, dim=-1).cpu() for name, value in alone.items()}
+    found = {name: unit_vectors(value).cpu() for name, value in alone.items()}
     largest = _difference({name: value[:1] for name, value in first.items()}, found)
     if largest > BATCH_TOLERANCE:
         raise ConfigError(

@@ -8,11 +8,11 @@ its label, and so do all after it.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskclip_bench import storage
+from maskclip_bench.data.cell_values import key_of
 from maskclip_bench.data.left_over import examples, shown
-from maskclip_bench.data.text_files import read_text
+from maskclip_bench.data.text_files import parse_json, read_text
 from maskclip_bench.errors import DataError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,13 @@ class ClassTable:
                 f"{self.source}: {len(repeated)} classes are listed twice, e.g. "
                 f"{shown(repeated[0])!r} as class {first} and as class {second}. Remove one."
             )
+        alike: dict[str, str] = {}
+        for key in self.keys:
+            if alike.setdefault(looks(key), key) != key:
+                raise DataError(
+                    f"{self.source}: {alike[looks(key)]!a} and {key!a} look the same and "
+                    "would be two classes. Write both alike (spaces, composed accents)."
+                )
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -171,6 +179,29 @@ def _difference(one: ClassTable | None, other: ClassTable) -> str:
     return f"only in one: {examples(only)}" if only else "in another order or with other names"
 
 
+def looks(text: str) -> str:
+    """What a reader sees of a text: single spaces, accents composed."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def table_of_labels(labels: Collection[str], *, source: str) -> ClassTable:
+    """The table of labels that a column holds: whole numbers are indices, others are names, sorted.
+
+    Raises:
+        DataError: The labels are whole numbers, and one is negative or above `MAX_CLASSES`.
+    """
+    if all(label.isascii() and label.isdigit() and len(label) < 10 for label in labels):
+        return table_of_indices(map(int, labels), source=source)
+    negative = sorted(label for label in labels if re.fullmatch(r"-[0-9]+", label))
+    if negative:
+        raise DataError(
+            f"{source}: {negative[0]} is no class index, and -1 often means that a label is not "
+            "known. Remove these rows, or write the names of the classes."
+        )
+    names = tuple(sorted(labels))
+    return ClassTable(names, names, source=source)
+
+
 def table_of_indices(indices: Iterable[int], *, source: str) -> ClassTable:
     """A table of the numbers from 0 to the largest one seen.
 
@@ -272,7 +303,7 @@ def read_class_table(path: Path, *, field: str = "name") -> ClassTable:
             lines = [line.split(maxsplit=1) for line in text.split("\n") if line.strip()]
             keys, names, kinds = [p[0] for p in lines], [p[-1].strip() for p in lines], None
         else:
-            keys, names, kinds = _from_json(json.loads(text), field)
+            keys, names, kinds = _from_json(parse_json(text), field)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path} is no class list ({type(error).__name__}: {error}). It should be a JSON list "
@@ -289,7 +320,19 @@ def _from_json(entries: Any, field: str) -> tuple[list[str], list[str], list[str
         raise TypeError(f"a list is expected, not {type(entries).__name__}")
     if all(isinstance(entry, str) for entry in entries):
         return list(entries), list(entries), None
-    names = [str(entry[field]) for entry in entries]
-    keys = [str(entry.get("wnid", entry["name"])) for entry in entries]
+    names = [_word(entry[field]) for entry in entries]
+    keys = [_word(entry.get("wnid", entry["name"])) for entry in entries]
     kinds = [entry.get("kind") for entry in entries]
     return keys, names, [str(kind) for kind in kinds] if all(kinds) else None
+
+
+def _word(value: Any) -> str:
+    """A class's key or name.
+
+    Raises:
+        ValueError: It is empty, or no text and no whole number.
+    """
+    word = key_of(value)
+    if not word.strip():
+        raise ValueError(f"{value!r} names no class")
+    return word

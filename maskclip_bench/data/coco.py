@@ -61,7 +61,12 @@ def read_coco(path: Path) -> dict[str, Any]:
 def _check(content: dict[str, Any], path: Path) -> None:
     images = [image["id"] for image in content["images"]]
     categories = [category["id"] for category in content["categories"]]
-    names = [str(category["name"]) for category in content["categories"]]
+    names = [category["name"] for category in content["categories"]]
+    nameless = [key for key, name in zip(categories, names, strict=True) if not _is_word(name)]
+    if nameless:
+        raise DataError(
+            f"{path}: the category {examples(nameless)} has no name. Give each category a text."
+        )
     boxes = content["annotations"]
     for what, ids in (
         ("images have the same id", images),
@@ -89,16 +94,35 @@ def _check(content: dict[str, Any], path: Path) -> None:
             f"{path}: the bbox of {len(broken)} annotations is not [x, y, width, height] in finite "
             f"numbers with a size of 0 or more, e.g. of annotation {examples(broken)}."
         )
+    areas = [
+        (box.get("id", index), box["area"]) for index, box in enumerate(boxes) if "area" in box
+    ]
+    odd = [key for key, area in areas if not _is_number(area) or area < 0]
+    if odd:
+        raise DataError(
+            f"{path}: the area of {len(odd)} annotations is not a finite number of 0 or more, e.g. "
+            f"of annotation {examples(odd)}; COCO's evaluation would count no such object. Correct "
+            "the areas."
+        )
 
 
 def _is_box(box: Any) -> bool:
     return (
         isinstance(box, list)
         and len(box) == 4
-        and all(isinstance(value, (int, float)) and math.isfinite(value) for value in box)
+        and all(map(_is_number, box))
         and box[2] >= 0
         and box[3] >= 0
     )
+
+
+def _is_number(value: Any) -> bool:
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return plain and math.isfinite(value)
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def image_names(content: dict[str, Any]) -> list[str]:

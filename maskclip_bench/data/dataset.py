@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from maskclip_bench.content_hash import files_hash
 from maskclip_bench.data.class_table import ClassTable
 from maskclip_bench.data.images import decode, read_header, to_rgb
 from maskclip_bench.data.left_over import LeftOver, examples, shown
-from maskclip_bench.data.masks import check_mask_values
+from maskclip_bench.data.masks import check_mask_sizes, check_mask_values
 from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.progress import Progress, throttled
 
@@ -99,6 +100,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         self._check_ids()
+        self._check_captions()
         for what, values in (
             ("groups", self.groups),
             ("labels", self.labels),
@@ -135,9 +137,20 @@ class Dataset:
                 f"be [{len(self)}, {num_classes}] of -1, 0 and 1. This is a fault of the reader."
             )
 
+    def _check_captions(self) -> None:
+        """Every caption says something: an empty one would be scored as any other."""
+        for name, texts in zip(self.sample_ids, self.captions or (), strict=False):
+            for text in texts:
+                if not text.strip() or not _is_whole(text):
+                    problem = "is empty" if not text.strip() else "holds half characters"
+                    raise DataError(
+                        f"{self.name} ({self.split}): a caption of {shown(name)} {problem}. "
+                        "Correct the file that lists it, or leave the image out."
+                    )
+
     def _check_ids(self) -> None:
         for name in self.sample_ids:
-            if not name.isascii() and name.encode("utf-8", "replace").decode() != name:
+            if not _is_whole(name):
                 raise DataError(
                     f"{self.name} ({self.split}): the id {shown(name)} holds half characters, "
                     "which no record can. Correct the file that lists it."
@@ -263,12 +276,14 @@ class Dataset:
         self.__dict__["_checked"] = True
 
     def check_masks(self, num_classes: int) -> None:
-        """Look at the values of all masks, once, before the work begins.
+        """Look at the sizes and values of all masks, once, before the work begins.
 
         Raises:
-            DataError: A mask cannot be read, or has a value that is no class.
+            DataError: A mask cannot be read, is not of its image's size, or has a value that is no
+                class.
         """
         if self.__dict__.get("_checked_masks") != num_classes:
+            check_mask_sizes(self.image_paths, self.annotations)
             check_mask_values(self.annotations, num_classes=num_classes)
             self.__dict__["_checked_masks"] = num_classes
 
@@ -328,6 +343,29 @@ class Dataset:
         sentence = self.left_over.sentence()
         if sentence:
             logger.warning("%s (%s): left out: %s", self.name, self.split, sentence)
+
+
+def shared_images(first: Dataset, second: Dataset) -> list[str]:
+    """Ids of the second split's images that are files of the first, too; links are followed.
+
+    A file that is itself a link counts as one of its own.
+    """
+    folders: dict[str, str] = {}
+
+    def places(dataset: Dataset) -> list[tuple[str, str]]:
+        pairs = [os.path.split(path) for path in dataset.image_paths]
+        for folder in {folder for folder, _ in pairs} - folders.keys():
+            folders[folder] = os.path.realpath(folder)
+        return [(folders[folder], name) for folder, name in pairs]
+
+    known = set(places(first))
+    pairs = zip(second.sample_ids, places(second), strict=False)  # no paths: no pairs
+    return [sample for sample, place in pairs if place in known]
+
+
+def _is_whole(text: str) -> bool:
+    """Whether UTF-8 can hold a text: it has no half of a character."""
+    return text.isascii() or text.encode("utf-8", "replace").decode() == text
 
 
 @dataclass(frozen=True)

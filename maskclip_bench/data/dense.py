@@ -7,7 +7,6 @@ minute on one core for ADE20K's 22,000 masks.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,13 @@ from typing import Any
 from maskclip_bench.data.coco import image_names, outside_boxes, read_coco
 from maskclip_bench.data.images import read_header
 from maskclip_bench.data.left_over import LeftOver, examples, shown
-from maskclip_bench.data.masks import check_mask_values, count_pixels, pair_masks, read_mask
+from maskclip_bench.data.masks import (
+    check_mask_sizes,
+    check_mask_values,
+    count_pixels,
+    pair_masks,
+    read_mask,
+)
 from maskclip_bench.errors import DataError
 
 __all__ = ["check_coco", "check_segmentation_folder", "count_pixels", "read_coco", "read_mask"]
@@ -65,31 +70,6 @@ def check_segmentation_folder(
     check_mask_values(paths, num_classes=num_classes)
     _warn(images, left_over)
     return len(files)
-
-
-def check_mask_sizes(images: Iterable[Path], masks: Iterable[Path]) -> None:
-    """Compare the stored sizes of images and masks, from their headers.
-
-    Raises:
-        DataError: A file is no image, or a mask is not of its image's size.
-    """
-    pairs = list(zip(images, masks, strict=True))
-    with ThreadPoolExecutor(CHECK_THREADS) as pool:
-        wrong = [text for text in pool.map(_size_difference, pairs) if text]
-    if wrong:
-        raise DataError(
-            f"{len(wrong)} of {len(pairs)} masks in {pairs[0][1].parent} are not of their image's "
-            f"size, e.g. {examples(wrong)}. Images and masks are of different releases, were "
-            "resized, or the masks were drawn on images turned by their EXIF orientation, which is "
-            "not applied."
-        )
-
-
-def _size_difference(pair: tuple[Path, Path]) -> str | None:
-    image, mask = (read_header(path) for path in pair)
-    if (image.width, image.height) == (mask.width, mask.height):
-        return None
-    return f"{pair[1].name} ({mask.width} x {mask.height}, image {image.width} x {image.height})"
 
 
 def check_coco(annotations: Path, images: Path) -> int:

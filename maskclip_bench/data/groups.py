@@ -11,8 +11,9 @@ from pathlib import Path
 from pydantic import field_validator
 
 from maskclip_bench.config import Declaration
-from maskclip_bench.data.left_over import shown
-from maskclip_bench.data.text_files import read_table, read_text
+from maskclip_bench.data.cell_values import key_of
+from maskclip_bench.data.left_over import examples, shown
+from maskclip_bench.data.text_files import parse_json, read_table, read_text
 from maskclip_bench.errors import ConfigError, DataError
 
 PATTERN_SECONDS = 20.0
@@ -75,10 +76,19 @@ def find_groups(rule: Groups, names: list[str], root: Path, split: str, what: st
                 f"{shown(missing[0])}. It belongs to other images; make or unpack the data set "
                 "again."
             )
-        return [table[name] for name in names]
-    if rule.pattern is not None:
-        return _search(rule.pattern, names, what)
-    return list(names)
+        groups = [table[name] for name in names]
+    elif rule.pattern is not None:
+        groups = _search(rule.pattern, names, what)
+    else:
+        return list(names)
+    without = [name for name, group in zip(names, groups, strict=True) if not group.strip()]
+    if without:
+        raise DataError(
+            f"{what}: {rule.file or rule.pattern!r} gives {len(without)} of {len(names)} images an "
+            f"empty group, e.g. {examples(without)}; all of them would count as one. Give each a "
+            "group, its own name if it belongs to no other."
+        )
+    return groups
 
 
 def _search(pattern: str, names: list[str], what: str) -> list[str]:
@@ -114,17 +124,17 @@ def _read_groups(path: Path, field: str | None) -> dict[str, str]:
             import pandas as pd
 
             frame = pd.read_parquet(path, columns=["path", "group"])
-            rows = zip(frame["path"].astype(str), frame["group"].astype(str), strict=True)
-            return _unique(list(rows), path)
+            groups = map(key_of, frame["group"].tolist())
+            return _unique(list(zip(frame["path"].astype(str), groups, strict=True)), path)
         if path.suffix == ".csv":
             columns = read_table(path, columns=("path", "group")).to_pydict()
             return _unique(list(zip(columns["path"], columns["group"], strict=True)), path)
-        table = json.loads(read_text(path))
+        table = parse_json(read_text(path))
         if isinstance(table, dict):
             return {
-                str(name): str(group[field] if field else group) for name, group in table.items()
+                str(name): key_of(group[field] if field else group) for name, group in table.items()
             }
-        return _unique([(str(row["path"]), str(row["group"])) for row in table], path)
+        return _unique([(str(row["path"]), key_of(row["group"])) for row in table], path)
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise DataError(
             f"{path} is no list of groups ({type(error).__name__}: {error}). It should map each "

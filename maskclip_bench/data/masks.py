@@ -14,7 +14,7 @@ are compared as they are stored: an EXIF orientation turns neither (see `data.im
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maskclip_bench.data.directory_walk import FoundFile, walk_files, walk_images
+from maskclip_bench.data.images import read_header
 from maskclip_bench.data.left_over import NO_IMAGE, LeftOver, examples, shown
 from maskclip_bench.errors import DataError
 
@@ -128,6 +129,31 @@ def mask_values(path: Path) -> NDArray[Any]:
     if values.dtype.kind == "i" and values.min(initial=0) < 0:
         raise DataError(f"{shown(path)} has values below 0, which are no classes.")
     return values
+
+
+def check_mask_sizes(images: Iterable[Path], masks: Iterable[Path]) -> None:
+    """Compare the stored sizes of images and masks, from their headers.
+
+    Raises:
+        DataError: A file is no image, or a mask is not of its image's size.
+    """
+    pairs = list(zip(images, masks, strict=True))
+    with ThreadPoolExecutor(CHECK_THREADS) as pool:
+        wrong = [text for text in pool.map(_size_difference, pairs) if text]
+    if wrong:
+        raise DataError(
+            f"{len(wrong)} of {len(pairs)} masks in {pairs[0][1].parent} are not of their image's "
+            f"size, e.g. {examples(wrong)}. Images and masks are of different releases, were "
+            "resized, or the masks were drawn on images turned by their EXIF orientation, which is "
+            "not applied."
+        )
+
+
+def _size_difference(pair: tuple[Path, Path]) -> str | None:
+    image, mask = (read_header(path) for path in pair)
+    if (image.width, image.height) == (mask.width, mask.height):
+        return None
+    return f"{pair[1].name} ({mask.width} x {mask.height}, image {image.width} x {image.height})"
 
 
 def check_mask_values(masks: Sequence[Path], *, num_classes: int | None) -> None:

@@ -98,7 +98,7 @@ def read_json(path: Path | str) -> Any:
     """
     text = read_text(path)
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path} is no JSON: line {error.lineno}, column {error.colno}: {error.msg}. It may be "
@@ -106,6 +106,25 @@ def read_json(path: Path | str) -> Any:
         ) from None
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 100,000 brackets
         raise DataError(f"{path} is no JSON that can be read here ({error}).") from None
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text in which no object gives a key twice: one of the two would be lost.
+
+    Raises:
+        ValueError: It is no JSON, or a key is given twice.
+        RecursionError: It nests too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_without_repeats)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {repeated!r} is given twice; remove one")
+    return found
 
 
 class BrokenRow(NamedTuple):

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from maskclip_bench import storage
+from maskclip_bench.errors import storage_error
 from maskclip_bench.escaping import csv_cell
 from maskclip_bench.progress import Progress, no_progress
 from maskclip_bench.report import page
@@ -113,8 +114,15 @@ def build(
 
 
 def _clear(folder: Path) -> None:
-    """Make the folder, or clear of it what is written again; pictures and tests are kept."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Make the folder, or clear of it what is written again; pictures and tests are kept.
+
+    Raises:
+        StorageError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, folder) from error
     (folder / STATE).unlink(missing_ok=True)
     for name in ("cells", "data/outcomes", "data/records", "pictures/dense"):
         shutil.rmtree(folder / name, ignore_errors=True)

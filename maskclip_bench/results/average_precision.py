@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from maskclip_bench.results.bootstrap import FloatArray, IntArray
+from maskclip_bench.results.outcome_columns import measured_rows, stacked
 from maskclip_bench.results.weighted import Weighted, effective_number
 
 NUM_THRESHOLDS = 10
@@ -339,8 +340,8 @@ class CocoAP(_MeanOverClasses):
             "hits": f"{matches}.hits",
             "ignored": f"{matches}.ignored",
         }
-        rows, measured = _measured_rows(outcomes, [*names.values(), f"{matches}.objects"])
-        objects = _stacked(rows, f"{matches}.objects", np.int64)
+        rows, measured = measured_rows(outcomes, [*names.values(), f"{matches}.objects"])
+        objects = stacked(rows, f"{matches}.objects", np.int64)
         lengths = rows[names["scores"]].map(len).to_numpy()
         entries: dict[str, npt.NDArray[Any]] = {"images": np.repeat(np.arange(len(rows)), lengths)}
         for part, column in names.items():
@@ -349,7 +350,7 @@ class CocoAP(_MeanOverClasses):
             kind = np.float64 if part == "scores" else np.int64
             entries[part] = np.concatenate([np.asarray(row, dtype=kind) for row in rows[column]])
         if not np.isfinite(entries["scores"]).all():
-            raise ValueError(f"{names['scores']!r} holds scores that are not finite.")
+            raise ValueError(f"{names['scores']!r} holds numbers that are not finite.")
         if ((entries["classes"] < 0) | (entries["classes"] >= objects.shape[1])).any():
             raise ValueError(
                 f"{names['classes']!r} holds what is none of {objects.shape[1]} classes."
@@ -371,44 +372,12 @@ class CocoAP(_MeanOverClasses):
         return cls.of(outcomes, columns, (5,))
 
 
-def _measured_rows(outcomes: pd.DataFrame, names: Sequence[str]) -> tuple[pd.DataFrame, BoolArray]:
-    """The rows that hold lists in all of the columns, and which those are [S].
-
-    Raises:
-        ValueError: A column is missing, or there is no such row.
-    """
-    missing = [name for name in names if name not in outcomes.columns]
-    if missing:
-        raise ValueError(f"The outcomes need the list columns {list(names)}; missing {missing}.")
-    measured = np.asarray(outcomes[list(names)].notna().all(axis=1), dtype=np.bool_)
-    if not measured.any():
-        raise ValueError(f"The outcome columns {list(names)} hold no list: nothing was measured.")
-    return outcomes[measured], measured
-
-
-def _stacked(rows: pd.DataFrame, name: str, kind: type) -> npt.NDArray[Any]:
-    """A list column [S', C].
-
-    Raises:
-        ValueError: The lists are of different lengths, or hold no numbers.
-    """
-    try:
-        stacked: npt.NDArray[Any] = np.stack([np.asarray(row, dtype=kind) for row in rows[name]])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name!r}: every measured row needs a list of one length.") from error
-    if stacked.ndim != 2:
-        raise ValueError(f"{name!r}: every measured row needs a list, one entry a class.")
-    return stacked
-
-
 def _scores_and_labels(
     outcomes: pd.DataFrame, columns: Sequence[str]
 ) -> tuple[FloatArray, IntArray, npt.NDArray[Any], BoolArray]:
-    rows, measured = _measured_rows(outcomes, columns)
-    scores = _stacked(rows, columns[0], np.float64)
-    labels = _stacked(rows, columns[1], np.int64)
+    rows, measured = measured_rows(outcomes, columns)
+    scores = stacked(rows, columns[0], np.float64)
+    labels = stacked(rows, columns[1], np.int64)
     if scores.shape != labels.shape:
         raise ValueError(f"{columns[0]!r} and {columns[1]!r} are lists of different lengths.")
-    if not np.isfinite(scores).all():
-        raise ValueError(f"{columns[0]!r} holds scores that are not finite.")
     return scores, labels, rows["group"].to_numpy(), measured

@@ -312,6 +312,7 @@ def _check_comparable(ours: Record, theirs: Record, task: str) -> None:
         ),
         ("task versions", ours.cell.task_version, theirs.cell.task_version),
         ("primary metrics", ours.primary_metric, theirs.primary_metric),
+        ("directions of the metric", *(_direction(record) for record in (ours, theirs))),
         ("limits", dict(ours.budget), dict(theirs.budget)),
         ("data", ours.fingerprints.get("data"), theirs.fingerprints.get("data")),
     ):
@@ -320,6 +321,10 @@ def _check_comparable(ours: Record, theirs: Record, task: str) -> None:
                 f"{task}: the two were measured with different {what}, {a} and {b}. Measure both "
                 "again with the same."
             )
+
+
+def _direction(record: Record) -> str:
+    return "higher is better" if record.primary.higher_is_better else "lower is better"
 
 
 def _by_sample(tables: Sequence[pd.DataFrame], metric: MetricRecord, name: str) -> pd.Series | None:

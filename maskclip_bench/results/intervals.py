@@ -42,9 +42,9 @@ from maskclip_bench.results.bootstrap import (
 from maskclip_bench.results.declared_statistics import is_weighted, weighted_statistic
 from maskclip_bench.results.outcome_columns import (
     Statistic,
+    fractions,
     mean_ratio,
     outcome_labels,
-    outcome_values,
     ratio_parts,
 )
 from maskclip_bench.results.proportions import CONFIDENCE, mid_p_interval, wilson_interval
@@ -113,7 +113,7 @@ def metric_interval(
             confidence=confidence,
             seed=seed,
         )
-    values = outcome_values(outcomes, name)
+    values = fractions(outcomes, name)
     measured = ~np.isnan(values)
     groups = outcomes["group"].to_numpy()[measured]
     if statistic == "mean":

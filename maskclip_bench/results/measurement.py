@@ -16,9 +16,9 @@ from maskclip_bench.results.outcome_columns import (
     Statistic,
     auc_scores,
     check_outcomes,
+    fractions,
     mean_ratio,
     outcome_labels,
-    outcome_values,
     placements,
     ratio_parts,
 )
@@ -130,7 +130,7 @@ def statistic_value(
         positive, negative, _, _ = auc_scores(outcomes, name)
         below, ties = placements(positive, negative)
         return float((below + ties / 2).mean() / len(negative))
-    values = outcome_values(outcomes, name)
+    values = fractions(outcomes, name)
     measured = ~np.isnan(values)
     if statistic == "mean":
         return float(values[measured].mean())

@@ -60,6 +60,9 @@ NUM_COLUMNS: dict[str, int] = {
 }
 """Of the statistics that take a fixed number of columns."""
 
+RANGE_TOLERANCE = 1e-6
+"""How far rounding may carry a fraction out of 0..1."""
+
 ID_COLUMNS = ("sample_id", "group")
 """Columns every outcome table has. Rows of one group were not drawn independently."""
 
@@ -68,7 +71,8 @@ def check_outcomes(outcomes: pd.DataFrame) -> None:
     """Hold an outcome table against its contract.
 
     Raises:
-        ValueError: A column is missing, ids repeat, or there is no row.
+        ValueError: A column is missing, ids repeat, a row has no id, group or label, or there is
+            no row.
     """
     missing = [column for column in ID_COLUMNS if column not in outcomes.columns]
     if missing:
@@ -78,6 +82,13 @@ def check_outcomes(outcomes: pd.DataFrame) -> None:
         )
     if len(outcomes) == 0:
         raise ValueError("The outcomes have no row: nothing was measured.")
+    for column in (*ID_COLUMNS, "label"):
+        nothing = outcomes[column].isna().sum() if column in outcomes.columns else 0
+        if nothing:
+            raise ValueError(
+                f"{nothing} of {len(outcomes)} rows of the outcomes have no {column!r}. Every row "
+                "needs one."
+            )
     if outcomes["sample_id"].duplicated().any():
         first = outcomes.loc[outcomes["sample_id"].duplicated(), "sample_id"].iloc[0]
         raise ValueError(f"sample_id {first!r} stands twice in the outcomes; ids must be unique.")
@@ -101,6 +112,22 @@ def outcome_values(outcomes: pd.DataFrame, name: str) -> npt.NDArray[np.float64]
         raise ValueError(f"The outcome column {name!r} holds only NaN.")
     if np.isinf(values).any():
         raise ValueError(f"The outcome column {name!r} holds an infinite number.")
+    return values
+
+
+def fractions(outcomes: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:
+    """One outcome column of fractions from 0 to 1 [S]; NaN where a row was not measured.
+
+    Raises:
+        ValueError: As `outcome_values`, or a value is no fraction.
+    """
+    values = outcome_values(outcomes, name)
+    wrong = (values < -RANGE_TOLERANCE) | (values > 1 + RANGE_TOLERANCE)
+    if wrong.any():
+        raise ValueError(
+            f"The outcome column {name!r} holds {values[wrong][0]:g}, and outcomes are fractions "
+            "from 0 to 1. Divide percentages by 100; declare scores as roc_auc."
+        )
     return values
 
 
@@ -164,28 +191,57 @@ def ratio_outcomes(
         ValueError: A column is missing, the lists are of different lengths, or nothing is measured.
     """
     names = ratio_column_names(metric)
+    rows, measured = measured_rows(outcomes, names)
+    numerators, denominators = (stacked(rows, name, np.float64) for name in names)
+    if numerators.shape != denominators.shape:
+        raise ValueError(
+            f"{names}: lists of {numerators.shape[1]} and {denominators.shape[1]} entries; they "
+            "need one entry a class, in both columns alike."
+        )
+    if (numerators < 0).any() or (numerators > denominators * (1 + RANGE_TOLERANCE)).any():
+        raise ValueError(f"{names}: a numerator is below 0 or above its denominator.")
+    return numerators, denominators, measured
+
+
+def measured_rows(
+    outcomes: pd.DataFrame, names: Sequence[str]
+) -> tuple[pd.DataFrame, npt.NDArray[np.bool_]]:
+    """The rows that hold lists in all of the columns, and which those are [S].
+
+    Raises:
+        ValueError: A column is missing, there is no such row, or one has only some of the lists.
+    """
     missing = [name for name in names if name not in outcomes.columns]
     if missing:
-        raise ValueError(
-            f"{metric!r} is a mean ratio, so the outcomes need the list columns {list(names)}; "
-            f"missing {missing}."
-        )
-    measured = outcomes[names[0]].notna().to_numpy(dtype=bool)
+        raise ValueError(f"The outcomes need the list columns {list(names)}; missing {missing}.")
+    present = outcomes[list(names)].notna().to_numpy(dtype=bool)
+    measured = np.asarray(present.all(axis=1), dtype=np.bool_)
     if not measured.any():
-        raise ValueError(f"The outcome column {names[0]!r} holds no list: nothing was measured.")
-    try:
-        numerators, denominators = (
-            np.stack([np.asarray(row, dtype=np.float64) for row in outcomes[name][measured]])
-            for name in names
-        )
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{names}: every measured row needs a list of one length.") from error
-    if numerators.shape != denominators.shape or numerators.ndim != 2:
+        raise ValueError(f"The outcome columns {list(names)} hold no list: nothing was measured.")
+    torn = int((present.any(axis=1) & ~measured).sum())
+    if torn:
         raise ValueError(
-            f"{names}: lists of {numerators.shape} and {denominators.shape}; they need one entry "
-            "a class, in both columns alike."
+            f"{torn} rows hold only some of the lists {list(names)}; a row has all of them, or "
+            "none where it was not measured."
         )
-    return numerators, denominators, measured
+    return outcomes[measured], measured
+
+
+def stacked(rows: pd.DataFrame, name: str, kind: type) -> npt.NDArray[Any]:
+    """A list column [S', C], finite.
+
+    Raises:
+        ValueError: The lists are of different lengths, or hold what is no finite number.
+    """
+    try:
+        values: npt.NDArray[Any] = np.stack([np.asarray(row, dtype=kind) for row in rows[name]])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name!r}: every measured row needs a list of one length.") from error
+    if values.ndim != 2:
+        raise ValueError(f"{name!r}: every measured row needs a list, one entry a class.")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name!r} holds numbers that are not finite.")
+    return values
 
 
 def ratio_parts(
@@ -198,7 +254,7 @@ def ratio_parts(
     """
     if statistic != "mean_of_columns":
         return ratio_outcomes(outcomes, name)
-    values = np.stack([outcome_values(outcomes, column) for column in columns], axis=1)  # [S, C]
+    values = np.stack([fractions(outcomes, column) for column in columns], axis=1)  # [S, C]
     present = ~np.isnan(values)
     measured = np.asarray(present.any(axis=1), dtype=np.bool_)
     numerators = np.where(present, values, 0.0)[measured]

@@ -4,18 +4,49 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from maskclip_bench.config import Declaration, World
-from maskclip_bench.errors import DataError
+from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.results.outcome_columns import Statistic
 
 SCHEMA_VERSION = 1
 
 SEAL = "seal"
+
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*")
+"""Names that can be those of files everywhere."""
+
+SEED = re.compile(r"__seed\d+$")
+"""What `row_id` puts behind a backbone's name."""
+
+
+def check_name(name: str, what: str) -> str:
+    """A name that records may have.
+
+    Args:
+        name: Of a backbone or a data set.
+        what: Which of the two, for the message.
+
+    Raises:
+        ConfigError: Files cannot be called after it everywhere, or it reads as a row with a seed.
+    """
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot name a {what}, because files are called after it. Use letters from a "
+            "to z, digits, '-', '_', '.', '+' and '='; begin with a letter or digit."
+        )
+    if SEED.search(name):
+        raise ConfigError(
+            f"{name!r} cannot name a {what}: the row of {SEED.sub('', name)!r} with that seed has "
+            "the same name. Call it otherwise."
+        )
+    return name
 
 
 def row_id(backbone: str, seed: int = 0) -> str:
@@ -27,7 +58,7 @@ class Cell(Declaration):
     """Which cell of the table: a row, a column, and the hash of all that its number depends on."""
 
     backbone: str
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of the row's pretraining; 0 for weights that came from elsewhere."""
     protocol: str
     dataset: str

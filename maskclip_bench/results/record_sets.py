@@ -109,7 +109,7 @@ def export_metrics(records: Sequence[Record], path: Path) -> Path:
     table = metric_table(records)
     suffix = path.suffix.lower()
     if suffix == ".csv":
-        texts = ("backbone", "task", "metric", "preset")
+        texts = [name for name in table if any(isinstance(value, str) for value in table[name])]
         table = table.assign(
             **{name: table[name].map(csv_cell, na_action="ignore") for name in texts}
         )

@@ -15,7 +15,6 @@ import hashlib
 import logging
 import math
 import os
-import re
 import traceback
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -25,17 +24,19 @@ import numpy as np
 import pandas as pd
 
 from maskclip_bench import storage
-from maskclip_bench.errors import ConfigError, DamagedFileError, StorageError
+from maskclip_bench.errors import DamagedFileError, StorageError
 from maskclip_bench.results import bootstrap
 from maskclip_bench.results.intervals import metric_interval
 from maskclip_bench.results.measurement import Measurement, Metric, statistic_value
 from maskclip_bench.results.record_model import (
     SCHEMA_VERSION,
     SEAL,
+    SEED,
     Cell,
     Failure,
     MetricRecord,
     Record,
+    check_name,
     row_id,
     seal_of,
 )
@@ -63,9 +64,6 @@ logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 60.0
 """How long a reader waits for a process that is replacing a record it found damaged."""
-
-_SEED = re.compile(r"__seed\d+$")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=-]*")
 
 
 def measured_record(
@@ -161,11 +159,9 @@ class RecordStore:
         Raises:
             ConfigError: A name could not be a file name.
         """
-        for name in (row, protocol, dataset):
-            if not _NAME.fullmatch(name):
-                raise ConfigError(
-                    f"{name!r} cannot name a record: use letters, digits and _ . + = - only."
-                )
+        check_name(SEED.sub("", row), "row")
+        for name in (protocol, dataset):
+            check_name(name, "record")
         return self.root / row / f"{protocol}__{dataset}.json"
 
     def save(self, record: Record, outcomes: pd.DataFrame | None = None) -> Record:
@@ -185,6 +181,7 @@ class RecordStore:
             StorageError: The disk refused; the previous record stands.
         """
         cell = record.cell
+        check_name(cell.backbone, "row")
         path = self.path(cell.row_id, cell.protocol, cell.dataset)
         with storage.exclusive(path):
             if record.status == "failed":
@@ -254,7 +251,7 @@ class RecordStore:
         records = (
             self._read(path)
             for path in self.paths()
-            if (backbones is None or _SEED.sub("", path.parent.name) in backbones)
+            if (backbones is None or SEED.sub("", path.parent.name) in backbones)
             and (tasks is None or path.stem.replace("__", "/", 1) in tasks)
         )
         return [record for record in records if record is not None]

@@ -22,12 +22,14 @@ MAX_DRAWN = 2_000
 """With more groups than this off the grid, their sum is normal to better than 10,000 flips tell."""
 MAX_GRID = 2_000_000
 """Widest distribution on a grid, in steps."""
+SMALLEST = 1e-15
+"""What is below it is rounding of the sums; no test proves anything with certainty."""
 MAX_DENOMINATOR = 2_520
 """Grids of 1/1 to 1/2520 are looked for: hits, and means of a few draws."""
 
 
 def sign_flip_p_value(differences: FloatArray, *, seed: int = 0) -> float:
-    """Two-sided p-value of the sum of `differences` under random signs.
+    """Two-sided p-value of the sum of `differences` under random signs; `SMALLEST` at least.
 
     Args:
         differences: Sum of each group [G].
@@ -43,10 +45,10 @@ def sign_flip_p_value(differences: FloatArray, *, seed: int = 0) -> float:
         return float(np.mean(np.abs(_all_sums(differences)) >= observed - 1e-9 * largest))
     steps = _on_grid(differences)
     if steps is not None:
-        return _grid_p_value(steps)
+        return max(_grid_p_value(steps), SMALLEST)
     if len(differences) > MAX_DRAWN:
         spread = float(np.sqrt((differences**2).sum()))
-        return 2 * float(special.ndtr(-observed / spread))
+        return max(2 * float(special.ndtr(-observed / spread)), SMALLEST)
     extreme = total = 0
     for signs in draw_signs(len(differences), NUM_FLIPS, seed):
         extreme += int(np.count_nonzero(np.abs(signs @ differences) >= observed - 1e-9 * largest))

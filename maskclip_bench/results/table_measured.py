@@ -95,6 +95,10 @@ class MeasuredCells:
             check_same("preset", column, {r.row_id: preset_of(r) for r in shown})
             check_same("task version", column, {r.row_id: r.cell.task_version for r in shown})
             check_same("budget", column, {r.row_id: limits(r) for r in shown})
+            if column.metric is not None:
+                better = {r.row_id: r.metrics[column.metric].higher_is_better for r in shown}
+                words = {row: "higher" if up else "lower" for row, up in better.items()}
+                check_same("direction that is better", column, words)
             self._check_data(column, shown)
 
     def _check_data(self, column: ColumnDeclaration, shown: list[Record]) -> None:

@@ -25,7 +25,11 @@ from maskclip_bench.results.bootstrap import (
     multiplicities,
     weight_of_groups,
 )
-from maskclip_bench.results.outcome_columns import outcome_values
+from maskclip_bench.results.outcome_columns import (
+    RANGE_TOLERANCE,
+    fractions,
+    outcome_values,
+)
 
 NUM_BINS = 15
 """Of a calibration error, of equal width (Guo et al., 2017)."""
@@ -109,11 +113,9 @@ class CalibrationError(Weighted):
         Raises:
             ValueError: One is missing or holds nothing, or a confidence is none.
         """
-        confidence, hits = (outcome_values(outcomes, column) for column in columns)
+        confidence, hits = (fractions(outcomes, column) for column in columns)
         measured = ~(np.isnan(confidence) | np.isnan(hits))
         confidence, hits = confidence[measured], hits[measured]
-        if ((confidence < 0) | (confidence > 1 + 1e-6)).any():
-            raise ValueError(f"The outcome column {columns[0]!r} holds values outside of 0 to 1.")
         return cls(confidence, hits, outcomes["group"].to_numpy()[measured], measured)
 
     def values(self, weights: FloatArray) -> FloatArray:
@@ -171,10 +173,15 @@ class GeometricMean(Weighted):
         """From the column of logarithms.
 
         Raises:
-            ValueError: It is missing or holds nothing.
+            ValueError: It is missing or holds nothing, or a value is above 0.
         """
         logarithms = outcome_values(outcomes, columns[0])
         measured = ~np.isnan(logarithms)
+        if (logarithms[measured] > RANGE_TOLERANCE).any():
+            raise ValueError(
+                f"The outcome column {columns[0]!r} holds logarithms above 0, which are of no "
+                "probability."
+            )
         return cls(logarithms[measured], outcomes["group"].to_numpy()[measured], measured)
 
     def values(self, weights: FloatArray) -> FloatArray:
@@ -223,7 +230,7 @@ class WorstGroup(Weighted):
         Raises:
             ValueError: It is missing or holds nothing.
         """
-        hits = outcome_values(outcomes, columns[0])
+        hits = fractions(outcomes, columns[0])
         measured = ~np.isnan(hits)
         groups, names = (outcomes[each].to_numpy()[measured] for each in ("group", "sample_id"))
         return cls(hits[measured], groups, names, measured)

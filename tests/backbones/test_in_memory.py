@@ -114,6 +114,8 @@ def test_preprocess__a_function() -> None:
         (3, STATED, "A int is no encoder"),
         (Pooled(), {"image_size": 16}, "preprocessing is not stated: mean, std"),
         (Pooled(), {**STATED, "name": "a/b"}, "'a/b' cannot name a row"),
+        (Pooled(), {**STATED, "name": "\u00fc"}, "cannot name a row, because files are called"),
+        (Pooled(), {**STATED, "name": "a__seed1"}, "the row of 'a' with that seed has the same"),
         (lambda images: images, STATED, r"features of images are Tensor \(3, 3, 16, 16\) for 3"),
     ],
 )
@@ -136,3 +138,20 @@ def test_row__cannot_be_loaded_again(workspace: Workspace) -> None:
     assert weights_identity(row, workspace).startswith("unknown-")
     with pytest.raises(CheckpointError, match=r"mine is a model in memory"):
         row.family.load(row, workspace, 0)
+
+
+def test_as_it_is__follows_what_was_changed_in_place() -> None:
+    model = Pooled()
+    model.register_parameter("gain", torch.nn.Parameter(torch.ones(1)))
+    backbone = as_backbone(model, **STATED)
+    assert backbone.as_it_is() is backbone
+    with torch.no_grad():
+        model.gain.mul_(2)
+    changed = backbone.as_it_is()
+    assert changed.weights_fingerprint != backbone.weights_fingerprint
+    assert changed.identity != backbone.identity
+    with torch.no_grad():
+        model.gain.div_(2)
+    assert backbone.as_it_is() is backbone
+    model.note = "another"
+    assert backbone.as_it_is().identity not in (backbone.identity, changed.identity)

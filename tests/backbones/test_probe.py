@@ -195,6 +195,44 @@ def test_gate__vectors_whose_length_is_not_finite(workspace: Workspace) -> None:
         backbone.image_outputs(torch.zeros(2, 3, 160, 160))
 
 
+class Fixed(nn.Module):
+    """Gives the same features for all images."""
+
+    def __init__(self, features: torch.Tensor) -> None:
+        super().__init__()
+        self.features = features
+
+    def image_outputs(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"backbone": self.features}
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        torch.zeros(2, 0),
+        torch.ones(2, 3).to_sparse(),
+        torch.ones(2, 3, device="meta"),
+        torch.nested.nested_tensor([torch.ones(3)] * 2, layout=torch.jagged),
+    ],
+    ids=["no width", "sparse", "meta", "nested"],
+)
+def test_gate__what_is_no_plain_tensor(workspace: Workspace, features: torch.Tensor) -> None:
+    backbone = replace(load(workspace), encoder=Fixed(features))
+    with pytest.raises(ConfigError, match=r"should return a real tensor \[B, D\], dense"):
+        backbone.image_outputs(torch.zeros(2, 3, 160, 160))
+
+
+def test_gate__gradients_and_vectors_that_float32_cannot_hold(workspace: Workspace) -> None:
+    images = torch.zeros(2, 3, 160, 160)
+    backbone = replace(load(workspace), encoder=Fixed(torch.ones(2, 3).requires_grad_()))
+    assert not backbone.image_outputs(images)["backbone"].requires_grad
+    small = torch.tensor([[1e-60, 2e-60], [0.0, 0.0]], dtype=torch.float64)
+    backbone = replace(load(workspace), encoder=Fixed(small))
+    with pytest.raises(NonFiniteError, match=r"so small for 1 of 2 inputs that float32") as caught:
+        backbone.image_outputs(images)
+    assert caught.value.rows == [0]
+
+
 def test_gate__one_width_and_real_numbers(workspace: Workspace) -> None:
     backbone = replace(load(workspace), encoder=Growing(1.0))
     backbone.image_outputs(torch.zeros(2, 3, 160, 160))
@@ -203,3 +241,12 @@ def test_gate__one_width_and_real_numbers(workspace: Workspace) -> None:
     backbone = replace(load(workspace), encoder=Growing(1.0, kind=torch.complex64))
     with pytest.raises(ConfigError, match=r"should return a real tensor \[B, D\]"):
         backbone.image_outputs(torch.zeros(2, 3, 160, 160))
+
+
+def test_as_it_is__a_row_of_a_name_keeps_its_weights(workspace: Workspace) -> None:
+    backbone = load(workspace)
+    assert backbone.as_it_is() is backbone
+    with torch.no_grad():
+        next(backbone.model.parameters()).add_(1)
+    with pytest.raises(ConfigError, match="were changed since they were loaded"):
+        backbone.as_it_is()

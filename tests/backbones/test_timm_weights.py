@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from maskclip_bench.backbones.loading import load_backbone, state_fingerprint
+from maskclip_bench.backbones.loading import load_backbone
+from maskclip_bench.backbones.model_state import state_fingerprint
 from maskclip_bench.backbones.timm_weights import load_timm_weights
 from maskclip_bench.errors import CheckpointError
 from maskclip_bench.runtime import Workspace

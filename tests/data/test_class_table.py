@@ -16,6 +16,7 @@ from maskclip_bench.data.class_table import (
     read_class_table,
     same_classes,
     table_of_indices,
+    table_of_labels,
 )
 from maskclip_bench.errors import DataError
 
@@ -105,6 +106,10 @@ def test_list__kinds(tmp_path: Path) -> None:
         ("a.json", b'{"owl": 1}', "is no class list"),
         ("a.json", b"[" * 100_000, "is no class list"),
         ("a.json", b"[]", "lists no class"),
+        ("a.json", b'[{"name": null}]', "None names no class"),
+        ("a.json", b'[{"name": ["owl", "bird"]}]', "is no text and no whole number"),
+        ("a.json", b'[{"name": "owl", "name": "jay"}]', "the key 'name' is given twice"),
+        ("a.json", b'["owl", "owl "]', "'owl' and 'owl ' look the same"),
         ("a.txt", b"owl\n\xfaw\n", "Line 2 of .*a.txt is not UTF-8"),
         ("a.json", b'["owl", "jay", "owl"]', "listed twice, e.g. 'owl' as class 0 and as class 2"),
         ("a.txt", b"n1 owl\nn2 jay\nn1 kite\n", "listed twice, e.g. 'n1'"),
@@ -116,3 +121,20 @@ def test_list__broken(name: str, content: bytes, message: str, tmp_path: Path) -
         read_class_table(tmp_path / name)
     with pytest.raises(DataError, match="No class list"):
         read_class_table(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ({"2", "0"}, ("0", "1", "2")),
+        ({"owl", "10", "2"}, ("10", "2", "owl")),
+        ({"100000000001", "7"}, ("100000000001", "7")),
+    ],
+)
+def test_table_of_labels(labels: set[str], names: tuple[str, ...]) -> None:
+    assert table_of_labels(labels, source="x").names == names
+
+
+def test_table_of_labels__a_negative_one() -> None:
+    with pytest.raises(DataError, match="x: -1 is no class index, and -1 often means"):
+        table_of_labels({"-1", "0"}, source="x")

@@ -16,6 +16,7 @@ from maskclip_bench.data.dataset import (
     IndexedImages,
     TarImages,
     hashing_told,
+    shared_images,
 )
 from maskclip_bench.errors import ConfigError, DataError
 
@@ -46,6 +47,8 @@ def make(folder: Path, **changes: Any) -> Dataset:
         ({"sample_ids": ["x", "\ud800"]}, r"the id \\ud800 holds half characters"),
         ({"groups": ["x"]}, "1 groups for 2 images"),
         ({"captions": [["x"]]}, "1 captions for 2 images"),
+        ({"captions": [["x"], ["y", " "]]}, r"a caption of 1\.png is empty"),
+        ({"captions": [["x \udc00"], ["y"]]}, r"a caption of 0\.png holds half characters"),
         ({"labels": np.array([0, 2])}, r"1 labels are no class, e\.g\. 2 of 1\.png; there are 2"),
         ({"labels": np.array([-1, 0])}, r"1 labels are no class, e\.g\. -1 of 0\.png"),
         ({"classes": None}, "2 labels are no class"),
@@ -145,10 +148,13 @@ def test_check_masks__once_for_a_number_of_classes(tmp_path: Path) -> None:
     dataset = make(tmp_path)
     masks = [tmp_path / "m0.png", tmp_path / "m1.png"]
     for mask in masks:
-        Image.new("L", (4, 4), 2).save(mask)
+        Image.new("L", dataset.image(0).size, 2).save(mask)
     dataset = make(tmp_path, annotations=masks)
     dataset.check_masks(2)
-    Image.new("L", (4, 4), 3).save(masks[1])
+    Image.new("L", (9, 4), 2).save(masks[1])
+    with pytest.raises(DataError, match=r"1 of 2 masks .* are not of their image's size"):
+        make(tmp_path, annotations=masks).check_masks(2)
+    Image.new("L", dataset.image(0).size, 3).save(masks[1])
     dataset.check_masks(2)
     with pytest.raises(DataError, match=r"m1\.png is no mask of 2 classes"):
         make(tmp_path, annotations=masks).check_masks(2)
@@ -178,3 +184,12 @@ def test_several_classes_an_image__are_checked() -> None:
             name="Birds", split="test", sample_ids=[], groups=[], files=[],
             read=lambda index: Image.new("RGB", (2, 2)),
         ).need_multi_labels()  # fmt: skip
+
+
+def test_shared_images__links_to_folders_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").symlink_to("a")
+    one = make(tmp_path / "a", image_paths=[tmp_path / "a" / f"{i}.png" for i in (0, 1)])
+    same = make(tmp_path / "a", image_paths=[tmp_path / "b" / f"{i}.png" for i in (1, 2)])
+    assert shared_images(one, same) == ["0.png"]
+    assert shared_images(one, make(tmp_path / "a")) == []

@@ -55,6 +55,9 @@ def test_sidecar__split_is_the_only_word_replaced(tmp_path: Path) -> None:
         ("[" * 100_000, "is no list of groups"),
         (None, "No file of groups"),
         (json.dumps([{"path": "a", "group": g} for g in "xy"]), "gives a two groups. Keep one"),
+        (json.dumps(TABLE | {NAMES[1]: None}), r"gives 1 of 6 images an empty group, e\.g\. n01/1"),
+        (json.dumps(TABLE | {NAMES[1]: ["a"]}), r"\['a'\] is no text and no whole number"),
+        ('{"a": "x", "a": "y"}', "the key 'a' is given twice"),
     ],
 )
 def test_sidecar__with_problems(content: str | None, message: str, tmp_path: Path) -> None:
@@ -69,6 +72,8 @@ def test_pattern(tmp_path: Path) -> None:
     assert find(tmp_path, pattern="n0.")[::2] == ["n01", "n02", "n03"]
     with pytest.raises(DataError, match=r"'x\(\.\)' is not found in 'n01/0.png'"):
         find(tmp_path, pattern="x(.)")
+    with pytest.raises(DataError, match="gives 6 of 6 images an empty group"):
+        find(tmp_path, pattern="(?P<group>x*)")
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$", "a*a*a*a*a*a*a*a*$"])

@@ -89,6 +89,8 @@ def test_read_json__value_and_damage(tmp_path: Path) -> None:
     assert read_json(write(path, codecs.BOM_UTF8 + b'{"a": [1]}')) == {"a": [1]}
     with pytest.raises(DataError, match=r"is no JSON: line 2, column 1"):
         read_json(write(path, '{"a": [1,\n'))
+    with pytest.raises(DataError, match="the key 'a' is given twice; remove one"):
+        read_json(write(path, '[{"b": 1, "a": 1, "a": 1}]'))
     for content in ("[" * 100_000, "9" * 5_000 + "0"):
         with pytest.raises(DataError, match="is no JSON that can be read here"):
             read_json(write(path, content))

@@ -201,7 +201,7 @@ def test_influence__gives_the_spread_of_resamples(num_images: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"m.scores": [[np.nan]]}, "holds scores that are not finite"),
+        ({"m.scores": [[np.nan]]}, "holds numbers that are not finite"),
         ({"m.classes": [[2]]}, "holds what is none of 2 classes"),
         ({"m.classes": [[-1]]}, "holds what is none of 2 classes"),
         ({"m.hits": [[1, 1]]}, "are of different detections"),
@@ -225,7 +225,7 @@ def test_coco_ap__columns_that_do_not_fit(changes: dict[str, Any], text: str) ->
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"scores": [[np.inf, 0.0]]}, "holds scores that are not finite"),
+        ({"scores": [[np.inf, 0.0]]}, "holds numbers that are not finite"),
         ({"labels": [[1]]}, "are lists of different lengths"),
         ({"labels": [["a", "b"]]}, "needs a list of one length"),
         ({"scores": [None]}, "hold no list"),

@@ -103,6 +103,13 @@ def test_compare__what_cannot_be(save: Save, store: RecordStore) -> None:
         Comparisons.of(*sides(store))
 
 
+def test_compare__directions_that_differ(save: Save, store: RecordStore) -> None:
+    save("clip", higher_is_better=False)
+    save("slip", hits=30)
+    with pytest.raises(ConfigError, match="different directions of the metric, lower is better"):
+        Comparisons.of(*sides(store))
+
+
 def test_differing__which_samples_and_in_whose_favour(save: Save, store: RecordStore) -> None:
     save("clip", hits=10)
     save("slip", hits=13)

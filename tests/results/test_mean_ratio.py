@@ -60,9 +60,14 @@ def test_measurement__checks_the_value() -> None:
 @pytest.mark.parametrize(
     ("numerators", "denominators", "message"),
     [
-        ([None], [None], "holds no list"),
+        ([None], [None], "hold no list"),
+        ([[1], [1]], [[1], None], "1 rows hold only some of the lists"),
+        ([[float("nan")]], [[1]], "holds numbers that are not finite"),
+        ([[2]], [[1]], "below 0 or above its denominator"),
+        ([[-1]], [[1]], "below 0 or above its denominator"),
+        ([1.0], [1.0], "needs a list, one entry a class"),
         ([[1, 2], [1]], [[1, 2], [1]], "needs a list of one length"),
-        ([[1, 2]], [[1]], r"lists of \(1, 2\) and \(1, 1\)"),
+        ([[1, 2]], [[1]], "lists of 2 and 1 entries"),
     ],
 )
 def test_ratio_outcomes__bad_columns(numerators: list, denominators: list, message: str) -> None:

@@ -65,6 +65,10 @@ def test_measurement__statistic_none_needs_no_column() -> None:
         (outcomes(m=[1.0, 1.0, 1.0]), "mean_per_class", "the outcomes need a column 'label'"),
         (pd.DataFrame({"sample_id": ["a"], "m": [1.0]}), "mean", r"lack the columns \['group'\]"),
         (outcomes(m=[1.0] * 3).iloc[:0], "mean", "no row: nothing was measured"),
+        (outcomes(m=[2.0, 1.0, 0.0]), "mean", "'m' holds 2, and outcomes are fractions"),
+        (outcomes(m=[1.0] * 3).assign(group=None), "mean", "3 of 3 rows .* have no 'group'"),
+        (outcomes(m=[1.0] * 3, label=[0, 1, None]), "mean_per_class", "1 of 3 .* have no 'label'"),
+        (outcomes(m=[0.5] * 3), "geometric_mean", "logarithms above 0"),
         (
             pd.DataFrame({"sample_id": ["a", "a"], "group": ["x", "y"], "m": [1.0, 1.0]}),
             "mean",
@@ -76,7 +80,9 @@ def test_measurement__parts_that_do_not_fit(
     table: pd.DataFrame, statistic: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        Measurement({"m": Metric(1.0, statistic=statistic)}, "m", table, "p")  # type: ignore[arg-type]
+        columns = ("m",) if statistic == "geometric_mean" else ()
+        metric = Metric(1.0, statistic=statistic, columns=columns)  # type: ignore[arg-type]
+        Measurement({"m": metric}, "m", table, "p")
 
 
 def test_measurement__primary_metric_must_exist() -> None:

@@ -67,6 +67,12 @@ def test_export__can_be_read_back(
     assert list(table.columns) == list(COLUMNS)
 
 
+def test_export__no_formula_in_any_column(save: Save, store: RecordStore, tmp_path: Path) -> None:
+    record = save("clip", preset="=1+1").model_copy(update={"provenance": {"time": "@SUM(1)"}})
+    text = export_metrics([record], tmp_path / "a.csv").read_text()
+    assert ",'=1+1," in text and ",'@SUM(1)," in text
+
+
 def test_export__of_another_format(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'a\.xlsx': export writes \.csv, \.json or \.parquet"):
         export_metrics([], tmp_path / "a.xlsx")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from maskclip_bench import storage
 from maskclip_bench.errors import ConfigError, DataError, StorageError
@@ -193,9 +194,29 @@ def test_save__no_space_leaves_the_old_record(
 
 
 def test_path__refuses_names_that_leave_the_folder(store: RecordStore) -> None:
-    for row in ("../clip", "a/b", ".hidden", ""):
-        with pytest.raises(ConfigError, match="cannot name a record"):
+    for row in ("../clip", "a/b", ".hidden", "", "m\u00fc", "__seed1"):
+        with pytest.raises(ConfigError, match="cannot name a row"):
             store.path(row, "knn", "demo_objects")
+    with pytest.raises(ConfigError, match="cannot name a record"):
+        store.path("clip", "knn", "my birds")
+
+
+def test_save__a_name_that_is_another_row(save: Callable[..., Record], store: RecordStore) -> None:
+    save("clip", seed=1)
+    with pytest.raises(ConfigError, match="the row of 'clip' with that seed has the same name"):
+        save("clip__seed1")
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        save("clip", seed=-1)
+    assert len(store.all(backbones=["clip"])) == 1
+
+
+def test_save__half_characters_in_a_message(store: RecordStore) -> None:
+    cell = Cell(
+        backbone="clip", protocol="knn", dataset="birds", world="real", cell_fingerprint="f"
+    )
+    saved = store.save(failed_record(cell, ValueError("no file caf\udce9.jpg")))
+    assert saved.error is not None and "\udce9" in saved.error.message
+    assert store.all() == [saved]
 
 
 def test_measured_record__statistic_none_has_no_interval() -> None:

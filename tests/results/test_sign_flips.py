@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from maskclip_bench.results import sign_flips
-from maskclip_bench.results.sign_flips import all_signs, sign_flip_p_value
+from maskclip_bench.results.sign_flips import SMALLEST, all_signs, sign_flip_p_value
 
 
 def brute_force(differences: np.ndarray) -> float:
@@ -64,3 +64,9 @@ def test_p_value__no_difference() -> None:
 
 def test_all_signs() -> None:
     assert sorted(map(tuple, all_signs(2))) == [(-1, -1), (-1, 1), (1, -1), (1, 1)]
+
+
+@pytest.mark.parametrize("number", [200, 3_000])
+def test_p_value__is_never_zero(number: int) -> None:
+    assert sign_flip_p_value(np.ones(number)) == SMALLEST
+    assert sign_flip_p_value(np.linspace(1, 2, 5_000)) == SMALLEST

@@ -74,6 +74,13 @@ def test_build__one_task_version_a_column(save: Save, store: RecordStore) -> Non
         build_table(declare(), store)
 
 
+def test_build__one_direction_a_column(save: Save, store: RecordStore) -> None:
+    save("clip", higher_is_better=False)
+    save("slip")
+    with pytest.raises(ConfigError, match=r"direction that is better \(clip: lower, slip: higher"):
+        build_table(declare(), store)
+
+
 def test_build__one_budget_a_column(save: Save, store: RecordStore) -> None:
     save("clip", budget={"num_samples": 10})
     save("slip")

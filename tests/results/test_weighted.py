@@ -200,7 +200,7 @@ def test_paired__two_worst_groups() -> None:
     ("columns", "text"),
     [
         (["sure", "absent"], "No outcome column 'absent'"),
-        (["logs", "hits"], "holds values outside of 0 to 1"),
+        (["logs", "hits"], "and outcomes are fractions from 0 to 1"),
         ([], "a calibration_error takes 2 columns; got"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -133,6 +134,10 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sentences = [{"raw": f"a {colour} square"}, {"raw": f"something {colour}"}]
         images.append({"filename": f"{colour}.png", "split": "test", "sentences": sentences})
     (root / "captions" / "dataset.json").write_text(json.dumps({"images": images}))
+    shutil.copytree(root / "squares" / "val", root / "squares" / "tune")
+    shutil.copy(root / "squares" / "val.json", root / "squares" / "tune.json")
+    (root / "squares" / "again").symlink_to("train")
+    shutil.copy(root / "squares" / "train.json", root / "squares" / "again.json")
     return root
 
 
@@ -202,6 +207,7 @@ def run(context: ProtocolContext, protocol: str) -> Measurement:
         workspace=context.workspace,
         features=context.features,
         device=context.device,
+        limit=context.limit,
     )
 
 

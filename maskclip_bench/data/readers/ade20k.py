@@ -8,8 +8,10 @@ from typing import Literal
 
 from maskclip_bench.data.class_table import ClassTable, read_class_table
 from maskclip_bench.data.dataset import Dataset, FileImages
+from maskclip_bench.data.left_over import shown
 from maskclip_bench.data.masks import pair_masks
 from maskclip_bench.data.readers.base import ReaderDeclaration
+from maskclip_bench.errors import DataError
 
 
 class ADE20K(ReaderDeclaration):
@@ -27,10 +29,23 @@ class ADE20K(ReaderDeclaration):
         return [root, root / "images" / split, root / "annotations" / split]
 
     def class_table(self, splits: Sequence[str], root: Path, *, what: str) -> ClassTable | None:
-        """From the declared list; None without one."""
+        """From the declared list; None without one.
+
+        Raises:
+            DataError: It is broken, or a list in text is not in the order of the masks' values.
+        """
         if self.classes is None:
             return None
-        return read_class_table(root / self.classes, field=self.class_field)
+        path = root / self.classes
+        table = read_class_table(path, field=self.class_field)
+        values = tuple(str(value) for value in range(1, len(table) + 1))
+        if path.suffix != ".json" and table.keys not in (table.names, values):
+            raise DataError(
+                f"{what}: line 1 of {path} reads as the value {shown(table.keys[0])!r} and the "
+                f"name {shown(table.names[0])!r}, and so on. Write `value name` a line with the "
+                "values 1, 2, 3... in order, or names of one word, or a JSON list of names."
+            )
+        return table
 
     def open(self, split: str, root: Path, *, classes: ClassTable | None, what: str) -> Dataset:
         """Open a split; see the base class."""

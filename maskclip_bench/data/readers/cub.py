@@ -10,12 +10,14 @@ import numpy as np
 
 from maskclip_bench.data.class_table import ClassTable
 from maskclip_bench.data.dataset import Dataset, FileImages
+from maskclip_bench.data.directory_walk import walk_images
 from maskclip_bench.data.left_over import check_present, examples, shown
 from maskclip_bench.data.readers.base import ReaderDeclaration
 from maskclip_bench.data.text_files import read_lines
 from maskclip_bench.errors import ConfigError, DataError
 
 LISTS = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
+NOT_LISTED = "images that images.txt does not name"
 SPLITS = {"train": "1", "test": "0"}
 """Split -> its word in `train_test_split.txt`."""
 
@@ -52,11 +54,22 @@ class CUB(ReaderDeclaration):
                     f"{what}: {root / name} does not list {len(missing)} of {len(images)} images, "
                     f"e.g. {examples(missing)}. Unpack the archive again."
                 )
+        self._check_splits(splits, root / LISTS[2], what)
         wrong = [images[number] for number in images if numbers[number] not in position]
         if wrong:
             raise DataError(
                 f"{what}: {len(wrong)} images have a class that {LISTS[3]} does not list, e.g. "
                 f"{examples(wrong)}. Unpack the archive again."
+            )
+        moved = [
+            name
+            for number, name in images.items()
+            if name.partition("/")[0] != classes.keys[position[numbers[number]]]
+        ]
+        if moved:
+            raise DataError(
+                f"{what}: {len(moved)} images are in the folder of another class than {LISTS[1]} "
+                f"says, e.g. {examples(moved)}. Unpack the archive again."
             )
         chosen = [number for number in images if splits[number] == SPLITS[split]]
         names = [images[number] for number in chosen]
@@ -64,6 +77,10 @@ class CUB(ReaderDeclaration):
         where = f"are not in {root / 'images'}"
         check_present(names, paths, what=what, where=where, remedy="Unpack the archive again.")
         labels = [position[numbers[number]] for number in chosen]
+        walk = walk_images(root / "images")
+        listed = set(images.values())
+        not_listed = (file.name for file in walk.files if file.name not in listed)
+        walk.left_over.add_all(NOT_LISTED, not_listed)
         return Dataset(
             name=what,
             split=split,
@@ -74,7 +91,22 @@ class CUB(ReaderDeclaration):
             labels=np.array(labels, dtype=np.int64),
             classes=classes,
             image_paths=paths,
+            left_over=walk.left_over,
         )
+
+    @staticmethod
+    def _check_splits(splits: dict[str, str], path: Path, what: str) -> None:
+        """Every image is of one of the two splits.
+
+        Raises:
+            DataError: One is of none.
+        """
+        odd = [word for word in splits.values() if word not in SPLITS.values()]
+        if odd:
+            raise DataError(
+                f"{what}: {path} says {examples(odd)} of {len(odd)} images; 1 is train and 0 is "
+                "test. Unpack the archive again."
+            )
 
 
 def _pairs(path: Path, what: str) -> dict[str, str]:
@@ -92,6 +124,11 @@ def _pairs(path: Path, what: str) -> dict[str, str]:
             raise DataError(
                 f"{what}: line {line_number} of {path} is {shown(line)!r}. It should be a number "
                 "and one word. Unpack the archive again."
+            )
+        if words[0] in found:
+            raise DataError(
+                f"{what}: line {line_number} of {path} lists the number {shown(words[0])} again. "
+                "Unpack the archive again."
             )
         found[words[0]] = words[1]
     return found

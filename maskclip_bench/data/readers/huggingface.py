@@ -19,7 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from maskclip_bench.data.class_table import ClassTable, table_of_indices
+from maskclip_bench.data.cell_values import captions_of, key_of
+from maskclip_bench.data.class_table import ClassTable, table_of_labels
 from maskclip_bench.data.dataset import Dataset
 from maskclip_bench.data.directory_walk import walk_files
 from maskclip_bench.data.images import decode, read_header
@@ -46,20 +47,38 @@ class HuggingFaceSet(ReaderDeclaration):
     """Column of the caption, or of a list of captions."""
 
     def class_table(self, splits: Sequence[str], root: Path, *, what: str) -> ClassTable | None:
-        """The names in the column's type, or all its values."""
+        """The names in the column's type, or all its values.
+
+        Raises:
+            DataError: The splits have other classes, or are the same rows.
+        """
         opened = [self._open(split, root, what) for split in splits]
+        if len(splits) > 1 and _holds_one_split(root):
+            raise DataError(
+                f"{what}: {root} holds one split, and {', '.join(splits)} would all be its rows. "
+                "Save all splits together (DatasetDict.save_to_disk), or declare one split."
+            )
         columns = [self._label(dataset, what) for dataset in opened]
-        if columns[0] is None:
+        labelled = [
+            (data, column, f"{what} ({split})")
+            for data, column, split in zip(opened, columns, splits, strict=True)
+            if column is not None
+        ]
+        if not labelled:
             return None
-        names = getattr(opened[0].features[columns[0]], "names", None)
-        source = f"the column {columns[0]!r} of {root}"
-        if names:
-            return ClassTable(tuple(names), tuple(names), source=source)
-        values = {v for data, column in zip(opened, columns, strict=True) for v in data[column]}
-        if all(isinstance(value, int) for value in values):
-            return table_of_indices(values, source=source)
-        found = tuple(sorted(map(str, values)))
-        return ClassTable(found, found, source=source)
+        source = f"the label column of {root}"
+        lists = {_class_names(data, column) for data, column, _ in labelled}
+        if lists == {()}:
+            keys = {key for each in labelled for key in self._keys(*each)}
+            return table_of_labels(keys, source=source)
+        if len(lists) > 1:
+            raise DataError(
+                f"{what}: the splits {', '.join(splits)} of {root} have other classes, or the same "
+                "in another order, so their labels do not mean the same. Cast the label column of "
+                "all of them to one ClassLabel."
+            )
+        (names,) = lists
+        return ClassTable(names, names, source=source)
 
     def open(self, split: str, root: Path, *, classes: ClassTable | None, what: str) -> Dataset:
         """Open a split; see the base class."""
@@ -68,9 +87,11 @@ class HuggingFaceSet(ReaderDeclaration):
         labels = None
         if label is not None:
             assert classes is not None
-            values = list(opened[label])
-            if values and isinstance(values[0], str):
-                values = classes.labels_of(values, what=what, noun="labels")
+            if _class_names(opened, label):
+                values = [-1 if value is None else value for value in opened[label]]
+            else:
+                keys = self._keys(opened, label, f"{what} ({split})")
+                values = classes.labels_of(keys, what=what, noun="labels")
             labels = np.array(values, dtype=np.int64)
         ids = [f"{index:08d}" for index in range(len(opened))]
         listed = walk_files(root, wanted=lambda name: not name.endswith(".lock")).files
@@ -133,9 +154,13 @@ class HuggingFaceSet(ReaderDeclaration):
             return None
         column = self._known(self.captions, opened, what, "captions", "captions")
         captions = []
-        for value in opened[column]:
-            texts = [value] if isinstance(value, str) else list(value or ())
-            captions.append([text for text in (" ".join(t.split()) for t in texts) if text])
+        for row, value in enumerate(opened[column]):
+            try:
+                captions.append(captions_of(value))
+            except ValueError as error:
+                raise DataError(
+                    f"{what}: row {row}, column {column!r}: {error}. Name another column."
+                ) from None
         bare = [index for index, texts in enumerate(captions) if not texts]
         if bare:
             raise DataError(
@@ -143,6 +168,30 @@ class HuggingFaceSet(ReaderDeclaration):
                 f"{examples(bare)}. Remove them, or name another column."
             )
         return captions
+
+    @staticmethod
+    def _keys(opened: Any, column: str, where: str) -> list[str]:
+        """The labels of a column without a list of classes, as texts.
+
+        Raises:
+            DataError: One is missing, or neither a text nor a whole number.
+        """
+        keys = []
+        for row, value in enumerate(opened[column]):
+            try:
+                keys.append(key_of(value))
+            except ValueError as error:
+                raise DataError(
+                    f"{where}: row {row}, column {column!r}: {error}. Name another column with "
+                    "`label`."
+                ) from None
+        bare = [row for row, key in enumerate(keys) if not key.strip()]
+        if bare:
+            raise DataError(
+                f"{where}: {len(bare)} of {len(keys)} rows have no {column!r}, e.g. row "
+                f"{examples(bare)}. Remove them."
+            )
+        return keys
 
     @staticmethod
     def _known(column: str | None, opened: Any, what: str, noun: str, key: str) -> str:
@@ -158,6 +207,16 @@ class HuggingFaceSet(ReaderDeclaration):
                 f"are {', '.join(opened.features)}. Name it with `{key}`."
             )
         return column
+
+
+def _holds_one_split(root: Path) -> bool:
+    """Whether the folder is of `Dataset.save_to_disk`, which gives the same rows for any split."""
+    return (root / STATE[0]).is_file() and not (root / STATE[1]).is_file()
+
+
+def _class_names(opened: Any, column: str) -> tuple[str, ...]:
+    """The names in a column's type; empty for a column of plain values."""
+    return tuple(getattr(opened.features[column], "names", None) or ())
 
 
 def _first(opened: Any, kind: str) -> str | None:

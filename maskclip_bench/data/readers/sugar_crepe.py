@@ -77,7 +77,7 @@ class SugarCrepe(ReaderDeclaration):
         )
 
     def _files(self, root: Path) -> list[Path]:
-        return sorted((root / self.files).glob("*.json"))
+        return [file for file in sorted((root / self.files).glob("*.json")) if file.name[0] != "."]
 
 
 def _entries(path: Path, what: str) -> dict[str, dict[str, Any]]:
@@ -89,11 +89,12 @@ def _entries(path: Path, what: str) -> dict[str, dict[str, Any]]:
     found = read_json(path)
     needed = ("filename", "caption", "negative_caption")
     if not isinstance(found, dict) or not all(
-        isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in needed)
+        isinstance(entry, dict)
+        and all(isinstance(entry.get(key), str) and entry[key].strip() for key in needed)
         for entry in found.values()
     ):
         raise DataError(
-            f"{what}: {path} is no list of SugarCrepe: number -> {', '.join(needed)}. Copy it "
-            "again from github.com/RAIVNLab/sugar-crepe."
+            f"{what}: {path} is no list of SugarCrepe: number -> {', '.join(needed)}, none of them "
+            "empty. Copy it again from github.com/RAIVNLab/sugar-crepe."
         )
     return found

@@ -8,8 +8,8 @@ the column of images may hold the files themselves: bytes, or Hugging Face's `{b
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import posixpath
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -19,12 +19,13 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from maskclip_bench.data.class_table import ClassTable, read_class_table, table_of_indices
+from maskclip_bench.data.cell_values import captions_of, key_of
+from maskclip_bench.data.class_table import ClassTable, read_class_table, table_of_labels
 from maskclip_bench.data.dataset import Dataset, FileImages
 from maskclip_bench.data.images import decode, read_header
 from maskclip_bench.data.left_over import check_present, examples, shown
 from maskclip_bench.data.readers.base import ReaderDeclaration
-from maskclip_bench.data.text_files import read_lines, read_table
+from maskclip_bench.data.text_files import parse_json, read_lines, read_table
 from maskclip_bench.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -63,11 +64,7 @@ class Table(ReaderDeclaration):
         if self.classes is not None:
             return read_class_table(root / self.classes)
         labels = {label for split in splits for label in self._rows(root, split, what)[self.label]}
-        source = f"the column {self.label!r} of {self.file}"
-        if all(label.isascii() and label.isdigit() and len(label) < 10 for label in labels):
-            return table_of_indices(map(int, labels), source=source)
-        names = tuple(sorted(labels))
-        return ClassTable(names, names, source=source)
+        return table_of_labels(labels, source=f"the column {self.label!r} of {self.file}")
 
     def open(self, split: str, root: Path, *, classes: ClassTable | None, what: str) -> Dataset:
         """Open a split; see the base class."""
@@ -106,7 +103,9 @@ class Table(ReaderDeclaration):
         return root / self.file.replace("{split}", split)
 
     def _rows(self, root: Path, split: str, what: str) -> pd.DataFrame:
-        """The wanted columns of a split as texts; `row` counts rows that hold their image.
+        """The wanted columns of a split as texts, captions as lists of texts.
+
+        `row` counts rows that hold their image.
 
         Raises:
             DataError: The table is broken, a column is missing, or a value is empty.
@@ -114,7 +113,7 @@ class Table(ReaderDeclaration):
         path = self._file(root, split)
         wanted = [self.image, *([self.label] if self.label else []), *self.captions]
         wanted += [self.split_column] if self.split_column else []
-        rows = _read(path, wanted, self.image, what)
+        rows = self._as_texts(_read(path, wanted, self.image, what), path, what)
         if self.split_column is not None:
             known = sorted(set(rows[self.split_column]))
             rows = rows[rows[self.split_column] == split]
@@ -124,12 +123,36 @@ class Table(ReaderDeclaration):
                     f"{self.split_column!r} has {examples(known)}. Correct `splits`."
                 )
         for column in [self.image, *([self.label] if self.label else [])]:
-            empty = int((rows[column].str.strip() == "").sum())
+            empty = sum(not value.strip() for value in rows[column])
             if empty:
                 raise DataError(
                     f"{what}: {empty} of {len(rows)} rows of {path} have no {column!r}. Fill the "
                     "column, or remove the rows."
                 )
+        return rows
+
+    def _as_texts(self, rows: pd.DataFrame, path: Path, what: str) -> pd.DataFrame:
+        """Captions as lists, everything else as texts.
+
+        Raises:
+            DataError: A value is neither a text nor, but for captions, a whole number.
+        """
+        for column in rows.columns:
+            if column == "row":
+                continue
+            read: Callable[[Any], Any] = captions_of if column in self.captions else key_of
+            values = []
+            for number, value in enumerate(rows[column].tolist()):
+                try:
+                    values.append(read(value))
+                except ValueError as error:
+                    raise DataError(
+                        f"{what}: row {number + 1} of {path}, column {column!r}: {error}. Correct "
+                        "the table, or name another column."
+                    ) from None
+            rows = rows.assign(**{column: _objects(values)})
+        if "row" not in rows:
+            rows = rows.assign(**{self.image: [*map(_normal, rows[self.image])]})
         return rows
 
     def _grouped(
@@ -139,7 +162,7 @@ class Table(ReaderDeclaration):
         captions: dict[str, list[str]] = {}
         for values in rows[[self.image, *self.captions]].itertuples(index=False, name=None):
             found = captions.setdefault(values[0], [])
-            found += [text for text in (" ".join(value.split()) for value in values[1:]) if text]
+            found += [text for texts in values[1:] for text in texts]
         bare = [name for name, found in captions.items() if not found]
         if bare:
             raise DataError(
@@ -147,11 +170,31 @@ class Table(ReaderDeclaration):
                 "Remove them, or give them captions."
             )
         first = rows.drop_duplicates(self.image, keep="first")
+        if self.label is not None:
+            labelled = rows[[self.image, self.label]].drop_duplicates()
+            torn = labelled.loc[labelled[self.image].duplicated(), self.image]
+            if len(torn):
+                raise DataError(
+                    f"{what}: {len(torn)} images of {path} have rows of several classes, e.g. "
+                    f"{examples(torn)}. Give all rows of an image one class."
+                )
         return first, [captions[name] for name in first[self.image]]
 
 
+def _normal(name: str) -> str:
+    """One way to write a path: `./a.jpg` is `a.jpg`."""
+    return posixpath.normpath(name) if name.strip() else name
+
+
+def _objects(values: Sequence[Any]) -> pd.Series:
+    """Values as they are: pandas makes floats, dates or columns of some."""
+    import pandas as pd
+
+    return pd.Series(values, dtype=object)
+
+
 def _read(path: Path, wanted: Sequence[str], image: str, what: str) -> pd.DataFrame:
-    """Columns of a table as texts.
+    """Columns of a table, values as they are in it.
 
     Raises:
         DataError: It cannot be read, or lacks a column.
@@ -161,7 +204,8 @@ def _read(path: Path, wanted: Sequence[str], image: str, what: str) -> pd.DataFr
     if path.suffix in (".csv", ".tsv"):
         return read_table(path, columns=list(dict.fromkeys(wanted))).to_pandas()
     if path.suffix == ".jsonl":
-        return pd.DataFrame(_json_rows(path, wanted, what), columns=list(wanted), dtype=str)
+        rows = _json_rows(path, wanted, what)
+        return pd.DataFrame({name: _objects([row[name] for row in rows]) for name in wanted})
     if path.suffix == ".parquet":
         return _parquet_rows(path, wanted, image, what)
     raise DataError(
@@ -170,15 +214,15 @@ def _read(path: Path, wanted: Sequence[str], image: str, what: str) -> pd.DataFr
     )
 
 
-def _json_rows(path: Path, wanted: Sequence[str], what: str) -> list[list[str]]:
+def _json_rows(path: Path, wanted: Sequence[str], what: str) -> list[dict[str, Any]]:
     """The wanted values of one JSON object a line."""
     rows = []
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         try:
-            found = json.loads(line)
-            rows.append(["" if found[key] is None else str(found[key]) for key in wanted])
+            found = parse_json(line)
+            rows.append({key: found[key] for key in wanted})
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(
                 f"{what}: line {number} of {path} gives no {', '.join(wanted)} "
@@ -189,6 +233,7 @@ def _json_rows(path: Path, wanted: Sequence[str], what: str) -> list[list[str]]:
 
 def _parquet_rows(path: Path, wanted: Sequence[str], image: str, what: str) -> pd.DataFrame:
     """The wanted columns; of images that the file holds only the name, and the row."""
+    import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -205,11 +250,13 @@ def _parquet_rows(path: Path, wanted: Sequence[str], image: str, what: str) -> p
             pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
         )
         columns = [name for name in dict.fromkeys(wanted) if not (held and name == image)]
-        frame = pq.read_table(path, columns=columns).to_pandas()
+        table = pq.read_table(path, columns=columns)
         number = pq.read_metadata(path).num_rows
-        frame = frame.astype(object).where(frame.notna(), "").astype(str)
+        frame = pd.DataFrame(
+            {name: _objects(table.column(name).to_pylist()) for name in columns},
+            index=range(number),
+        )
         if held:
-            frame = frame.reindex(range(number))
             frame[image] = _held_names(path, image, number, in_struct=pa.types.is_struct(kind))
             frame["row"] = range(number)
     except (OSError, pa.ArrowException) as error:

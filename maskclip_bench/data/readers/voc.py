@@ -110,7 +110,12 @@ class VOC(ReaderDeclaration):
                     "and 1, 0 or -1. Unpack the archive again."
                 )
             value = VALUES[words[1]]
-            found[words[0]] = DIFFICULT[self.difficult] if value == -1 else value
+            value = DIFFICULT[self.difficult] if value == -1 else value
+            if found.setdefault(words[0], value) != value:
+                raise DataError(
+                    f"{what}: line {number} of {path} says something else of {shown(words[0])} "
+                    "than a line before. Unpack the archive again."
+                )
         missing = [name for name in names if name not in found]
         if missing:
             raise DataError(

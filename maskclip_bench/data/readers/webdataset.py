@@ -8,11 +8,12 @@ image (or with one that cannot be decoded here) is no sample; it is counted and 
 
 from __future__ import annotations
 
+import filecmp
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -146,8 +147,10 @@ def read_samples(folder: Path, what: str, left_over: LeftOver) -> list[Sample]:
     files = [PairFile(shard.path, shard.name, 0) for shard in shards]
     expected = expected_counts(files)
     samples: list[Sample] = []
+    seen: dict[Any, list[FoundFile]] = {}
     for shard in shards:
         found = _read_shard(shard, what, left_over)
+        _refuse_copy(shard, seen.setdefault(_outline(found), []), what)
         if expected.get(shard.path, len(found)) != len(found):
             raise DataError(
                 f"{what}: {shard.path} holds {len(found)} samples, and the file of counts beside "
@@ -155,6 +158,33 @@ def read_samples(folder: Path, what: str, left_over: LeftOver) -> list[Sample]:
             )
         samples += found
     return samples
+
+
+def _outline(samples: Sequence[Sample]) -> Any:
+    """What two copies of a shard have in common, without their names."""
+    return tuple(
+        (sample.name.rpartition("/")[2], sample.image[1:], sample.label) for sample in samples
+    )
+
+
+def _refuse_copy(shard: FoundFile, alike: list[FoundFile], what: str) -> None:
+    """Refuse a shard with the bytes of another: its samples would count twice.
+
+    Args:
+        shard: The shard.
+        alike: Shards before it of the same outline; it is added to them.
+        what: Name of the data set, for messages.
+
+    Raises:
+        DataError: It is a copy.
+    """
+    for other in alike:
+        if filecmp.cmp(other.path, shard.path, shallow=False):
+            raise DataError(
+                f"{what}: {shard.path} is a copy of {other.name}, so its samples would count "
+                "twice. Remove one of the two."
+            )
+    alike.append(shard)
 
 
 def _is_shard(name: str) -> bool:

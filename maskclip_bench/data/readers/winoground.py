@@ -12,7 +12,6 @@ after the other, of one group. Classes are the tags Object, Relation and Both.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from maskclip_bench.data.dataset import Dataset, FileImages
 from maskclip_bench.data.left_over import check_present
 from maskclip_bench.data.readers.base import ReaderDeclaration
 from maskclip_bench.data.readers.table import HeldImages
-from maskclip_bench.data.text_files import read_lines
+from maskclip_bench.data.text_files import parse_json, read_lines
 from maskclip_bench.errors import DataError
 
 EXAMPLES = "examples.jsonl"
@@ -165,10 +164,20 @@ def _held_rows(path: Path, what: str) -> list[dict[str, Any]]:
             f"{what}: {path} is no Parquet table that can be read ({type(error).__name__}: "
             f"{error}). Download it again."
         ) from None
-    if missing or not rows:
+    broken = next((index for index, row in enumerate(rows) if not _is_whole(row)), None)
+    if missing or not rows or broken is not None:
         problem = f"has no column {', '.join(missing)}" if missing else "has no example"
+        if broken is not None:
+            problem = f"lacks one of {', '.join(TEXTS)} in row {broken}"
         raise DataError(f"{what}: {path} {problem}. Download it again.")
     return rows
+
+
+def _is_whole(row: dict[str, Any]) -> bool:
+    """Whether an example says all that it should: its number, and texts that are not empty."""
+    texts = [row[name] for name in TEXTS if name != "id"]
+    said = all(isinstance(text, str) and text.strip() for text in texts)
+    return said and isinstance(row["id"], (int, str)) and not isinstance(row["id"], bool)
 
 
 def _rows(path: Path, what: str) -> list[dict[str, Any]]:
@@ -183,13 +192,13 @@ def _rows(path: Path, what: str) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except (ValueError, RecursionError):
             row = None
-        if not isinstance(row, dict) or not needed <= set(row):
+        if not isinstance(row, dict) or not needed <= set(row) or not _is_whole(row):
             raise DataError(
                 f"{what}: line {number} of {path} is no example. It should be JSON with "
-                f"{', '.join(sorted(needed))}. Download it again."
+                f"{', '.join(sorted(needed))}, none of them empty. Download it again."
             )
         rows.append(row)
     if not rows:

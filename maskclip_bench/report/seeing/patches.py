@@ -17,6 +17,7 @@ from torch import Tensor
 from maskclip_bench.backbones.loading import Backbone
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.modeling.attention_maps import pooled_attention
+from maskclip_bench.modeling.unit_vectors import unit_vectors
 from maskclip_bench.progress import Progress, no_progress
 from maskclip_bench.report.seeing.scenes import Scenes
 from maskclip_bench.tasks.protocols.patch_segmentation import image_windows, join_tiles
@@ -131,7 +132,7 @@ def _text_scorer(
     def score(tokens: Tensor) -> Tensor:
         with torch.no_grad():
             joint = project(tokens.to(backbone.device)).float()
-            return F.normalize(joint, dim=-1) @ classifier.T
+            return unit_vectors(joint) @ classifier.T
 
     return score
 

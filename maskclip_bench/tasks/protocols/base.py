@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from maskclip_bench import storage
 from maskclip_bench.config import Declaration, decisive, validate
 from maskclip_bench.data.class_table import same_classes
+from maskclip_bench.data.dataset import shared_images
+from maskclip_bench.data.left_over import examples
 from maskclip_bench.data.readers import open_dataset
 from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.progress import Progress, no_progress
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
     from maskclip_bench.runtime import Workspace
     from maskclip_bench.tasks.declaration import TaskDeclaration
     from maskclip_bench.tasks.features import FeatureStore
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,15 +68,19 @@ class ProtocolContext:
     validate: bool = False
     _opened: dict[str, Dataset] = field(default_factory=dict, repr=False)
 
-    def dataset(self, split: str) -> Dataset:
+    def dataset(self, split: str, *, together: int = 1) -> Dataset:
         """One of the data set's splits ("train", "validation", "test"), opened once.
 
         All splits that are opened have the same classes at the same indices.
 
+        Args:
+            split: Ours.
+            together: Images that make an example; a limit keeps or leaves out all of them.
+
         Raises:
             ConfigError: The data set declares no such split.
-            DataError: Its files are missing or broken, or its classes are not those of a split
-                opened before.
+            DataError: Its files are missing or broken, its classes are not those of a split
+                opened before, or its images are all those of the training split.
         """
         if split not in self._opened:
             dataset = open_split(self.task, split, self.workspace)
@@ -80,9 +90,13 @@ class ProtocolContext:
                     "measure. Check the split's folder, and `splits` in its declaration."
                 )
             if self.limit is not None:
-                dataset = dataset.take(evenly_spaced(len(dataset), self.limit))
+                number = len(dataset) // together
+                chosen = evenly_spaced(number, max(self.limit // together, 1))
+                spread = [together * first + i for first in chosen for i in range(together)]
+                dataset = dataset.take(spread)
             self._opened[split] = dataset
             self._check_classes()
+            self._check_unseen()
         return self._opened[split]
 
     def left_over(self) -> dict[str, Any]:
@@ -99,6 +113,35 @@ class ProtocolContext:
         opened.sort(key=lambda dataset: dataset is not self._opened.get("train"))
         if len(opened) > 1:
             same_classes(*opened)
+
+    def _check_unseen(self) -> None:
+        """Of what is tested nothing was learnt, as far as the files say.
+
+        Raises:
+            DataError: All images of the test split are images of the training split.
+        """
+        train, test = (self._opened.get(split) for split in ("train", "test"))
+        if train is None or test is None:
+            return
+        shared = shared_images(train, test)
+        if not shared:
+            return
+        if len(shared) == len(test) and train.split != test.split:
+            raise DataError(
+                f"{test.name}: all images of {test.split!r} are images of {train.split!r}, so they "
+                "would be learnt before they are tested. Is one folder a link to the other? "
+                "Correct `splits`."
+            )
+        logger.warning(
+            "%s: %d of %d images of %s are images of %s, too (%s); they are learnt before they are "
+            "tested",
+            test.name,
+            len(shared),
+            len(test),
+            test.split,
+            train.split,
+            examples(shared),
+        )
 
 
 class Protocol(ABC):

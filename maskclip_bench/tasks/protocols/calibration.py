@@ -39,7 +39,12 @@ from maskclip_bench.tasks.metrics import (
     check_finite,
     expected_calibration_error,
 )
-from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext, declared_splits
+from maskclip_bench.tasks.protocols.base import (
+    Protocol,
+    ProtocolContext,
+    declared_splits,
+    evenly_spaced,
+)
 from maskclip_bench.tasks.protocols.base import open_split as open_own_split
 from maskclip_bench.tasks.protocols.classification import classification_result, columns_of
 from maskclip_bench.tasks.protocols.linear_probe import linear_probe_scores
@@ -118,17 +123,17 @@ class Calibration(Protocol):
         """Choose the temperature, then score the test split.
 
         Raises:
-            ConfigError: The backbone has no text tower, or the splits are one.
+            ConfigError: The backbone has no text tower, or the temperature would be chosen on a
+                split that is tested or trained on.
             DataError: The data is missing or broken.
         """
         settings: Settings = context.settings
         test = context.dataset("test")
         held_out = self._tuned_on(context.task, context.workspace)
         same_classes(test, held_out)
-        if held_out.fingerprint == test.fingerprint:
-            raise ConfigError(
-                f"{test.name}: tuned_on is the test split, which may choose nothing. Name another."
-            )
+        self._check_unseen(context.task, settings, held_out)
+        if context.limit is not None:
+            held_out = held_out.take(evenly_spaced(len(held_out), context.limit))
         logits, truth = self._logits(context, test)
         temperature = fit_temperature(*self._logits(context, held_out))
         classes = np.arange(logits.shape[1], dtype=np.int64)
@@ -188,6 +193,24 @@ class Calibration(Protocol):
             what=task.name,
             splits=list(dict.fromkeys([*declared_splits(task), settings.tuned_on])),
         )
+
+    @staticmethod
+    def _check_unseen(task: TaskDeclaration, settings: Settings, held_out: Dataset) -> None:
+        """The split that chooses the temperature is neither tested nor trained on.
+
+        Raises:
+            ConfigError: It is.
+        """
+        if held_out.split == task.splits["test"]:
+            raise ConfigError(
+                f"{task.name}: tuned_on is the test split, which may choose nothing. Name another."
+            )
+        trained = [theirs for ours, theirs in task.splits.items() if ours != "test"]
+        if settings.preset == "linear_probe" and held_out.split in trained:
+            raise ConfigError(
+                f"{task.name}: tuned_on is {held_out.split!r}, on which the probe is fitted, so "
+                "its answers there are surer than elsewhere. Name a split of its own."
+            )
 
     @staticmethod
     def _logits(context: ProtocolContext, dataset: Dataset) -> tuple[Tensor, Tensor]:

@@ -138,7 +138,7 @@ def classification_result(
         outcomes[primary] = difference
         metrics[primary] = Metric(value, chance_level=0.5, statistic="roc_auc")
     if primary == "worst_group_accuracy":
-        _, value = worst_group(top1, dataset.groups)
+        _, value = worst_group(top1, _need_groups(dataset))
         metrics[primary] = Metric(
             value, chance_level=chance, statistic="worst_group", columns=("top1_accuracy",)
         )
@@ -148,6 +148,20 @@ def classification_result(
             "Use top1_accuracy."
         )
     return ClassificationResult(metrics=metrics, outcomes=outcomes)
+
+
+def _need_groups(dataset: Dataset) -> list[str]:
+    """The group of each image.
+
+    Raises:
+        ConfigError: Each is one of its own.
+    """
+    if len(set(dataset.groups)) == len(dataset) > 1:
+        raise ConfigError(
+            f"{dataset.name} ({dataset.split}) has no groups: each image is one of its own, so the "
+            "worst is 0 or 1. Declare `groups` of the reader, or use top1_accuracy."
+        )
+    return dataset.groups
 
 
 def confidences(probabilities: Tensor, columns: Tensor) -> dict[str, Floats]:

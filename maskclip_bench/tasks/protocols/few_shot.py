@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from maskclip_bench.config import Declaration
 from maskclip_bench.errors import DataError
+from maskclip_bench.modeling.unit_vectors import unit_vectors
 from maskclip_bench.results.measurement import Measurement, Metric
 from maskclip_bench.runtime import derive_seed
 from maskclip_bench.tasks.declaration import TaskDeclaration
@@ -171,7 +172,7 @@ class FewShot(Protocol):
         if preset.feature_point == "joint":
             assert features.joint is not None  # `needs_text_tower` was asked
             return features.joint
-        return F.normalize(features.backbone, dim=-1) if preset.normalized else features.backbone
+        return unit_vectors(features.backbone) if preset.normalized else features.backbone
 
     @staticmethod
     def _hits(

@@ -72,7 +72,8 @@ class ImageTextMatching(Protocol):
             DataError: The data is missing or broken, or its captions make no examples.
         """
         settings: Settings = context.settings
-        dataset = context.dataset("test")
+        together = 2 if settings.preset == "winoground" else 1
+        dataset = context.dataset("test", together=together)
         captions = dataset.need_captions()
         images = context.features.images(context.backbone, dataset, progress=context.progress)
         assert images.joint is not None

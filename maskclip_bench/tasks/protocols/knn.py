@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip_bench.config import Declaration
+from maskclip_bench.modeling.unit_vectors import unit_vectors
 from maskclip_bench.results.measurement import Measurement, Metric
 from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.metrics import Candidates, label_ranks
@@ -26,6 +26,9 @@ NUM_NEIGHBORS = (10, 20, 100, 200)
 PRIMARY_NUM_NEIGHBORS = 20
 """The one DINO publishes."""
 TEMPERATURE = 0.07
+NARROW = 1e-4
+"""Spread of unit vectors (1 less the square of their mean's length) below which float32, that knows
+cosines to about 1e-7, cannot tell which of them are near; they are then compared in float64."""
 BLOCK_ELEMENTS = 1 << 27
 """Similarities in memory at a time: half a gigabyte."""
 
@@ -76,7 +79,7 @@ def vote(
         weights = (similarity / temperature).exp()
         votes = labels[index]
         for k in num_neighbors:
-            block = torch.zeros(len(part), num_classes, device=part.device)
+            block = torch.zeros(len(part), num_classes, device=part.device, dtype=weights.dtype)
             block.scatter_add_(1, votes[:, :k], weights[:, :k])
             if k < largest:
                 cut = (similarity[:, k - 1] == similarity[:, k]).nonzero()[:, 0]  # ties at the end
@@ -98,6 +101,12 @@ def _shared(similarity: Tensor, last: Tensor, k: int) -> Tensor:
     nearer, level = similarity > last[:, None], similarity == last[:, None]
     left = k - nearer.sum(dim=1, keepdim=True)
     return nearer + level * (left / level.sum(dim=1, keepdim=True))
+
+
+def is_narrow(bank: Tensor) -> bool:
+    """Whether unit vectors [M, D] differ too little for cosines in float32; see `NARROW`."""
+    mean = bank.mean(dim=0, dtype=torch.float64 if bank.device.type != "mps" else None)
+    return 1 - float(mean @ mean) < NARROW
 
 
 class KNN(Protocol):
@@ -123,13 +132,17 @@ class KNN(Protocol):
         train, test = context.dataset("train"), context.dataset("test")
         labels = train.need_labels()
         num_classes = int(max(labels.max(), test.need_labels().max())) + 1
-        bank = self._features(context, "train")
+        bank, queries = (self._features(context, split) for split in ("train", "test"))
+        if is_narrow(bank):
+            bank, queries = (
+                self._features(context, split, dtype=torch.float64) for split in ("train", "test")
+            )
         num_neighbors = tuple(sorted({min(k, len(bank)) for k in NUM_NEIGHBORS}))
         primary = min(PRIMARY_NUM_NEIGHBORS, len(bank))
         scores = vote(
-            self._features(context, "test"),
+            queries,
             bank,
-            torch.from_numpy(labels).to(context.device),
+            torch.from_numpy(labels).to(bank.device),
             num_classes=num_classes,
             num_neighbors=num_neighbors,
         )
@@ -143,7 +156,7 @@ class KNN(Protocol):
             probabilities=votes / votes.sum(dim=1, keepdim=True),
         )
         metrics, outcomes = dict(result.metrics), result.outcomes
-        truth = torch.from_numpy(test.need_labels()).to(context.device)
+        truth = torch.from_numpy(test.need_labels()).to(bank.device)
         for k in num_neighbors:
             if k != primary:
                 name = f"top1_accuracy_k{k}"
@@ -171,9 +184,13 @@ class KNN(Protocol):
         )
 
     @staticmethod
-    def _features(context: ProtocolContext, split: str) -> Tensor:
-        """Backbone features of a split, L2-normalised, on the device."""
+    def _features(
+        context: ProtocolContext, split: str, *, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Backbone features of a split, L2-normalised, on the device (MPS knows no float64)."""
         features = context.features.images(
             context.backbone, context.dataset(split), progress=context.progress
         )
-        return F.normalize(features.backbone.to(context.device), dim=-1)
+        exact_on_cpu = dtype == torch.float64 and context.device.type == "mps"
+        device = torch.device("cpu") if exact_on_cpu else context.device
+        return unit_vectors(features.backbone.to(device, dtype))

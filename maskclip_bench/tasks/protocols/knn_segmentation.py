@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskclip_bench.modeling.unit_vectors import unit_vectors
 from maskclip_bench.tasks.protocols.base import ProtocolContext
 from maskclip_bench.tasks.protocols.patch_segmentation import PatchProtocol, training_bank
 
@@ -31,12 +32,12 @@ class KnnSegmentation(PatchProtocol):
     ) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
         """Votes of the nearest patches."""
         bank = training_bank(context, num_classes)
-        keys = F.normalize(bank.tokens, dim=-1).to(context.device)
+        keys = unit_vectors(bank.tokens).to(context.device)
         labels = bank.labels.to(context.device)
         num_neighbors = min(NUM_NEIGHBORS, len(keys))
 
         def score(tokens: Tensor) -> Tensor:
-            similarity, index = (F.normalize(tokens, dim=-1) @ keys.T).topk(num_neighbors, dim=1)
+            similarity, index = (unit_vectors(tokens) @ keys.T).topk(num_neighbors, dim=1)
             weights = F.softmax(similarity / TEMPERATURE, dim=1)  # [N, K]
             return torch.einsum("nk,nkc->nc", weights, labels[index])
 

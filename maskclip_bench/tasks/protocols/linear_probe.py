@@ -7,17 +7,18 @@ The presets train on features that were computed once, so none of them augments.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip_bench.config import Declaration
 from maskclip_bench.data.readers import Dataset
 from maskclip_bench.errors import DataError
+from maskclip_bench.modeling.unit_vectors import unit_vectors
 from maskclip_bench.progress import Progress
 from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.runtime import derive_seed
@@ -67,6 +68,15 @@ split. Versions 2: the final fit is solved to the optimum on separable features,
 
 BISECT_STRIDE = 16
 
+ROWS_AT_A_TIME = 65_536
+"""Images whose features are in memory in float64 at a time."""
+
+SCALE = "features_multiplied_by"
+"""Of the details of a record: see `scale_of`; absent where it is 1."""
+
+USUAL_SPREAD = (1e-3, 1e3)
+"""Root mean square of centred features for which the grids of C are made."""
+
 
 class Settings(Declaration):
     """`protocols: {linear_probe: ...}` of a data set."""
@@ -105,7 +115,7 @@ class LinearProbe(Protocol):
         preset = PRESETS[settings.preset]
         test = context.dataset("test")
         classifier, details = self._probe(context, settings.preset, preset)
-        features = self._features(context, preset, test)
+        features = self._features(context, preset, test, _scale_in(details))
         scores = classifier(features.to(context.device))  # [N, C]
         classes = np.arange(scores.shape[1], dtype=np.int64)
         result = classification_result(
@@ -143,20 +153,23 @@ class LinearProbe(Protocol):
         fingerprints = [train.fingerprint]
         if validation:
             fingerprints.append(context.dataset("validation").fingerprint)
+        scale = self._scale(context, preset, train)
+        scaled = {} if scale == 1 else {SCALE: scale}
         details: dict[str, Any] = {
             "num_train": len(train),
             "search_on": "validation split" if validation else f"{preset.held_out:.0%} of train",
             "refit_on": "train and validation" if preset.search != "none" else "train",
             "data": fingerprints,
+            **scaled,
         }
 
         def fit() -> dict[str, Tensor]:
             labels = train.need_labels()
-            features = self._features(context, preset, train)
+            features = self._features(context, preset, train, scale)
             if validation:
                 other = context.dataset("validation")
                 labels = np.concatenate([labels, other.need_labels()])
-                features = torch.cat([features, self._features(context, preset, other)])
+                features = torch.cat([features, self._features(context, preset, other, scale)])
                 held_out = np.arange(len(labels)) >= len(train)
             else:
                 held_out = hold_out(labels, preset.held_out, seed=context.seed)
@@ -179,6 +192,7 @@ class LinearProbe(Protocol):
                 "num_classes": num_classes,
                 "seed": context.seed,
                 "data": fingerprints,
+                **scaled,
             },
             fit,
             note=f"{context.backbone.row_id}, {name} probe of {train.name}",
@@ -190,12 +204,14 @@ class LinearProbe(Protocol):
             num_iterations=int(num_iterations),
             converged=bool(converged),
         )
-        details |= {
-            "C": c,
-            "num_iterations": probe.num_iterations,
-            "converged": probe.converged,
-        }
-        return probe, details
+        found = {"C": c, "num_iterations": probe.num_iterations, "converged": probe.converged}
+        return probe, {**details, **found}
+
+    @classmethod
+    def _scale(cls, context: ProtocolContext, preset: Preset, train: Dataset) -> float:
+        if preset.feature_point == "joint":
+            return 1.0
+        return scale_of(cls._features(context, preset, train))
 
     @staticmethod
     def _num_classes(context: ProtocolContext) -> int:
@@ -203,12 +219,16 @@ class LinearProbe(Protocol):
         return 1 + max(int(split.need_labels().max()) for split in splits)
 
     @staticmethod
-    def _features(context: ProtocolContext, preset: Preset, dataset: Dataset) -> Tensor:
+    def _features(
+        context: ProtocolContext, preset: Preset, dataset: Dataset, scale: float = 1.0
+    ) -> Tensor:
         features = context.features.images(context.backbone, dataset, progress=context.progress)
         if preset.feature_point == "backbone":
-            return features.backbone
+            if scale == 1:
+                return features.backbone
+            return (features.backbone.double() * scale).float()
         assert features.joint is not None  # `needs_text_tower` was asked
-        return F.normalize(features.joint, dim=-1)
+        return unit_vectors(features.joint)
 
 
 def linear_probe_scores(
@@ -219,9 +239,33 @@ def linear_probe_scores(
     Raises:
         DataError: The data is missing or broken.
     """
-    classifier, _ = LinearProbe()._probe(context, preset, PRESETS[preset])
-    features = LinearProbe._features(context, PRESETS[preset], dataset)
+    classifier, details = LinearProbe()._probe(context, preset, PRESETS[preset])
+    features = LinearProbe._features(context, PRESETS[preset], dataset, _scale_in(details))
     return classifier(features.to(context.device))
+
+
+def scale_of(features: Tensor) -> float:
+    """A power of two by which features of an unusual scale get a spread of about 1; else 1.
+
+    The grid of C is one of features whose spread is about 1. C means as much as the square of the
+    scale, so that with a spread of 1e-8 every C of the grid would forbid any weight, and all models
+    would score as if they guessed.
+
+    Args:
+        features: [N, D], of the training split.
+    """
+    mean = features.mean(dim=0, dtype=torch.float64)
+    squares = sum(
+        float((part.double() - mean).square().sum()) for part in features.split(ROWS_AT_A_TIME)
+    )
+    spread = math.sqrt(squares / features.numel())
+    if spread == 0 or USUAL_SPREAD[0] <= spread <= USUAL_SPREAD[1]:
+        return 1.0
+    return float(2.0 ** -round(math.log2(spread)))
+
+
+def _scale_in(details: dict[str, Any]) -> float:
+    return float(details.get(SCALE, 1.0))
 
 
 def hold_out(labels: Integers, share: float, *, seed: int) -> np.ndarray[Any, np.dtype[np.bool_]]:

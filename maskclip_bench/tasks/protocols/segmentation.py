@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from maskclip_bench.backbones.dense_job import DenseFolder, DenseSplit
 from maskclip_bench.data.dataset import Dataset
-from maskclip_bench.data.dense import check_mask_sizes
-from maskclip_bench.data.masks import check_mask_values
+from maskclip_bench.data.masks import check_mask_sizes, check_mask_values
 from maskclip_bench.data.readers import root_of
 from maskclip_bench.results.measurement import Measurement, Metric
 from maskclip_bench.results.outcome_columns import mean_ratio

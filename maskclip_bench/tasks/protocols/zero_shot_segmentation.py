@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from maskclip_bench import storage
 from maskclip_bench.errors import ConfigError
+from maskclip_bench.modeling.unit_vectors import unit_vectors
 from maskclip_bench.tasks.protocols.base import ProtocolContext
 from maskclip_bench.tasks.protocols.patch_segmentation import PatchProtocol
 from maskclip_bench.tasks.protocols.prompts import (
@@ -57,7 +57,7 @@ class ZeroShotSegmentation(PatchProtocol):
 
         def score(tokens: Tensor) -> Tensor:
             with torch.no_grad():
-                return F.normalize(project(tokens).float(), dim=-1) @ classifier.T
+                return unit_vectors(project(tokens).float()) @ classifier.T
 
         return score, {
             "prompts": context.settings.prompts,

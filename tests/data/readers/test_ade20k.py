@@ -40,6 +40,17 @@ def test_pairs__every_suffix_in_all_protocols(scenes: Path, open_split: OpenSpli
     assert check_segmentation_folder(*folders) == len(found)
 
 
+def test_classes__a_list_in_text(scenes: Path, open_split: OpenSplit) -> None:
+    for number, lines in enumerate(("1 sky\n2 barn owl\n", "sky\nowl\n")):
+        (scenes / f"{number}.txt").write_text(lines)
+        found = open_split("val", kind="ade20k", classes=f"{number}.txt")
+        assert found.class_names == ["sky", "barn owl" if number == 0 else "owl"]
+    for number, lines in enumerate(("sky\nbarn owl\n", "0 sky\n1 owl\n", "2 sky\n1 owl\n"), 2):
+        (scenes / f"{number}.txt").write_text(lines)
+        with pytest.raises(DataError, match=r"Write `value name` a line with the values 1, 2, 3"):
+            open_split("val", kind="ade20k", classes=f"{number}.txt")
+
+
 def test_pairs__equal_names_in_two_folders(scenes: Path, open_split: OpenSplit) -> None:
     for city in ("aachen", "bochum"):
         for kind, name in (("images", "1.png"), ("annotations", "1.png")):

@@ -49,5 +49,29 @@ def test_broken(birds: Path, open_split: OpenSplit) -> None:
         open_split("test", kind="cub")
 
 
+@pytest.mark.parametrize(
+    ("name", "lines", "text"),
+    [
+        ("images.txt", None, "line 5 of .* lists the number 1 again"),
+        ("train_test_split.txt", "1 1\n2 0\n3 1\n4 2\n", r"says 2 of 1 images; 1 is train"),
+        ("image_class_labels.txt", "1 2\n2 1\n3 2\n4 2\n", "1 images are in the folder of another"),
+    ],
+)
+def test_lists__that_do_not_fit(
+    birds: Path, open_split: OpenSplit, name: str, lines: str | None, text: str
+) -> None:
+    path = birds / name
+    path.write_text(lines or path.read_text() + path.read_text().splitlines()[0] + "\n")
+    with pytest.raises(DataError, match=text):
+        open_split("test", kind="cub")
+
+
+def test_left_over__images_that_no_list_names(birds: Path, open_split: OpenSplit) -> None:
+    named = next((birds / "images").rglob("d.jpg"))
+    named.with_name("e.jpg").write_bytes(named.read_bytes())
+    left_over = open_split("test", kind="cub").left_over.to_json()
+    assert left_over["images that images.txt does not name"]["count"] == 1
+
+
 def test_conformance(birds: Path, tmp_path: Path) -> None:
     check_reader(CUB(root="set"), splits=("train", "test"), data_root=tmp_path)

@@ -122,3 +122,78 @@ def test_without_the_library(
 
 def test_conformance(parquet: Path, tmp_path: Path) -> None:
     check_reader(HuggingFaceSet(root="set"), splits=("train", "test"), data_root=tmp_path)
+
+
+def saved(folder: Path, png: Png, **splits: tuple[Any, list[Any]]) -> None:
+    """A DatasetDict whose splits have a column `label` of their own type."""
+    made = {}
+    for split, (kind, values) in splits.items():
+        features = datasets.Features({"photo": datasets.Image(), "label": kind})
+        photos = [{"bytes": png(number), "path": None} for number in range(len(values))]
+        columns = {"photo": photos, "label": values}
+        made[split] = datasets.Dataset.from_dict(columns, features=features)
+    datasets.DatasetDict(made).save_to_disk(folder)
+
+
+BOTH = ("train", "test")
+
+
+def test_classes__of_all_splits_alike(tmp_path: Path, png: Png, open_split: OpenSplit) -> None:
+    one, other = (datasets.ClassLabel(names=names) for names in (["owl", "bat"], ["bat", "owl"]))
+    saved(tmp_path / "set", png, train=(one, [0, 1]), test=(other, [0, 1]))
+    with pytest.raises(DataError, match=r"the splits train, test of .* have other classes"):
+        open_split("test", kind="huggingface", splits=BOTH)
+
+
+def test_one_saved_split__is_not_all_of_them(
+    tmp_path: Path, png: Png, open_split: OpenSplit
+) -> None:
+    table(png, [1, 2], [0, 1]).save_to_disk(tmp_path / "set")
+    assert len(open_split("test", kind="huggingface")) == 2
+    with pytest.raises(DataError, match=r"holds one split, and train, test would all be its rows"):
+        open_split("test", kind="huggingface", splits=BOTH)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "labels"),
+    [
+        ("float32", [10.0, 0.0, 2.0], [10, 0, 2]),
+        ("string", ["10", "0", "2"], [10, 0, 2]),
+        ("string", ["owl", "bat", "owl"], [1, 0, 1]),
+        ("bool", [True, False, True], [1, 0, 1]),
+    ],
+)
+def test_labels__of_plain_columns(
+    tmp_path: Path,
+    png: Png,
+    open_split: OpenSplit,
+    kind: str,
+    values: list[Any],
+    labels: list[int],
+) -> None:
+    saved(tmp_path / "set", png, test=(datasets.Value(kind), values))
+    dataset = open_split("test", kind="huggingface", label="label")
+    assert dataset.need_labels().tolist() == labels
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "text"),
+    [
+        (datasets.Value("float32"), [0.5, 1.0], r"row 0, column 'label': 0\.5 is no text"),
+        (datasets.Value("string"), ["owl", None], r"1 of 2 rows have no 'label', e\.g\. row 1"),
+        (datasets.ClassLabel(names=["owl"]), [0, None], r"1 labels are no class, e\.g\. -1"),
+        (datasets.Value("int64"), [0, -1], "-1 is no class index"),
+    ],
+)
+def test_labels__that_are_none(
+    tmp_path: Path, png: Png, open_split: OpenSplit, kind: Any, values: list[Any], text: str
+) -> None:
+    saved(tmp_path / "set", png, test=(kind, values))
+    with pytest.raises(DataError, match=text):
+        open_split("test", kind="huggingface", label="label")
+
+
+def test_captions__that_are_no_text(tmp_path: Path, png: Png, open_split: OpenSplit) -> None:
+    saved(tmp_path / "set", png, test=(datasets.Value("int64"), [0, 1]))
+    with pytest.raises(DataError, match="row 0, column 'label': 0 is no caption"):
+        open_split("test", kind="huggingface", captions="label")

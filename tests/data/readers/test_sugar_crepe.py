@@ -49,6 +49,10 @@ def test_open__what_is_broken(folder: Path, open_split: OpenSplit) -> None:
     (folder / "data" / "add_att.json").write_text('{"0": {"filename": "a.jpg"}}')
     with pytest.raises(DataError, match=r"add_att\.json is no list of SugarCrepe"):
         open_split("test", kind="sugar_crepe")
+    entry = {"filename": "a.jpg", "caption": "x", "negative_caption": ""}
+    (folder / "data" / "add_att.json").write_text(json.dumps({"0": entry}))
+    with pytest.raises(DataError, match=r"negative_caption, none of them empty"):
+        open_split("test", kind="sugar_crepe")
     for path in (folder / "data").iterdir():
         path.unlink()
     forget()

@@ -157,3 +157,63 @@ def test_conformance(folder: Path, tmp_path: Path) -> None:
         split_column="part",
     )  # fmt: skip
     check_reader(reader, splits=("train", "test"), data_root=tmp_path)
+
+
+def declared(suffix: str) -> dict[str, Any]:
+    named = {"kind": "table", "file": "{split}" + suffix, "image": "image", "images": "pictures"}
+    return {**named, "label": "label"}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_labels__whole_floats_are_indices(folder: Path, open_split: OpenSplit, suffix: str) -> None:
+    rows(folder, suffix, {**PICTURES, "label": [2.0, 10.0, 0.0]})
+    dataset = open_split("test", **declared(suffix))
+    assert (dataset.need_labels().tolist(), len(dataset.class_names)) == ([2, 10, 0], 11)
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        ([0, -1, 1], "-1 is no class index, and -1 often means that a label is not known"),
+        ([0.5, 0, 1], r"row 1 of .*, column 'label': 0\.5 is no text and no whole number"),
+        ([[0], [1], [0]], r"\[0\] is no text and no whole number"),
+        (["owl", "owl ", "bat"], "'owl' and 'owl ' look the same and would be two classes"),
+        (["caf\u00e9", "cafe\u0301", "bat"], r"'cafe\\u0301' and 'caf\\xe9' look the same"),
+    ],
+)
+def test_labels__that_are_none(
+    folder: Path, open_split: OpenSplit, labels: list[Any], text: str
+) -> None:
+    rows(folder, ".jsonl", {**PICTURES, "label": labels})
+    with pytest.raises(DataError, match=text):
+        open_split("test", **declared(".jsonl"))
+
+
+def test_captions__lists_and_what_is_no_text(folder: Path, open_split: OpenSplit) -> None:
+    rows(folder, ".jsonl", {**PICTURES, "a": [["x", "y"], "z", ["w", None]]})
+    several = {**declared(".jsonl"), "label": None, "captions": ["a"]}
+    assert open_split("test", **several).need_captions() == [["x", "y"], ["z"], ["w"]]
+    rows(folder, ".jsonl", {**PICTURES, "a": ["x", 5, "z"]})
+    with pytest.raises(DataError, match=r"row 2 of .*, column 'a': 5 is no caption"):
+        open_split("test", **several | {"images": "./pictures"})
+
+
+def test_rows__of_one_image(folder: Path, open_split: OpenSplit) -> None:
+    names = ["0.png", "./0.png", "1.png"]
+    rows(folder, ".csv", {"image": names, "label": ["owl", "bat", "bat"], "a": ["x", "y", "z"]})
+    with pytest.raises(DataError, match=r"1 images of .* have rows of several classes, e\.g\. 0"):
+        open_split("test", **declared(".csv"), captions=["a"])
+    with pytest.raises(DataError, match=r"1 images occur twice, e\.g\. 0\.png"):
+        open_split("test", **declared(".csv"))
+
+
+def test_jsonl__a_key_given_twice(folder: Path, open_split: OpenSplit) -> None:
+    (folder / "test.jsonl").write_text('{"image": "0.png", "label": 1, "label": 2}')
+    with pytest.raises(DataError, match="the key 'label' is given twice"):
+        open_split("test", **declared(".jsonl"))
+
+
+def test_csv__a_header_alone(folder: Path, open_split: OpenSplit) -> None:
+    (folder / "test.csv").write_text("image,label\n")
+    with pytest.raises(DataError, match=r"the split 'test' in .* has no image"):
+        open_split("test", **declared(".csv"))

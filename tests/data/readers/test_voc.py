@@ -54,6 +54,14 @@ def test_one_label_is_refused(main: Path, open_split: OpenSplit) -> None:
         open_split("test", kind="voc").need_labels()
 
 
+def test_lists__that_contradict_themselves(main: Path, open_split: OpenSplit) -> None:
+    text(main / "dog_test.txt", "000001 1\n000002 -1\n000001 1\n")
+    open_split("test", kind="voc")
+    text(main / "dog_test.txt", "000001 1\n000002 -1\n000001 -1\n")
+    with pytest.raises(DataError, match=r"line 3 of .* says something else of 000001 than a line"):
+        open_split("test", kind="voc", difficult="absent")
+
+
 def test_broken(main: Path, open_split: OpenSplit, tmp_path: Path) -> None:
     text(main / "dog_test.txt", "000001 yes\n")
     with pytest.raises(DataError, match=r"line 1 of .*dog_test.txt is '000001 yes'. It should be"):

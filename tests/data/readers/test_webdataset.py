@@ -300,7 +300,7 @@ def test_missing_shards__refused(
     split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset]
 ) -> None:
     for number in (0, 1, 3):
-        put_shard(split / f"s-{number:03d}.tar", labelled(png, {"a": 0}))
+        put_shard(split / f"s-{number:03d}.tar", labelled(png, {f"a{number}": 0}))
     with pytest.raises(DataError, match=r"no shard between s-001\.tar and s-003\.tar"):
         opened()
     (split / "s-003.tar").unlink()
@@ -314,6 +314,17 @@ def test_missing_shards__refused(
     (split / "sizes.json").write_text(json.dumps({"s-001.tar": 2}))
     with pytest.raises(DataError, match="holds 1 samples, and the file of counts"):
         opened()
+
+
+def test_copied_shard__would_count_twice(
+    split: Path, put_shard: Put, png: Png, opened: Callable[[], Dataset]
+) -> None:
+    put_shard(split / "0.tar", labelled(png, {"a": 0, "b": 1}))
+    (split / "0 (1).tar").write_bytes((split / "0.tar").read_bytes())
+    with pytest.raises(DataError, match=r"0 \(1\)\.tar is a copy of 0\.tar"):
+        opened()
+    put_shard(split / "0 (1).tar", {**labelled(png, {"b": 0, "a": 1}), "a.cls": b"0\n"})
+    assert len(opened()) == 4  # equal sizes, other content
 
 
 def test_pipe_in_place_of_a_shard__is_not_opened(

@@ -114,6 +114,22 @@ def test_open__what_is_broken(folder: Path, open_split: OpenSplit) -> None:
         open_split("test", kind="winoground")
 
 
+@pytest.mark.parametrize(
+    "changes", [{"caption_0": None}, {"caption_1": " "}, {"id": None}, {"collapsed_tag": 3}]
+)
+def test_open__an_example_that_says_nothing(
+    folder: Path, tmp_path: Path, open_split: OpenSplit, changes: dict[str, Any]
+) -> None:
+    row = example(0, "Both") | changes
+    (folder / "examples.jsonl").write_text(json.dumps(row))
+    with pytest.raises(DataError, match=r"line 1 of .* is no example\. .* none of them empty"):
+        open_split("test", kind="winoground")
+    rows = [example(1, "Both") | {name: type(value)() for name, value in row.items() if value}, row]
+    pq.write_table(pa.Table.from_pylist([row, rows[0]]), folder / "test-00000-of-00001.parquet")
+    with pytest.raises(DataError, match=r"lacks one of caption_0, .* in row 0"):
+        open_split("test", kind="winoground")
+
+
 def test_open__broken_tables(tmp_path: Path, open_split: OpenSplit) -> None:
     path = tmp_path / "set/test-00000-of-00001.parquet"
     path.parent.mkdir()

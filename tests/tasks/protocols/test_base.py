@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from maskclip_bench.errors import ConfigError, UnknownNameError
+from maskclip_bench.errors import ConfigError, DataError, UnknownNameError
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks import PROTOCOLS
 from maskclip_bench.tasks.protocols.base import cell_fingerprint
@@ -21,6 +21,18 @@ def test_missing_split_is_named(protocol: str, make_context: MakeContext) -> Non
     context = make_context(protocol, squares_task(splits={"test": "val"}), ColourEncoder())
     with pytest.raises(ConfigError, match="squares has no split 'train'; it declares test"):
         run(context, protocol)
+
+
+def test_test_split__that_is_the_training_split(
+    make_context: MakeContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    splits = {"train": "train", "test": "again"}  # a link
+    context = make_context("knn", squares_task(splits=splits), ColourEncoder())
+    with pytest.raises(DataError, match="all images of 'again' are images of 'train'"):
+        run(context, "knn")
+    splits["test"] = "train"
+    run(make_context("knn", squares_task(splits=splits), ColourEncoder()), "knn")
+    assert "48 of 48 images of train are images of train, too" in caplog.text
 
 
 def test_fingerprints__change_with_what_matters(workspace: Workspace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def test_calibration__a_collapsed_model_says_1_of_6_and_is_right_that_often(
 def test_calibration__of_the_linear_probe_on_a_split_of_its_own(make_context: MakeContext) -> None:
     task = squares_task(
         splits={"train": "train", "test": "val"},
-        protocols={"calibration": {"preset": "linear_probe", "tuned_on": "train"}},
+        protocols={"calibration": {"preset": "linear_probe", "tuned_on": "tune"}},
     )
     found = run(make_context("calibration", task, BlindEncoder()), "calibration")
     assert found.metrics["top1_accuracy"].value > 0.9
@@ -74,6 +75,25 @@ def test_calibration__of_the_linear_probe_on_a_split_of_its_own(make_context: Ma
 def test_calibration__the_test_split_chooses_nothing(make_context: MakeContext) -> None:
     with pytest.raises(ConfigError, match="tuned_on is the test split, which may choose nothing"):
         measured(make_context, ColourEncoder(), tuned_on="val")
+    task = squares_task(protocols={"calibration": {"prompts": "two", "tuned_on": "val"}})
+    context = make_context("calibration", task, ColourEncoder())
+    with pytest.raises(ConfigError, match="tuned_on is the test split"):
+        run(dataclasses.replace(context, limit=3), "calibration")
+
+
+def test_calibration__nor_the_split_that_a_probe_is_fitted_on(make_context: MakeContext) -> None:
+    task = squares_task(
+        protocols={"calibration": {"preset": "linear_probe", "tuned_on": "train"}},
+    )
+    with pytest.raises(ConfigError, match="tuned_on is 'train', on which the probe is fitted"):
+        run(make_context("calibration", task, BlindEncoder()), "calibration")
+
+
+def test_calibration__a_limit_is_one_of_all_splits(make_context: MakeContext) -> None:
+    task = squares_task(protocols={"calibration": {"prompts": "two"}})
+    context = make_context("calibration", task, ColourEncoder())
+    found = run(dataclasses.replace(context, limit=7), "calibration")
+    assert (found.details["num_images"], found.details["num_tuned_on"]) == (7, 7)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from maskclip_bench.data.groups import Groups
 from maskclip_bench.data.readers import open_dataset
 from maskclip_bench.errors import ConfigError, DataError
 from maskclip_bench.results.measurement import statistic_value
@@ -161,3 +162,11 @@ def test_multi_label_result__map_with_its_chance(data_root: Path) -> None:
         assert again == pytest.approx(1.0)
     with pytest.raises(ConfigError, match="top1_accuracy is for images of one class"):
         multi_label_result(perfect, several, primary="top1_accuracy")
+
+
+def test_classification_result__worst_group_needs_groups(data_root: Path) -> None:
+    reader = squares_task().reader.model_copy(update={"groups": Groups()})
+    dataset = open_dataset(reader, "val", data_root)
+    scores = torch.eye(6)[torch.from_numpy(dataset.need_labels())]
+    with pytest.raises(ConfigError, match=r"has no groups: each image is one of its own"):
+        classification_result(scores, dataset, classes=np.arange(6), primary="worst_group_accuracy")

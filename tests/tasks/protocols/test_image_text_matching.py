@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,17 @@ def test_winoground__right_and_swapped_captions(pairs: Path, make_context: MakeC
     assert found.outcomes["sample_id"].tolist() == ["e0", "e1"]
     assert found.outcomes["group_score"].tolist() == [1.0, 0.0]
     assert found.metrics["group_score"].chance_level == pytest.approx(1 / 6)
+
+
+@pytest.mark.parametrize(("limit", "examples"), [(1, ["e0"]), (3, ["e0"]), (4, ["e0", "e1"])])
+def test_winoground__a_limit_keeps_examples_whole(
+    pairs: Path, make_context: MakeContext, limit: int, examples: list[str]
+) -> None:
+    context = make_context(
+        "image_text_matching", declared("winoground", "winoground"), ColourEncoder()
+    )
+    found = run(dataclasses.replace(context, limit=limit), "image_text_matching")
+    assert found.outcomes["sample_id"].tolist() == examples
 
 
 @pytest.mark.parametrize(

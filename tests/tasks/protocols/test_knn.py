@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from maskclip_bench.errors import NonFiniteError
-from maskclip_bench.tasks.protocols.knn import vote
+from maskclip_bench.modeling.unit_vectors import unit_vectors
+from maskclip_bench.tasks.protocols.knn import is_narrow, vote
 from tests.tasks.conftest import (
     ColourEncoder,
     MakeContext,
@@ -69,3 +70,22 @@ def test_vote__refuses_what_is_not_finite() -> None:
     bank = torch.eye(3)
     with pytest.raises(NonFiniteError, match="1 of 1 rows"):
         vote(bank[:1] * torch.nan, bank, torch.arange(3), num_classes=3, num_neighbors=(1,))
+
+
+class NarrowEncoder(ColourEncoder):
+    """Features of a narrow cone: the same number is added to each, 10,000 times their spread."""
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward_features(images) + 1e4
+
+
+def test_knn__of_a_narrow_cone(make_context: MakeContext) -> None:
+    found = run(make_context("knn", squares_task(), NarrowEncoder()), "knn")
+    assert found.metrics["top1_accuracy"].value > 0.9
+
+
+def test_is_narrow() -> None:
+    vectors = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
+    assert not is_narrow(unit_vectors(vectors + 10))
+    assert is_narrow(unit_vectors(vectors + 1000))
+    assert is_narrow(unit_vectors(torch.ones(3, 8)))
