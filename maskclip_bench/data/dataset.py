@@ -283,7 +283,8 @@ class Dataset:
                 class.
         """
         if self.__dict__.get("_checked_masks") != num_classes:
-            check_mask_sizes(self.image_paths, self.annotations)
+            if self.image_paths:
+                check_mask_sizes(self.image_paths, self.annotations)
             check_mask_values(self.annotations, num_classes=num_classes)
             self.__dict__["_checked_masks"] = num_classes
 

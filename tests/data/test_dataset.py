@@ -149,11 +149,12 @@ def test_check_masks__once_for_a_number_of_classes(tmp_path: Path) -> None:
     masks = [tmp_path / "m0.png", tmp_path / "m1.png"]
     for mask in masks:
         Image.new("L", dataset.image(0).size, 2).save(mask)
-    dataset = make(tmp_path, annotations=masks)
+    paths = {"image_paths": [tmp_path / "0.png", tmp_path / "1.png"], "annotations": masks}
+    dataset = make(tmp_path, **paths)
     dataset.check_masks(2)
     Image.new("L", (9, 4), 2).save(masks[1])
     with pytest.raises(DataError, match=r"1 of 2 masks .* are not of their image's size"):
-        make(tmp_path, annotations=masks).check_masks(2)
+        make(tmp_path, **paths).check_masks(2)
     Image.new("L", dataset.image(0).size, 3).save(masks[1])
     dataset.check_masks(2)
     with pytest.raises(DataError, match=r"m1\.png is no mask of 2 classes"):
