@@ -235,6 +235,11 @@ def evaluate(
     from maskclip_bench.runtime import resolve_device
     from maskclip_bench.tasks.measure import measure_record
 
+    if not isinstance(encoder, (Backbone, str, Path)):
+        raise ConfigError(
+            f"A {type(encoder).__name__} is no Backbone. Make one of it: "
+            "maskclip_bench.as_backbone(model, image_size=..., mean=..., std=...)."
+        )
     place = _workspace(workspace, data)
     backbone = (
         encoder.as_it_is()

@@ -113,6 +113,11 @@ def test_evaluate__when_nothing_can_be_measured(birds: Path, workspace: Path) ->
         mb.evaluate(row(), "knn/cifar10", progress=False)
 
 
+def test_evaluate__a_module_is_no_backbone_yet(birds: Path, workspace: Path) -> None:
+    with pytest.raises(ConfigError, match=r"A Linear is no Backbone\. Make one of it"):
+        mb.evaluate(torch.nn.Linear(3, 3), "knn/birds", data={"birds": birds})  # type: ignore[arg-type]
+
+
 def test_evaluate__wrong_names(birds: Path, workspace: Path) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'knn'"):
         mb.evaluate(row(), "kn/birds", data={"birds": birds}, progress=False)

@@ -15,8 +15,8 @@ from maskclip_bench.backbones.encoders import loaded_from_object
 from maskclip_bench.backbones.families.base import Family, Loaded, Source
 from maskclip_bench.backbones.loading import Backbone, Precision, backbone_of, checked_probe
 from maskclip_bench.backbones.object_identity import object_contents
-from maskclip_bench.backbones.preprocess import Interpolation, Preprocess
-from maskclip_bench.config import World
+from maskclip_bench.backbones.preprocess import Interpolation
+from maskclip_bench.config import World, validate
 from maskclip_bench.errors import CheckpointError, ConfigError
 from maskclip_bench.results.record_model import check_name
 from maskclip_bench.runtime import Workspace
@@ -142,7 +142,8 @@ def as_backbone(
         precision: Arithmetic of the forward pass.
 
     Raises:
-        ConfigError: It is no encoder, its preprocessing is not stated, the name is none.
+        ConfigError: It is no encoder, its preprocessing is not stated, an option or the name is
+            none.
         NonFiniteError: Its weights or its features are not finite.
     """
     given = _given(module, encode_image, encode_text, preprocess)
@@ -155,17 +156,16 @@ def as_backbone(
         "resize_mode": resize_mode,
         "interpolation": interpolation,
     }
-    declaration = BackboneDeclaration(
-        name=valid_name(name),
-        display_name=display_name or name,
-        world=world,
-        source=MemorySource(
+    values = {
+        "name": valid_name(name),
+        "display_name": display_name or name,
+        "world": world,
+        "source": MemorySource(
             memory=type(module).__qualname__, reads_text=given.encode_text is not None
         ),
-        preprocess=Preprocess.model_validate(
-            {key: value for key, value in override.items() if value is not None}
-        ),
-    )
+        "preprocess": {key: value for key, value in override.items() if value is not None},
+    }
+    declaration = validate(values, BackboneDeclaration, where=f"The row {name}")
 
     def identify() -> str:
         contents = object_contents(given if _own_fingerprint(module) is None else module)

@@ -9,7 +9,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from PIL import Image
@@ -354,9 +354,13 @@ def backbone_of(
 
     Raises:
         NonFiniteError: Weights are not finite.
-        ConfigError: The declaration does not fit the model.
+        ConfigError: The declaration does not fit the model, or the precision is none.
     """
     row = declaration.name or declaration.display_name
+    if precision not in get_args(Precision):
+        raise ConfigError(
+            f"{row}: {precision!r} is no precision. Use one of {', '.join(get_args(Precision))}."
+        )
     refuse_nonfinite_weights(loaded.model, row)
     transform = choose_transform(
         loaded.preprocess,

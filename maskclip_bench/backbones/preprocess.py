@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import PositiveFloat, PositiveInt
+
 from maskclip_bench.config import Declaration
 
 Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos", "box", "hamming"]
@@ -13,9 +15,9 @@ Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos", "box", "ham
 class Preprocess(Declaration):
     """How a test image is prepared; what is left out comes from the model's own configuration."""
 
-    image_size: int | None = None
+    image_size: PositiveInt | None = None
     """Side of the square that enters the model, in pixels."""
-    resize_to: int | None = None
+    resize_to: PositiveInt | None = None
     """Short side after resizing, before the centre crop; by default the image size."""
     resize_mode: Literal["shortest", "squash"] | None = None
     """shortest: keep the aspect ratio and crop the centre. squash: resize both sides."""
@@ -28,5 +30,5 @@ class Preprocess(Declaration):
     """How half a pixel of the centre crop's position is rounded; transformers rounds down."""
     mean: tuple[float, float, float] | None = None
     """Per channel, of values 0 to 1."""
-    std: tuple[float, float, float] | None = None
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     """Per channel, of values 0 to 1."""

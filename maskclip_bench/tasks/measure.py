@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from numbers import Integral
 from typing import TYPE_CHECKING, cast
 
 from maskclip_bench.errors import ConfigError
@@ -74,8 +75,11 @@ def measure(
         JobError: A job of the protocol failed.
         StorageError: The disk refused.
     """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit is {limit}; give at least 1 image a split, or no limit.")
+    whole = isinstance(limit, Integral) and not isinstance(limit, bool)
+    if limit is not None and (not whole or limit < 1):
+        raise ConfigError(
+            f"limit is {limit!r}; give at least 1 image a split, a whole number, or no limit."
+        )
     if limit is not None and protocol.runs_as_job:
         raise ConfigError(
             f"{protocol.name} trains on whole splits, so limit={limit} has no meaning for it. "

@@ -170,16 +170,17 @@ def test_captions_an_image(tmp_path: Path) -> None:
 
 
 def test_values_of_masks(tmp_path: Path) -> None:
-    root = tmp_path / "ADEChallengeData2016"
+    root, size = tmp_path / "ADEChallengeData2016", (12, 10)
     for split in ("training", "validation"):
-        image(root / f"images/{split}/a.jpg")
+        image(root / f"images/{split}/a.jpg", size=size)
         path = root / f"annotations/{split}/a.png"
         path.parent.mkdir(parents=True)
-        Image.fromarray(np.array([[0, 150], [1, 255]], dtype=np.uint8)).save(path)
+        values = np.resize(np.array([0, 150, 1, 255], dtype=np.uint8), size[::-1])
+        Image.fromarray(values).save(path)
     task = load_task_declaration("ade20k")
     found = diagnosis(task, tmp_path)
     assert "all values of the masks are 0 to 150 or 255" in [f.text for f in found.findings]
-    Image.fromarray(np.array([[151]], dtype=np.uint8)).save(root / "annotations/validation/a.png")
+    Image.new("L", size, 151).save(root / "annotations/validation/a.png")
     assert any("151" in line for line in errors(diagnosis(task, tmp_path)))
 
 

@@ -54,6 +54,8 @@ def test_measure__limit_takes_images_of_every_split(limit: int, workspace: Works
     [
         ("knn", 0, "limit is 0; give at least 1"),
         ("knn", -3, "limit is -3"),
+        ("knn", 2.5, r"limit is 2\.5; .* a whole number"),
+        ("knn", True, "limit is True"),
         ("segmentation", 4, "segmentation trains on whole splits, so limit=4"),
         ("zero_shot_classification", None, "toy: Toy has no text tower, which Zero-shot needs"),
     ],

@@ -78,8 +78,8 @@ class CUB(ReaderDeclaration):
         check_present(names, paths, what=what, where=where, remedy="Unpack the archive again.")
         labels = [position[numbers[number]] for number in chosen]
         walk = walk_images(root / "images")
-        listed = set(images.values())
-        not_listed = (file.name for file in walk.files if file.name not in listed)
+        known = set(images.values())
+        not_listed = (file.name for file in walk.files if file.name not in known)
         walk.left_over.add_all(NOT_LISTED, not_listed)
         return Dataset(
             name=what,
