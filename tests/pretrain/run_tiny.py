@@ -16,11 +16,13 @@ from typing import Any
 import timm
 import timm.models.vision_transformer as timm_vit
 import torch
+from safetensors.torch import save_file
 from timm.models import generate_default_cfgs, register_model
 
 from maskclip_bench import distributed
 from maskclip_bench.config import merge, validate
 from maskclip_bench.data.tokenizer import TokenizerConfig, load_tokenizer
+from maskclip_bench.modeling import build_model, open_clip_config
 from maskclip_bench.pretrain import trainer
 from maskclip_bench.pretrain.launch import launch_here
 from maskclip_bench.pretrain.methods import build_method
@@ -29,17 +31,18 @@ from maskclip_bench.pretrain.recipe import Recipe
 TINY_VIT = "vit_engine_patch8_32"
 NUM_SAMPLES = 72
 
+HEAD = {"ssl_hidden_dim": 16, "ssl_output_dim": 8}
+QUANTIZER = {"num_codewords": 16, "codeword_hidden_dim": 16, "codeword_dim": 8}
 METHOD_FIELDS: dict[str, dict[str, Any]] = {
     "clip": {},
-    "slip": {"ssl_hidden_dim": 16, "ssl_output_dim": 8},
+    "slip": HEAD,
     "clip_mae": {},
-    "maskclip": {
-        "num_codewords": 16,
-        "codeword_hidden_dim": 16,
-        "codeword_dim": 8,
-        "text_decoder_depth": 1,
-        "ema_momentum": 0.9,
-    },
+    "maskclip": {**QUANTIZER, "text_decoder_depth": 1, "ema_momentum": 0.9},
+    "filip": {},
+    "simclr": HEAD,
+    "mae": {"decoder_depth": 2, "decoder_dim": 24, "decoder_num_heads": 2},
+    "simmim": {"mask_patch_size": 16},
+    "mvp": {**QUANTIZER, "mask_kind": "random"},  # and a teacher, `teacher_fields`
 }
 
 
@@ -64,14 +67,25 @@ if not timm.is_model(TINY_VIT):
     _register()
 
 
-def tiny_values(method: str = "clip", **changes: Any) -> dict[str, Any]:
-    """Plain values of a recipe that trains in a second."""
+def teacher_fields(folder: Path) -> dict[str, Any]:
+    """Fields of MVP with a tiny frozen teacher, which is written to a folder."""
+    config = tiny_recipe().model
+    described = open_clip_config(config, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    (folder / "open_clip_config.json").write_text(json.dumps(described))
+    save_file(build_model(config).state_dict(), folder / "open_clip_model.safetensors")
+    return {"teacher_model": f"local-dir:{folder}", "teacher_pretrained": None}
+
+
+def tiny_values(
+    method: str = "clip", *, fields: dict[str, Any] | None = None, **changes: Any
+) -> dict[str, Any]:
+    """Plain values of a recipe that trains in a second; `fields` are of the method."""
     tokenizer = {"kind": "demo", "context_length": 24}
     vocab_size = load_tokenizer(TokenizerConfig(**tokenizer)).vocab_size
     values: dict[str, Any] = {
         "name": f"tiny_{method}",
         "world": "demo",
-        "method": {"name": method, **METHOD_FIELDS[method]},
+        "method": {"name": method, **METHOD_FIELDS[method], **(fields or {})},
         "model": {
             "proj_dim": 16,
             "image_size": 32,

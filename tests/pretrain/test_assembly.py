@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -8,39 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from maskclip_bench.config import merge, validate
 from maskclip_bench.data.batch import RawBatch
 from maskclip_bench.errors import ConfigError
-from maskclip_bench.modeling import build_model, open_clip_config
 from maskclip_bench.pretrain import assembly
 from maskclip_bench.pretrain.assembly import compile_blocks, prepare, tokenizer_of
 from maskclip_bench.pretrain.methods import METHODS, build_method
 from maskclip_bench.pretrain.recipe import Recipe
 from maskclip_bench.pretrain.run_length import RunLength
 from maskclip_bench.pretrain.step import Stepper
-
-SMALL: dict[str, dict[str, Any]] = {
-    "simclr": {"ssl_hidden_dim": 16, "ssl_output_dim": 8},
-    "mae": {"decoder_depth": 2, "decoder_dim": 24, "decoder_num_heads": 2},
-    "simmim": {"mask_patch_size": 16},
-}
-
-
-def frozen_teacher(tiny: ModuleType, folder: Path) -> dict[str, Any]:
-    """Fields of MVP with a tiny teacher, written to a folder."""
-    config = tiny.tiny_recipe().model
-    described = open_clip_config(config, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    (folder / "open_clip_config.json").write_text(json.dumps(described))
-    save_file(build_model(config).state_dict(), folder / "open_clip_model.safetensors")
-    return {
-        "num_codewords": 16,
-        "codeword_hidden_dim": 16,
-        "codeword_dim": 8,
-        "teacher_model": f"local-dir:{folder}",
-        "mask_kind": "random",
-    }
 
 
 def raw(method: Any, *, length: int, seed: int) -> RawBatch:
@@ -91,10 +67,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
     torch._dynamo.reset()
 
 
-def stepper_of(
-    tiny: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any
-) -> tuple[Stepper, Any]:
-    monkeypatch.setitem(tiny.METHOD_FIELDS, name, tiny.METHOD_FIELDS.get(name, SMALL.get(name, {})))
+def stepper_of(tiny: ModuleType, name: str, **changes: Any) -> tuple[Stepper, Any]:
     recipe = tiny.tiny_recipe(name, **changes)
     torch.manual_seed(0)
     method = build_method(name, recipe.method_fields(), recipe.model, tokenizer_of(recipe))
@@ -135,7 +108,6 @@ ALL = [(name, accumulation) for name in METHODS for accumulation in (1, 2)]
 )
 def test_prepare__compiled_as_one_graph_once(
     tiny: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
     graphs: Callable[[], int],
     tmp_path: Path,
     name: str,
@@ -145,12 +117,11 @@ def test_prepare__compiled_as_one_graph_once(
 
     With micro-batches the first pass over them is a graph of its own, where it computes anything.
     """
-    if name == "mvp":
-        monkeypatch.setitem(SMALL, "mvp", frozen_teacher(tiny, tmp_path))
+    fields = tiny.teacher_fields(tmp_path) if name == "mvp" else {}
     found = []
     for compiled in (True, False):
         stepper, method = stepper_of(
-            tiny, monkeypatch, name, compile=compiled, accumulation_steps=accumulation
+            tiny, name, fields=fields, compile=compiled, accumulation_steps=accumulation
         )
         found.append(steps_of(stepper, method, graphs, accumulation=accumulation))
     (losses, counts), (expected, _) = found
@@ -179,7 +150,6 @@ def test_prepare__compiled_computes_the_same(
     for compiled in (True, False):
         stepper, method = stepper_of(
             tiny,
-            monkeypatch,
             "maskclip",
             compile=compiled,
             accumulation_steps=2,

@@ -21,11 +21,6 @@ from maskclip_bench.training.optim import build_optimizer
 from maskclip_bench.training.parallel import DDPStrategy
 
 CPU = torch.device("cpu")
-SMALL: dict[str, dict[str, Any]] = {
-    "simclr": {"ssl_hidden_dim": 16, "ssl_output_dim": 8},
-    "mae": {"decoder_depth": 2, "decoder_dim": 24, "decoder_num_heads": 2},
-    "simmim": {"mask_patch_size": 16},
-}
 
 
 def raw(method: Any, *, size: int = 4, length: int = 6, seed: int = 0) -> RawBatch:
@@ -41,12 +36,10 @@ def raw(method: Any, *, size: int = 4, length: int = 6, seed: int = 0) -> RawBat
 def run_of(
     tiny: ModuleType,
     name: str,
-    monkeypatch: pytest.MonkeyPatch,
     *,
     decide_on_device: bool = True,
     **changes: Any,
 ) -> tuple[Stepper, Any, Any]:
-    monkeypatch.setitem(tiny.METHOD_FIELDS, name, tiny.METHOD_FIELDS.get(name, SMALL.get(name, {})))
     recipe = tiny.tiny_recipe(name, **changes)
     torch.manual_seed(0)
     method = build_method(name, recipe.method_fields(), recipe.model).train()
@@ -66,12 +59,13 @@ def run_of(
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "mvp"])
+@pytest.mark.parametrize("name", METHODS)
 def test_step__reads_once_and_copies_nothing(
-    tiny: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str, accumulation: int
+    tiny: ModuleType, tmp_path: Path, name: str, accumulation: int
 ) -> None:
     """The read is of the step before, which is done by then."""
-    stepper, method, optimizer = run_of(tiny, name, monkeypatch, accumulation_steps=accumulation)
+    fields = tiny.teacher_fields(tmp_path) if name == "mvp" else {}
+    stepper, method, optimizer = run_of(tiny, name, fields=fields, accumulation_steps=accumulation)
     raws = [raw(method, seed=number) for number in range(accumulation)]
     stepper(stepper.preparation(raws, step=0), stop=False)
     steps = [stepper.preparation(raws, step=step) for step in (1, 2)]
@@ -90,10 +84,10 @@ def test_step__reads_once_and_copies_nothing(
 
 
 def test_step__where_the_host_decides_it_waits_once(
-    tiny: ModuleType, monkeypatch: pytest.MonkeyPatch
+    tiny: ModuleType,
 ) -> None:
     """As with FSDP2; here on a CPU the numbers of the step are read right after it."""
-    stepper, method, optimizer = run_of(tiny, "maskclip", monkeypatch, decide_on_device=False)
+    stepper, method, optimizer = run_of(tiny, "maskclip", decide_on_device=False)
     steps = [stepper.preparation([raw(method)], step=step) for step in (0, 1)]
     stepper(steps[0], stop=False)
     trace = DeviceTrace()
@@ -123,10 +117,8 @@ def tensors_of(prepared: Prepared) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", ["clip", "slip", "clip_mae", "maskclip"])
-def test_preparation__equals_drawing_in_the_step(
-    tiny: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    stepper, method, _ = run_of(tiny, name, monkeypatch)
+def test_preparation__equals_drawing_in_the_step(tiny: ModuleType, name: str) -> None:
+    stepper, method, _ = run_of(tiny, name)
     (ready,) = stepper.preparation.open(stepper.preparation([raw(method)], step=3))
     assert ready.drawn is not None
     (other,) = stepper.preparation.open(stepper.preparation([raw(method)], step=3))
@@ -192,10 +184,8 @@ def test_same_length(tiny: ModuleType) -> None:
 
 
 @pytest.mark.gpu
-def test_gpu__prepared_on_a_stream_of_its_own(
-    tiny: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    stepper, method, _ = run_of(tiny, "slip", monkeypatch)
+def test_gpu__prepared_on_a_stream_of_its_own(tiny: ModuleType, tmp_path: Path) -> None:
+    stepper, method, _ = run_of(tiny, "slip")
     cuda = Preparation(tiny.tiny_recipe("slip"), method, device=torch.device("cuda"))
     (there,) = cuda.open(cuda([raw(method)], step=3))
     (here,) = stepper.preparation.open(stepper.preparation([raw(method)], step=3))

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import re
 import shutil
 import signal
@@ -19,7 +18,6 @@ from torch import Tensor
 from maskclip_bench.data.batch import Batch
 from maskclip_bench.data.shapes import write_shape_shards
 from maskclip_bench.errors import ConfigError, DataError, StorageError, TrainingError
-from maskclip_bench.pretrain import trainer
 from maskclip_bench.pretrain.export import finished_fingerprint
 from maskclip_bench.pretrain.methods import METHODS
 from maskclip_bench.pretrain.methods.base import Values
@@ -73,52 +71,6 @@ def test_train__leaves_the_callers_generator_alone(
     torch.manual_seed(5)
     train(tiny.tiny_recipe(num_pairs=32), output=tmp_path, data_root=data_root)
     assert torch.equal(torch.rand(1), expected)
-
-
-@pytest.mark.parametrize("method", ["slip", "maskclip"])
-def test_train__interrupted_at_any_step_equals_uninterrupted(
-    tiny: ModuleType, tmp_path: Path, data_root: Path, method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped by SIGTERM at step 3, started again: the same losses and weights, bit for bit."""
-    recipe = tiny.tiny_recipe(method, data={"num_workers": 0})
-    train(recipe, output=tmp_path / "whole", data_root=data_root)
-
-    after_step = trainer.Report.__call__
-
-    def stop_at_step_3(report: Any, state: Snapshot, *, force: bool) -> None:
-        after_step(report, state, force=force)
-        if state.step == 2:  # is answered after the third
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.Report, "__call__", stop_at_step_3)
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe, output=tmp_path / "parts", data_root=data_root)
-    assert [line["step"] for line in read_log(tmp_path / "parts")] == [1, 2, 3]
-    assert not (tmp_path / "parts" / "model").exists()
-    train(recipe, output=tmp_path / "parts", data_root=data_root)
-
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    whole, parts = (
-        CheckpointStore(tmp_path / name / "checkpoints", keep=2).latest()
-        for name in ("whole", "parts")
-    )
-    assert whole is not None
-    assert parts is not None
-    assert_equal(whole.method, parts.method)
-    assert_equal(whole.optimizer["state"], parts.optimizer["state"])
-
-
-def assert_equal(first: Any, second: Any) -> None:
-    """Nested states with equal tensors, bit for bit."""
-    if isinstance(first, Tensor):
-        assert torch.equal(first, second)
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys()
-        for key in first:
-            assert_equal(first[key], second[key])
-    else:
-        assert first == second
 
 
 def test_train__signal_handlers_are_given_back(
