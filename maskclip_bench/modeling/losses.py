@@ -196,14 +196,13 @@ def late_interaction_loss(
 
     Args:
         image_tokens: [B, N, P], L2-normalised.
-        text_tokens: [B, L, P], L2-normalised; L may differ between ranks.
+        text_tokens: [B, L, P], L2-normalised; L is the same on every rank.
         is_word: [B, L], 1 for words and 0 for padding.
         scale: exp(logit_scale).
         gather: How the tokens of other processes take part.
         max_token_pairs: Similarities held at a time; the backward pass computes them again.
     """
     with_gradient = gather == "exact"
-    text_tokens, is_word = _equally_long(text_tokens, is_word)
     all_images = distributed.gather(image_tokens, with_gradient=with_gradient)  # [G, N, P]
     all_texts = distributed.gather(text_tokens, with_gradient=with_gradient)  # [G, L, P]
     all_words = distributed.gather(is_word, with_gradient=False)  # [G, L]
@@ -246,14 +245,3 @@ def _late_rows(
         best = pairs.masked_fill(valid == 0, float("-inf")).amax(dim=-1)  # [b, Q, G]
         scores = (weight.unsqueeze(-1) * best).sum(dim=1)  # [b, G]
         return F.cross_entropy(scale * scores, targets, reduction="sum")
-
-
-def _equally_long(text_tokens: Tensor, is_word: Tensor) -> tuple[Tensor, Tensor]:
-    """Pad to the longest caption of all ranks; where there are several, the host waits for it."""
-    if not distributed.is_distributed():
-        return text_tokens, is_word
-    length = torch.tensor([text_tokens.shape[1]], device=text_tokens.device)
-    missing = int(distributed.gather(length, with_gradient=False).max() - length)
-    if not missing:
-        return text_tokens, is_word
-    return F.pad(text_tokens, (0, 0, 0, missing)), F.pad(is_word, (0, missing))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import timm
 import timm.models.vision_transformer as timm_vit
 from open_clip.model import CustomTextCLIP
-from pydantic import Field
+from pydantic import Field, model_validator
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
@@ -43,22 +43,28 @@ class TextConfig(Declaration):
 
     context_length: int = Field(default=77, ge=4)
     """Longest caption in tokens, with start and end."""
-    vocab_size: int = 49408
+    vocab_size: int = Field(default=49408, ge=3)
     """Of CLIP's tokenizer."""
-    width: int = 512
+    width: int = Field(default=512, ge=1)
     """Token width."""
-    num_heads: int = 8
+    num_heads: int = Field(default=8, ge=1)
     """Attention heads."""
-    depth: int = 12
+    depth: int = Field(default=12, ge=1)
     """Blocks."""
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> TextConfig:
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
+        return self
 
 
 class ModelConfig(Declaration):
     """Both towers and the joint space."""
 
-    proj_dim: int = 512
+    proj_dim: int = Field(default=512, ge=1)
     """Width of the joint space (open_clip calls it `embed_dim`)."""
-    image_size: int = 224
+    image_size: int = Field(default=224, ge=1)
     """Side of the images in pixels."""
     vision: VisionConfig = VisionConfig()
     """The image encoder."""
@@ -103,7 +109,8 @@ def build_model(config: ModelConfig) -> CustomTextCLIP:
     """Build the model with fresh weights.
 
     Raises:
-        ConfigError: timm has no such trunk, or it takes images of one size, and not of that.
+        ConfigError: timm has no such trunk, it takes images of one size, and not of that, or it
+            does not take what the config says.
     """
     name = config.vision.timm_model
     if not timm.is_model(name):
@@ -111,7 +118,13 @@ def build_model(config: ModelConfig) -> CustomTextCLIP:
         raise ConfigError(f"timm has no model {name!r}.{close} See timm.list_models().")
     values = config.to_open_clip()
     values.pop("custom_text")
-    model = CustomTextCLIP(**values, init_logit_scale=math.log(1 / 0.07))
+    try:
+        model = CustomTextCLIP(**values, init_logit_scale=math.log(1 / 0.07))
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"A model with the trunk {name} cannot be built: {_reason(error)}. Check model.vision, "
+            "model.text and model.image_size."
+        ) from error
     native = model.visual.trunk.default_cfg["input_size"][-1]
     if config.image_size != native and hasattr(model.visual.trunk, "set_input_size"):
         # open_clip makes a trunk at its own size, so a checkpoint of another would not load in it.
@@ -127,6 +140,11 @@ def build_model(config: ModelConfig) -> CustomTextCLIP:
     for block in model.text.transformer.resblocks:
         allow_packing(block)
     return model
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
 
 
 def open_clip_config(

@@ -1,16 +1,17 @@
 """Gradient accumulation with all negatives: embeddings are cached, gradients stay exact.
 
 A contrastive loss needs the embeddings of the whole batch, and a device may hold the activations
-of a part only. So a step goes twice through its micro-batches (gradient caching, Gao et al.,
-arXiv 2101.06983):
+of a part only. So a step goes twice through its micro-batches but the last (gradient caching, Gao
+et al., arXiv 2101.06983):
 
-1. without gradient, to collect the embeddings (`Method.embed`, which leaves out the passes that do
-   not contribute to them); the loss over all of them, and its gradient with respect to each
-   embedding, are computed once;
-2. with gradient, one micro-batch at a time: the gradient of the embeddings is sent back through
-   the network, together with the terms that concern each sample alone.
+1. all but the last, without gradient, to collect the embeddings (`Method.embed`, which leaves out
+   what does not contribute to them);
+2. the last one, with gradient; the loss over the embeddings of all, and its gradient with respect
+   to each of them;
+3. all but the last again, now with gradient, one at a time: the gradient of the embeddings is sent
+   back through the network, together with the terms that concern each sample alone.
 
-The second pass must draw what the first drew: both start from the same generators.
+The third pass must draw what the first drew: both start from the same generators.
 """
 
 from __future__ import annotations
@@ -44,46 +45,66 @@ def accumulated_backward(
     Returns:
         The loss terms over the whole batch, detached, and "loss", their sum.
     """
+    *others, last = range(len(batches))
+    total = sum(len(batch.images) for batch in batches)
+    cached = _embedded(method, batches[:last], reseed=reseed, autocast=autocast)
+
+    reseed(last)
+    with autocast():
+        parts, local = method.encode(batches[last])
+        whole = {
+            name: torch.cat([*(other[name] for other in cached), part])
+            for name, part in parts.items()
+        }  # each [B, ...]
+        across = method.contrast(whole) if whole else {}
+        share = len(batches[last].images) / total
+        weighted = {name: share * term for name, term in local.items()}
+        loss = torch.stack([*across.values(), *weighted.values()]).sum()
+    loss.backward()
+    terms = {name: term.detach() for name, term in [*across.items(), *weighted.items()]}
+
+    for number in others:
+        reseed(number)
+        share = len(batches[number].images) / total
+        with autocast():
+            parts, local = method.encode(batches[number])
+            surrogate = torch.zeros((), device=batches[number].images.device)
+            for term in local.values():
+                surrogate = surrogate + share * term
+            for name, part in parts.items():
+                gradient = cached[number][name].grad
+                if part.requires_grad and gradient is not None:
+                    surrogate = surrogate + (part * gradient).sum()
+        if surrogate.requires_grad:
+            surrogate.backward()
+        for name, term in local.items():
+            terms[name] = terms[name] + share * term.detach()
+        for name, of_term in method.linear_embeddings.items():
+            if name in parts:  # was 0 in the loss, and its gradient does not depend on it
+                gradient = cached[number][name].grad
+                assert gradient is not None
+                terms[of_term] = terms[of_term] + (parts[name].detach() * gradient).sum()
+    return {**terms, "loss": torch.stack(list(terms.values())).sum()}
+
+
+def _embedded(
+    method: Method,
+    batches: Sequence[Batch],
+    *,
+    reseed: Callable[[int], None],
+    autocast: Callable[[], AbstractContextManager[object]],
+) -> list[dict[str, Tensor]]:
+    """Embeddings of each micro-batch, as leaves that get a gradient; buffers stay as they are."""
     before = [buffer.clone() for buffer in method.buffers()]
     embeddings: list[dict[str, Tensor]] = []
     with torch.no_grad(), autocast():
         for number, batch in enumerate(batches):
             reseed(number)
             embeddings.append(method.embed(batch))
-    with torch.no_grad():  # running statistics belong to the second pass alone
+    with torch.no_grad():  # running statistics belong to the passes with gradient
         for buffer, value in zip(method.buffers(), before, strict=True):
             buffer.copy_(value)
-
-    terms: dict[str, Tensor] = {}
-    gradients: dict[str, tuple[Tensor, ...]] = {}
-    if embeddings[0]:
-        whole = {
-            name: torch.cat([part[name] for part in embeddings]).requires_grad_()
-            for name in embeddings[0]
-        }  # each [B, ...]
-        sizes = [len(batch.images) for batch in batches]
-        with autocast():
-            contrastive = method.contrast(whole)
-        terms.update({name: term.detach() for name, term in contrastive.items()})
-        torch.stack(list(contrastive.values())).sum().backward()
-        gradients = {
-            name: (torch.zeros_like(tensor) if tensor.grad is None else tensor.grad).split(sizes)
-            for name, tensor in whole.items()
-        }
-
-    for number, batch in enumerate(batches):
-        reseed(number)
-        with autocast():
-            parts, local = method.encode(batch)
-            share = len(batch.images) / sum(len(other.images) for other in batches)
-            surrogate = torch.zeros((), device=batch.images.device)
-            for term in local.values():
-                surrogate = surrogate + share * term
-            for name, part in parts.items():
-                if part.requires_grad:
-                    surrogate = surrogate + (part * gradients[name][number]).sum()
-        if surrogate.requires_grad:
-            surrogate.backward()
-        for name, term in local.items():
-            terms[name] = terms.get(name, 0) + share * term.detach()
-    return {**terms, "loss": torch.stack(list(terms.values())).sum()}
+    return [
+        {name: part.detach().requires_grad_() for name, part in parts.items()}
+        for parts in embeddings
+    ]

@@ -4,20 +4,22 @@
 one graph, as does `embed` where there are micro-batches. Sizes that captions decide (their longest,
 the words of all of them, the masked ones) are marked as changing from step to step, so that nothing
 is compiled again after the first step. Over shards (FSDP2), which are gathered block by block, the
-image blocks are compiled one by one instead.
+blocks of trunks, text tower and decoders are compiled one by one instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from maskclip_bench.data.batch import Batch
 from maskclip_bench.data.tokenizer import CaptionTokenizer, load_tokenizer
 from maskclip_bench.errors import ConfigError
+from maskclip_bench.modeling.blocks import PackedCausalBlock
 from maskclip_bench.modeling.packing import ChosenWords, PackedLayout
 from maskclip_bench.pretrain.export import models_of
 from maskclip_bench.pretrain.methods.base import STUDENT, Method
@@ -113,17 +115,21 @@ def compile_whole(method: Method) -> None:
 
 
 def compile_blocks(method: Method) -> None:
-    """Compile the image blocks one by one.
+    """Compile the blocks of trunks, text tower and decoders one by one.
 
-    Blocks of one class share their code, so its variants (whole and visible images, only the class
-    token, train and evaluation, decoders) count together; beyond the limit, which is 8 by default,
-    torch runs a block uncompiled without a word.
+    Blocks share their code, so its variants (whole and visible images, only the class token, packed
+    captions, train and evaluation, decoders) count together; beyond the limit, which is 8 by
+    default, torch runs a block uncompiled without a word.
     """
     torch._dynamo.config.recompile_limit = max(
         VARIANTS_OF_A_BLOCK, torch._dynamo.config.recompile_limit
     )
-    for block in transformer_blocks(method):
+    texts = [module for module in method.modules() if isinstance(module, PackedCausalBlock)]
+    for block in [*transformer_blocks(method), *texts]:
         block.compile(backend=COMPILE_BACKEND)
+        # Marked outside of what is compiled; a copy of the block runs uncompiled, as torch has it.
+        compiled: Any = block._compiled_call_impl
+        block._compiled_call_impl = partial(_block_with_sizes_that_change, compiled)
 
 
 def _with_sizes_that_change(compiled: Callable[[Batch], Any], batch: Batch) -> Any:
@@ -133,10 +139,31 @@ def _with_sizes_that_change(compiled: Callable[[Batch], Any], batch: Batch) -> A
     changing = [(batch.tokens, 1)]
     for drawn in (batch.drawn or {}).values():
         if isinstance(drawn, PackedLayout):
-            changing += [(drawn.slots, 0), (drawn.positions, 0), (drawn.is_word, 1)]
+            changing += _changing_sizes(drawn)
         elif isinstance(drawn, ChosenWords):
             parts = (drawn.places, drawn.fate, drawn.others)
             changing += [(part, 0) for part in parts if part is not None]
+    _mark(changing)
+    return compiled(batch)
+
+
+def _block_with_sizes_that_change(
+    compiled: Callable[..., Tensor], tokens: Tensor, *arguments: Any, **options: Any
+) -> Tensor:
+    """Call a compiled block, with the sizes marked that captions decide, if it is on captions."""
+    layout, mask = options.get("layout"), options.get("attn_mask")
+    if layout is not None:  # the text tower: [K, W]
+        _mark([(tokens, 0), *_changing_sizes(layout)])
+    elif mask is not None:  # the text decoder: [T, L, W] and [T, 1, L, L]
+        _mark([(tokens, 1), (mask, 2), (mask, 3)])
+    return compiled(tokens, *arguments, **options)
+
+
+def _changing_sizes(layout: PackedLayout) -> list[tuple[Tensor, int]]:
+    """Tensors of a layout, and the dimension of each that changes from step to step."""
+    return [(layout.slots, 0), (layout.positions, 0), (layout.is_word, 1)]
+
+
+def _mark(changing: Iterable[tuple[Tensor, int]]) -> None:
     for tensor, dimension in changing:
         torch._dynamo.maybe_mark_dynamic(tensor, dimension)
-    return compiled(batch)

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from maskclip_bench import distributed
 from maskclip_bench.data.batch import Batch, Draw, with_tensors
-from maskclip_bench.errors import ConfigError
+from maskclip_bench.errors import ConfigError, TrainingError
 from maskclip_bench.modeling import blocks
 from maskclip_bench.pretrain.methods import build_method
 from maskclip_bench.pretrain.methods.base import Method
@@ -122,6 +123,31 @@ def fitted(recipe: Recipe, *, batch_size: int, free_bytes: int, shards: int = 1)
         f"about {needed / 2**30:.1f} GiB, and {free_bytes / 2**30:.1f} GiB are free. Use "
         "parallel=fsdp over more devices, or a smaller model."
     )
+
+
+@contextlib.contextmanager
+def out_of_memory_told(recipe: Recipe) -> Iterator[None]:
+    """Within it, an allocation that fails is an error that says what makes a step smaller.
+
+    Raises:
+        TrainingError: In its place.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).strip()
+        on_cpu = "can't allocate memory" in text  # torch has no error of its own for it
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not on_cpu:
+            raise
+        micro_batch = recipe.global_batch_size // (
+            recipe.accumulation_steps * distributed.world_size()
+        )
+        reason = text.splitlines()[0][:300] if text else type(error).__name__
+        raise TrainingError(
+            f"Memory ran out with {micro_batch} images in a micro-batch ({reason}). Set memory=auto"
+            ", or grad_checkpointing=true, or a larger accumulation_steps (now "
+            f"{recipe.accumulation_steps}); the run goes on from its newest checkpoint."
+        ) from error
 
 
 def _divisors(number: int) -> list[int]:

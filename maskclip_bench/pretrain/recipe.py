@@ -31,6 +31,7 @@ __all__ = ["Recipe", "load_recipe", "recipe_names", "recorded_recipe"]
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+Epochs = Annotated[float, Field(gt=0.0, le=1e6)]
 Momentum = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -79,7 +80,7 @@ class OptimizerSection(Declaration):
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     """Steps of linear warm-up. Give this or `warmup_epochs`."""
 
-    warmup_epochs: NonNegative | None = None
+    warmup_epochs: Annotated[float, Field(ge=0.0, le=1e6)] | None = None
     """Epochs of linear warm-up. SLIP: 1."""
 
     start_lr: NonNegative = 1e-6
@@ -100,9 +101,12 @@ class OptimizerSection(Declaration):
     @model_validator(mode="after")
     def _one_warmup(self) -> OptimizerSection:
         if self.warmup_steps is not None and self.warmup_epochs is not None:
-            raise ValueError("warmup_steps and warmup_epochs are both given; give one")
-        if self.min_lr > self.lr:
-            raise ValueError(f"min_lr {self.min_lr} is larger than lr {self.lr}")
+            raise ValueError(
+                "warmup_steps and warmup_epochs are both given; give one (the other is null)"
+            )
+        for name, value in (("min_lr", self.min_lr), ("start_lr", self.start_lr)):
+            if value > self.lr:
+                raise ValueError(f"{name} {value} is larger than lr {self.lr}; lower it too")
         return self
 
 
@@ -205,7 +209,7 @@ class EvaluationSection(Declaration):
     """Pairs for `held_out_contrastive_loss`, of methods that train embeddings of pairs; by default
     there are none."""
 
-    every_epochs: Annotated[float, Field(gt=0.0)] | None = None
+    every_epochs: Epochs | None = None
     """Epochs between two evaluations; by default there is none."""
 
     tasks: tuple[str, ...] = ()
@@ -255,7 +259,7 @@ class Recipe(Declaration):
     """Micro-batches a device goes through for one step. The negatives stay those of the whole
     batch, and the gradient stays exact; embeddings are computed twice."""
 
-    epochs: Annotated[float, Field(gt=0.0)] | None = None
+    epochs: Epochs | None = None
     """Passes over the data. Give this or `num_pairs`."""
 
     num_pairs: Positive | None = None
@@ -270,7 +274,7 @@ class Recipe(Declaration):
 
     compile: bool = False
     """`torch.compile`: towers, teacher, decoders and losses of each sample as one graph; with
-    `parallel: fsdp` the image blocks one by one. The first step takes a minute or more."""
+    `parallel: fsdp` their blocks one by one. The first step takes a minute or more."""
 
     memory: Literal["as_given", "auto"] = Field(
         default="as_given", json_schema_extra={"neutral": "as_given"}
@@ -301,7 +305,15 @@ class Recipe(Declaration):
     @model_validator(mode="after")
     def _lengths_fit(self) -> Recipe:
         if (self.epochs is None) == (self.num_pairs is None):
-            raise ValueError("give one of epochs and num_pairs, and not both")
+            raise ValueError(
+                "give one of epochs and num_pairs, and not both; the other is null "
+                "(epochs=5 num_pairs=null)"
+            )
+        if self.global_batch_size == 1 and self._compares_samples:
+            raise ValueError(
+                f"global_batch_size is 1, and {self.method.name} compares samples with each other; "
+                "give at least 2"
+            )
         if self.global_batch_size % self.accumulation_steps:
             raise ValueError(
                 f"global_batch_size {self.global_batch_size} is not a multiple of "
@@ -331,6 +343,11 @@ class Recipe(Declaration):
                     f"method.{key} {given} differs from {origin} {value}; leave it out"
                 )
         return self
+
+    @property
+    def _compares_samples(self) -> bool:
+        method = METHODS[self.method.name]
+        return method.uses_text or method.num_ssl_views > 0
 
     def _following(self) -> dict[str, tuple[str, Any]]:
         """Fields of the method that follow from others of the recipe: their names and values."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from maskclip_bench.errors import ConfigError
+from maskclip_bench.pretrain.methods import METHODS
 from maskclip_bench.pretrain.recipe import Recipe
 
 
@@ -60,7 +61,8 @@ def batch_size_per_gpu(recipe: Recipe, num_processes: int) -> int:
     """Samples of a micro-batch on one device.
 
     Raises:
-        ConfigError: The global batch cannot be divided.
+        ConfigError: The global batch cannot be divided, or leaves one sample for each process where
+            views are normalized over its batch.
     """
     parts = num_processes * recipe.accumulation_steps
     if recipe.global_batch_size % parts:
@@ -68,6 +70,13 @@ def batch_size_per_gpu(recipe: Recipe, num_processes: int) -> int:
             f"global_batch_size={recipe.global_batch_size} cannot be divided over {num_processes} "
             f"processes x {recipe.accumulation_steps} accumulation steps. Choose a multiple of "
             f"{parts}."
+        )
+    views = METHODS[recipe.method.name].num_ssl_views
+    if views and recipe.global_batch_size == num_processes:
+        raise ConfigError(
+            f"global_batch_size={recipe.global_batch_size} leaves one sample for each of "
+            f"{num_processes} processes, and the head of {recipe.method.name} normalizes over its "
+            f"batch. Choose at least {2 * num_processes}."
         )
     return recipe.global_batch_size // parts
 

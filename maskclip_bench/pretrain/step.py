@@ -226,8 +226,13 @@ class Stepper:
             self._count_skipped(step, result.bad, norms)
             return result
         result.values |= numbers
-        total_steps = self._length.total_steps
-        self._method.observe(result.values, step=step + 1, total_steps=total_steps)
+        if step >= self._length.warmup_steps:
+            self._method.observe(
+                result.values,
+                step=step + 1,
+                total_steps=self._length.total_steps,
+                lr_share=pending.lr / self._recipe.optimizer.lr,
+            )
         self.nonfinite.in_row = 0
         return result
 

@@ -33,7 +33,7 @@ from maskclip_bench.pretrain.checkpoints import RunCheckpoints
 from maskclip_bench.pretrain.export import Weights, write_model_folder
 from maskclip_bench.pretrain.held_out import ACCURACY, LOSS, HeldOutPairs, check_held_out
 from maskclip_bench.pretrain.init_weights import start_from
-from maskclip_bench.pretrain.memory import CHOSEN, fitted
+from maskclip_bench.pretrain.memory import CHOSEN, fitted, out_of_memory_told
 from maskclip_bench.pretrain.methods import build_method
 from maskclip_bench.pretrain.methods.base import Method
 from maskclip_bench.pretrain.preparation import Prepared
@@ -87,7 +87,7 @@ def train(
             samples are broken.
         CheckpointError: No checkpoint of the run can be read.
         DamagedFileError: The finished model is damaged, and no checkpoint is left.
-        TrainingError: Losses stopped being finite.
+        TrainingError: Losses stopped being finite, or memory ran out.
         NonFiniteError: Weights are not finite at the end; no model is written.
         StorageError: The disk refused.
     """
@@ -98,10 +98,11 @@ def train(
         if recipe.memory == "auto":
             recipe = _fitted(recipe, folder, device)
         if not distributed.on_main(lambda: "finished" if folder.is_finished(recipe) else None):
-            run = _Run(
-                recipe, folder=folder, data_root=data_root, workspace=workspace, device=device
-            )
-            run.go(evaluators=evaluators, progress=progress, stop_signals=stop_signals)
+            with out_of_memory_told(recipe):
+                run = _Run(
+                    recipe, folder=folder, data_root=data_root, workspace=workspace, device=device
+                )
+                run.go(evaluators=evaluators, progress=progress, stop_signals=stop_signals)
     return folder.model
 
 
@@ -158,6 +159,13 @@ class _Run:
         self._held_out = self._open_held_out(data_root, tokenizer)
         self._held_out_numbers: dict[str, float] = {}  # the newest, shown with every step
         self._length = RunLength.of(recipe, batches_per_epoch=self._loader.steps_per_epoch)
+        if self._length.warmup_steps >= self._length.total_steps and distributed.is_main():
+            logger.warning(
+                "The warm-up has %d steps and the run %d: the learning rate never reaches "
+                "optimizer.lr. Lower optimizer.warmup_steps (or warmup_epochs).",
+                self._length.warmup_steps,
+                self._length.total_steps,
+            )
         self._checkpoints = RunCheckpoints(recipe, folder)
         self._step = 0
         self._bad_before = 0  # bad samples of this epoch before the run was interrupted

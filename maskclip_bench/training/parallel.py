@@ -331,10 +331,10 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def transformer_blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The residual blocks to shard or compile one by one: timm's, of trunks and decoders.
+    """The residual blocks to shard one by one: timm's, of trunks and decoders.
 
-    Those of open_clip's text tower are not among them: they take packed captions
-    (`modeling.towers`), whose number of words changes with every step.
+    Those of open_clip's text tower are not among them; it is small beside the trunk of a model that
+    needs shards.
     """
     for child in module.modules():
         if all(hasattr(child, part) for part in ("norm1", "attn", "norm2", "mlp")):

@@ -23,7 +23,7 @@ from maskclip_bench import distributed
 from maskclip_bench.config import merge, validate
 from maskclip_bench.data.tokenizer import TokenizerConfig, load_tokenizer
 from maskclip_bench.modeling import build_model, open_clip_config
-from maskclip_bench.pretrain import trainer
+from maskclip_bench.pretrain import assembly, trainer
 from maskclip_bench.pretrain.launch import launch_here
 from maskclip_bench.pretrain.methods import build_method
 from maskclip_bench.pretrain.recipe import Recipe
@@ -123,9 +123,35 @@ def main(data_root: str, jobs: list[dict[str, Any]]) -> None:
                     launch_here(tiny_recipe(**job), output=output, data_root=Path(data_root))
             methods: list[torch.nn.Module] = []
             _remember_methods(methods)
-            launch_here(tiny_recipe(**job), output=output, data_root=Path(data_root), device="cpu")
+            assembly.COMPILE_BACKEND = "aot_eager"  # needs no compiler of C++
+            with _counting_graphs() as graphs:
+                launch_here(
+                    tiny_recipe(**job), output=output, data_root=Path(data_root), device="cpu"
+                )
+            (output / f"graphs_{distributed.rank()}.json").write_text(json.dumps(graphs))
             sums = {name: _sum(tensor) for name, tensor in methods[0].state_dict().items()}
             (output / f"weights_{distributed.rank()}.json").write_text(json.dumps(sums))
+
+
+@contextlib.contextmanager
+def _counting_graphs() -> Iterator[list[int]]:
+    """After each step, how many graphs were compiled since the run began."""
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    counts: list[int] = []
+    step = trainer.Stepper.__call__
+
+    def counted(stepper: Any, prepared: Any, *, stop: bool) -> Any:
+        results = step(stepper, prepared, stop=stop)
+        counts.append(int(counters["stats"]["unique_graphs"]))
+        return results
+
+    trainer.Stepper.__call__ = counted  # type: ignore[method-assign]
+    try:
+        yield counts
+    finally:
+        trainer.Stepper.__call__ = step  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -92,7 +93,43 @@ def test_embed__equals_the_embeddings_of_encode(tiny: ModuleType, name: str) -> 
         torch.manual_seed(7)
         with torch.no_grad():
             found.append(embeddings_of(make_batch(0, PART_SIZE, method)))
+    for key in method.linear_embeddings:
+        assert not found[0].pop(key).any()
+        found[1].pop(key)
     torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("name", ["slip", "maskclip"])
+def test_accumulated_backward__embeds_all_but_the_last_once(
+    tiny: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The first pass has neither the last micro-batch, nor masks, masked words or a teacher."""
+    method = make_method(tiny, name)
+    calls: list[str] = []
+    gradients = torch.is_grad_enabled
+
+    def spy(owner: Any, function: str) -> None:
+        plain = getattr(owner, function)
+
+        def called(*arguments: Any, **options: Any) -> Any:
+            calls.append(f"{function} {'with' if gradients() else 'without'} gradient")
+            return plain(*arguments, **options)
+
+        monkeypatch.setattr(owner, function, called)
+
+    spy(method, "embed")
+    spy(method, "encode")
+    if name == "maskclip":
+        spy(method, "distill")
+        spy(method, "read")
+    run_accumulated(method)
+    once = ["encode with gradient"]
+    if name == "maskclip":
+        once += ["distill with gradient", "read with gradient"]
+        assert calls == ["embed without gradient"] * 2 + once * NUM_PARTS
+    else:  # its `embed` is all of `encode`
+        first = ["embed without gradient", "encode without gradient"]
+        assert calls == first * 2 + once * NUM_PARTS
 
 
 @pytest.mark.parametrize("name", ["slip", "clip_mae", "maskclip"])

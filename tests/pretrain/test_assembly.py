@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -85,11 +87,16 @@ def stepper_of(tiny: ModuleType, name: str, **changes: Any) -> tuple[Stepper, An
 
 
 def steps_of(
-    stepper: Stepper, method: Any, graphs: Callable[[], int], *, accumulation: int
+    stepper: Stepper,
+    method: Any,
+    graphs: Callable[[], int],
+    *,
+    accumulation: int,
+    num_steps: int = 4,
 ) -> tuple[list[dict[str, float]], list[int]]:
-    """Losses of four steps with captions of other lengths, and graphs after each."""
+    """Losses of some steps with captions of other lengths, and graphs after each."""
     losses, counts = [], []
-    for step in range(4):
+    for step in range(num_steps):
         raws = [raw(method, length=4 + step + n, seed=n) for n in range(accumulation)]
         (result,) = stepper(stepper.preparation(raws, step=step), stop=False)
         losses.append(result.terms)
@@ -161,12 +168,32 @@ def test_prepare__compiled_computes_the_same(
         assert one == pytest.approx(other, abs=2e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's CPU backend needs g++")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.parametrize("name", ["clip", "maskclip"])
+def test_prepare__compiled_by_inductor(
+    tiny: ModuleType, graphs: Callable[[], int], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """torch's own backend: losses of two steps, so gradients and weights of the first too."""
+    monkeypatch.setattr(assembly, "COMPILE_BACKEND", "inductor")
+    found = []
+    for compiled in (True, False):
+        stepper, method = stepper_of(tiny, name, compile=compiled)
+        found.append(steps_of(stepper, method, graphs, accumulation=1, num_steps=2)[0])
+    for one, other in zip(*found, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo's own
 @pytest.mark.parametrize(("name", "accumulation"), [("maskclip", 2), ("slip", 1)])
 def test_compile_blocks__not_compiled_again(
     tiny: ModuleType, graphs: Callable[[], int], name: str, accumulation: int
 ) -> None:
-    """After two steps nothing is, with captions of any length, and no variant is left out."""
+    """After the first step nothing is, with captions of any length; no variant is left out.
+
+    Blocks of trunk, text tower and decoders; a copy of the model is not compiled.
+    """
     recipe = tiny.tiny_recipe(name, accumulation_steps=accumulation)
     torch.manual_seed(0)
     method = build_method(name, recipe.method_fields(), recipe.model, tokenizer_of(recipe))
@@ -182,4 +209,9 @@ def test_compile_blocks__not_compiled_again(
     )
     _, counts = steps_of(stepper, method, graphs, accumulation=accumulation)
     assert counts[0] > 1
-    assert counts[1] == counts[2] == counts[3]
+    assert counts == [counts[0]] * 4
+    for block in (*method.model.visual.trunk.blocks, *method.model.text.transformer.resblocks):
+        assert block._compiled_call_impl is not None
+    assert all(
+        module._compiled_call_impl is None for module in copy.deepcopy(method.model).modules()
+    )

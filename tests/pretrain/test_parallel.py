@@ -49,10 +49,13 @@ CASES: dict[str, dict[str, Any]] = {
     "ddp_in_shards": {"method": "maskclip", "checkpoint": {"sharded": True}, "stop_after": 4},
     "maskclip_bf16": EVERYTHING,
     "fsdp_maskclip_bf16": {**EVERYTHING, "parallel": "fsdp"},
+    "fsdp_compiled": {"method": "maskclip", "parallel": "fsdp", "compile": True, "num_pairs": 48},
+    "ddp_compiled": {"method": "maskclip", "compile": True, "num_pairs": 48},
 }
 
 
-SHARDS = [name for name in CASES if name.startswith("fsdp")] + ["maskclip_bf16", "ddp_in_shards"]
+SLOW_REPLICAS = ["maskclip_bf16", "ddp_in_shards", "ddp_compiled"]
+SHARDS = [name for name in CASES if name.startswith("fsdp")] + SLOW_REPLICAS
 REPLICAS = [name for name in CASES if name not in SHARDS]
 
 
@@ -208,6 +211,27 @@ def test_two_processes__shards_in_bf16_with_all_options(run_of: TwoProcesses) ->
     for line, expected in zip(shards, replicas, strict=True):
         for key in ("loss", "contrastive_loss", "distillation_loss", "mlm_loss"):
             assert line[key] == pytest.approx(expected[key], rel=0.02), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["fsdp_compiled", "ddp_compiled"])
+def test_two_processes__compiled_computes_the_same(
+    tiny: ModuleType, tmp_path: Path, data_root: Path, run_of: TwoProcesses, case: str
+) -> None:
+    """All losses of three steps, so gradients too; nothing is compiled after the first step."""
+    name = case.replace("compiled", "plain")
+    settings = {key: value for key, value in CASES[case].items() if key != "compile"}
+    jobs = json.dumps([{"output": str(tmp_path / name), **settings}])
+    run_ranks([tiny.__file__, str(data_root), jobs], world_size=2)
+    compiled, plain = read_log(run_of(case)), read_log(tmp_path / name)
+    assert len(compiled) == len(plain) == 3
+    for line, expected in zip(compiled, plain, strict=True):
+        for key in ("loss", "contrastive_loss", "distillation_loss", "mlm_loss"):
+            assert line[key] == pytest.approx(expected[key], abs=2e-5), key
+    for rank in (0, 1):
+        counts = json.loads((run_of(case) / f"graphs_{rank}.json").read_text())
+        assert counts[0] > 0
+        assert counts == [counts[0]] * 3
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskclip_bench import distributed
 from maskclip_bench.data.batch import RawBatch
 from maskclip_bench.pretrain.methods import METHODS, build_method
 from maskclip_bench.pretrain.preparation import Preparation, Prepared, same_length
@@ -81,6 +83,39 @@ def test_step__reads_once_and_copies_nothing(
     assert sum(trace.reads.values()) == 1, dict(trace.reads)
     assert all(line.startswith("readback.py") for line in trace.reads)
     assert not +trace.copies, dict(+trace.copies)
+
+
+@pytest.fixture
+def group_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process group of this process, which passes for several."""
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group_of_one")
+@pytest.mark.parametrize("name", METHODS)
+def test_step__reads_once_over_several_processes(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Captions of another rank may be longer: nothing waits to know by how much."""
+    fields = tiny.teacher_fields(tmp_path) if name == "mvp" else {}
+    stepper, method, optimizer = run_of(tiny, name, fields=fields)
+    monkeypatch.setattr(distributed, "is_distributed", lambda: True)
+    steps = [stepper.preparation([raw(method)], step=step) for step in (0, 1, 2)]
+    stepper(steps[0], stop=False)
+    trace = DeviceTrace()
+    state = [value for values in optimizer.state.values() for value in values.values()]
+    trace.on_device([*method.parameters(), *method.buffers(), *state])
+    trace.on_device(tensor for prepared in steps[1:] for tensor in tensors_of(prepared))
+    with trace:
+        stepper(steps[1], stop=False)
+        assert not +trace.reads
+        stepper(steps[2], stop=False)
+    assert sum(trace.reads.values()) == 1, dict(trace.reads)
+    assert all(line.startswith("readback.py") for line in trace.reads)
 
 
 def test_step__where_the_host_decides_it_waits_once(

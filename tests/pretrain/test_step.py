@@ -90,6 +90,26 @@ def test_step__is_a_function_of_its_number(tiny: ModuleType) -> None:
     assert losses[0] == losses[1] != losses[2]
 
 
+def test_step__warnings_come_after_the_warm_up(
+    tiny: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A learning rate near 0 moves nothing, as is meant; 2 of 6 steps are warm-up."""
+    step, method = stepper(tiny)
+    seen: list[tuple[int, float]] = []
+
+    def observe(values: Any, *, step: int, total_steps: int, lr_share: float) -> None:
+        seen.append((step, lr_share))
+
+    monkeypatch.setattr(method, "observe", observe)
+    for number in range(6):
+        run(step, [raw(tiny)], number)
+    assert [number for number, _ in seen] == [3, 4, 5, 6]
+    shares = [share for _, share in seen]
+    assert shares[0] == 1
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] < 0.5
+
+
 def test_step__asked_to_stop(tiny: ModuleType) -> None:
     step, _ = stepper(tiny, "clip")
     assert run(step, [raw(tiny)], 0, stop=True).stop

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from maskclip_bench.config import validate
-from maskclip_bench.errors import ConfigError
+from maskclip_bench.errors import ConfigError, MaskCLIPBenchError
 from maskclip_bench.registry import Registry
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def build_method(
 
     Raises:
         UnknownNameError: There is no such method.
-        ConfigError: A field is wrong, or the vocabularies differ.
+        ConfigError: A field is wrong, the vocabularies differ, or sizes cannot be built.
     """
     method: Any = METHODS.get_known(name)
     vocab_size = getattr(tokenizer, "vocab_size", model_config.text.vocab_size)
@@ -61,7 +61,16 @@ def build_method(
             f"{model_config.text.vocab_size}. Make them equal."
         )
     config = validate(method_config, method.Config, where=f"method {name!r}")
-    return method(config, model_config)
+    try:
+        return method(config, model_config)
+    except MaskCLIPBenchError:
+        raise
+    except (ArithmeticError, AssertionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConfigError(
+            f"Method {name!r} cannot be built: {reason[0][:300]}. Check the sizes under method and "
+            "model, and the memory of this machine."
+        ) from error
 
 
 __all__ = ["METHODS", "build_method"]

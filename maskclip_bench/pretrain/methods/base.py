@@ -55,6 +55,9 @@ class Method(nn.Module, ABC):
     """Augmented views a batch must bring beside the image."""
     uses_text: ClassVar[bool] = True
     """Whether captions take part."""
+    linear_embeddings: ClassVar[Mapping[str, str]] = {}
+    """Embeddings that `embed` may leave out, as zeros, because a term of `contrast` is a sum of
+    them with factors that do not depend on them -> that term."""
     relative_cost: ClassVar[float] = 1.0
     """Rough time of a step of the demo recipe, CLIP's = 1; for estimates of the time left."""
 
@@ -93,8 +96,9 @@ class Method(nn.Module, ABC):
     def embed(self, batch: Batch) -> Embeddings:
         """The embeddings of `encode` alone, for the first pass of gradient accumulation.
 
-        A method whose `encode` does more overrides it; what it draws from torch's global generator
-        (stochastic depth) must be drawn in the order of `encode`.
+        Those of `linear_embeddings` may be zeros. A method whose `encode` does more overrides it;
+        what it draws from torch's global generator (stochastic depth) must be drawn in the order of
+        `encode`.
         """
         return self.encode(batch)[0]
 
@@ -125,13 +129,18 @@ class Method(nn.Module, ABC):
         self.observe(values, step=step, total_steps=total_steps)
         return values
 
-    def observe(self, values: Mapping[str, float], *, step: int, total_steps: int) -> None:
+    def observe(
+        self, values: Mapping[str, float], *, step: int, total_steps: int, lr_share: float = 1.0
+    ) -> None:
         """Look at what `update` gave, for warnings; by default nothing is done.
+
+        The trainer calls it after each step that follows the warm-up of the learning rate.
 
         Args:
             values: Read from the device, perhaps a step later.
             step: Steps done, that one included.
             total_steps: Steps of the run.
+            lr_share: The step's learning rate, as a share of the highest.
         """
 
     def update(self, *, step: int, total_steps: int) -> Values:

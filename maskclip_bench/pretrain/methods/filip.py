@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from pydantic import Field
+from torch import Tensor
 
+from maskclip_bench import distributed
 from maskclip_bench.data.batch import Batch
 from maskclip_bench.modeling.losses import late_interaction_loss
 from maskclip_bench.modeling.model import ModelConfig
@@ -69,10 +71,11 @@ class FILIP(ContrastiveMethod):
 
     def contrast(self, embeddings: Embeddings) -> Terms:
         """Late interaction in both directions, and CLIP's loss if asked for."""
+        words, is_word = self._equally_long(embeddings["text_tokens"], embeddings["is_word"])
         image_to_text, text_to_image = late_interaction_loss(
             embeddings["image_tokens"],
-            embeddings["text_tokens"],
-            embeddings["is_word"],
+            words,
+            is_word,
             self.model.logit_scale.exp(),
             gather=self.gather,
         )
@@ -81,3 +84,14 @@ class FILIP(ContrastiveMethod):
             loss = super().contrast(embeddings)["contrastive_loss"]
             terms["contrastive_loss"] = self.config.global_weight * loss
         return terms
+
+    def _equally_long(self, words: Tensor, is_word: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, L, J] and [B, L] with the same L on every rank: the longest possible.
+
+        The longest caption of all ranks is hardly shorter in a large batch, and the host would have
+        to wait for it.
+        """
+        if not distributed.is_distributed():
+            return words, is_word
+        missing = self.model.text.context_length - words.shape[1]
+        return F.pad(words, (0, 0, 0, missing)), F.pad(is_word, (0, missing))

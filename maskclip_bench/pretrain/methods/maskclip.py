@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from open_clip.model import CustomTextCLIP
@@ -64,6 +64,7 @@ from maskclip_bench.pretrain.methods.base import (
     vit_of,
 )
 from maskclip_bench.pretrain.methods.parts.masked_language import (
+    WORD_LOSS_SUMS,
     MaskedLanguage,
     MaskedLanguageConfig,
     mean_over_words,
@@ -155,6 +156,7 @@ class MaskCLIP(ContrastiveMethod):
     """One whole and one quarter image pass, one teacher pass, and captions twice in one batch."""
 
     Config = MaskCLIPConfig
+    linear_embeddings: ClassVar[Mapping[str, str]] = {WORD_LOSS_SUMS: "mlm_loss"}
     relative_cost = 2.0
 
     def __init__(self, config: MaskCLIPConfig, model_config: ModelConfig) -> None:
@@ -233,10 +235,17 @@ class MaskCLIP(ContrastiveMethod):
         return embeddings, self.equation_8(l_dist=l_dist, l_mlm=l_mlm)
 
     def embed(self, batch: Batch) -> Embeddings:
-        """The embeddings of `encode`: no teacher, no second pass over the image."""
+        """The embeddings of `encode`: no teacher, no second pass over image or caption."""
+        drawn, model = self.drawn(batch), self.model
         pooled = pooled_image(vit_of(self).trunk, batch.images)
-        texts, _ = self.read(batch, self.drawn(batch))
-        return {"image_features": project_image(self.model, pooled), **texts}
+        text = PackedText(model.text, batch.tokens, layout=drawn["layout"])
+        embeddings = {
+            "image_features": project_image(model, pooled),
+            "text_features": project_text(model, text.at_end()),
+        }
+        if self.language is not None:
+            embeddings |= self.language.before_loss(drawn["words"], text)
+        return embeddings
 
     def draw(self, draw: Draw) -> dict[str, Any]:
         """The patches to mask, then the words."""
@@ -332,10 +341,12 @@ class MaskCLIP(ContrastiveMethod):
             values["teacher_age_steps"] = self.ema.mean_age(step, total_steps)
         return values
 
-    def observe(self, values: Mapping[str, float], *, step: int, total_steps: int) -> None:
+    def observe(
+        self, values: Mapping[str, float], *, step: int, total_steps: int, lr_share: float = 1.0
+    ) -> None:
         """A warning if the quantizer gives no signal."""
         if self.quantizer is not None:
-            self.quantizer.warn(values, step=step, total_steps=total_steps)
+            self.quantizer.warn(values, step=step, total_steps=total_steps, lr_share=lr_share)
 
     def train(self, mode: bool = True) -> MaskCLIP:
         """The teacher stays in evaluation mode: no stochastic depth in it."""

@@ -109,7 +109,9 @@ class MVP(ImageOnlyMethod):
         momentum = self.config.quantizer_momentum
         return self.quantizer.update(momentum, progress=step / total_steps)
 
-    def observe(self, values: Mapping[str, float], *, step: int, total_steps: int) -> None:
+    def observe(
+        self, values: Mapping[str, float], *, step: int, total_steps: int, lr_share: float = 1.0
+    ) -> None:
         """A warning if the quantizer gives no signal."""
         if self.quantizer is not None:
-            self.quantizer.warn(values, step=step, total_steps=total_steps)
+            self.quantizer.warn(values, step=step, total_steps=total_steps, lr_share=lr_share)

@@ -22,6 +22,9 @@ from maskclip_bench.modeling.masking import choose_words
 from maskclip_bench.modeling.model import TextConfig
 from maskclip_bench.modeling.packing import ChosenWords, PackedLayout, PackedText
 
+WORD_LOSS_SUMS, WORD_COUNTS = "word_loss_sums", "word_counts"
+"""Names among the embeddings: of each caption, the sum of its words' losses, and their number."""
+
 
 class MaskedLanguageConfig(Declaration):
     """Fields of every method that models language."""
@@ -113,10 +116,28 @@ class MaskedLanguage(nn.Module):
             return mean_over_captions(losses, captions, num_captions=text.layout.num_texts), {}
         sums = losses.new_zeros(text.layout.num_texts).index_add(0, captions, losses)
         counts = torch.zeros_like(sums).index_add_(0, captions, torch.ones_like(losses))
-        return None, {"word_loss_sums": sums, "word_counts": counts.detach()}
+        return None, {WORD_LOSS_SUMS: sums, WORD_COUNTS: counts.detach()}
+
+    def before_loss(self, chosen: ChosenWords, text: PackedText) -> dict[str, Tensor]:
+        """What `loss` gives for `mean_over_words`, as far as it is known without a forward pass.
+
+        Args:
+            chosen: What will be masked.
+            text: The captions.
+
+        Returns:
+            Sums of losses, all 0, and the number of words, each [T]; nothing where `loss` gives
+            nothing.
+        """
+        if self.config.mlm_average == "captions":
+            return {}
+        captions = text.caption_of(chosen.places)
+        sums = torch.zeros(text.layout.num_texts, device=captions.device)
+        ones = torch.ones(len(captions), device=captions.device)
+        return {WORD_LOSS_SUMS: sums, WORD_COUNTS: sums.index_add(0, captions, ones)}
 
 
 def mean_over_words(embeddings: dict[str, Tensor]) -> Tensor:
     """Mean over the masked words of the global batch, from what `MaskedLanguage.loss` gave."""
-    count = distributed.all_reduce_mean(embeddings["word_counts"].detach().sum())
-    return embeddings["word_loss_sums"].sum() / count.clamp(min=1)
+    count = distributed.all_reduce_mean(embeddings[WORD_COUNTS].detach().sum())
+    return embeddings[WORD_LOSS_SUMS].sum() / count.clamp(min=1)

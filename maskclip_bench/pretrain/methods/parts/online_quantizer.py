@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -136,6 +138,7 @@ class OnlineQuantizer(nn.Module):
         codewords = self.student.codewords.detach().clone()
         self.register_buffer("codewords_before", codewords, persistent=False)
         self.register_load_state_dict_post_hook(_remember_codewords)
+        self._turns: deque[float] = deque(maxlen=TURNS)  # at full learning rate, degrees
         self._has_warned = False
 
     def loss(self, predicted: Tensor, target: Tensor) -> Tensor:
@@ -212,19 +215,27 @@ class OnlineQuantizer(nn.Module):
         else:  # FSDP2 has sharded them since
             self.codewords_before = codewords.clone()
 
-    def warn(self, values: Mapping[str, float], *, step: int, total_steps: int) -> None:
+    def warn(
+        self, values: Mapping[str, float], *, step: int, total_steps: int, lr_share: float = 1.0
+    ) -> None:
         """Log one warning if the quantizer says nothing: collapsed, indifferent, or dead.
 
+        Dead is judged by the last `TURNS` steps of a high learning rate, so neither in the warm-up
+        nor at the end of a run, where nothing is meant to move.
+
         Args:
-            values: What `update` gave after that step.
+            values: What `update` gave after that step, which is not of the warm-up.
             step: Steps done.
             total_steps: Steps of the run.
+            lr_share: The step's learning rate, as a share of the highest.
         """
+        if lr_share >= HIGH_RATE and "codeword_turn_degrees" in values:
+            self._turns.append(values["codeword_turn_degrees"])
         if self._has_warned or step < WARN_FROM * total_steps or not distributed.is_main():
             return
         num_codewords = self.config.num_codewords
         used, row = values["codeword_perplexity"], values["codeword_row_perplexity"]
-        turn = values.get("codeword_turn_degrees", math.inf) * total_steps
+        turn = math.inf if len(self._turns) < TURNS else fmean(self._turns) * total_steps
         if used < COLLAPSED or row > INDIFFERENT * num_codewords:
             self._has_warned = True
             logger.warning(
@@ -257,6 +268,10 @@ WARN_FROM = 0.1
 """Share of the run before which a quantizer may be anything."""
 COLLAPSED = 1.5
 """Perplexity of the mean assignment below which one codeword takes nearly all patches."""
+TURNS = 20
+"""Steps over which a turn is averaged before it is judged."""
+HIGH_RATE = 0.5
+"""Share of the highest learning rate from which a turn counts."""
 DEAD_DEGREES = 5.0
 """Angle that a codeword goes in a whole run, below which the quantizer is as good as fixed."""
 INDIFFERENT = 0.95

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from maskclip_bench.config import Declaration
+from maskclip_bench.errors import ConfigError
 from maskclip_bench.modeling.decoders import (
     VisionDecoder,
     decoder_targets,
@@ -50,13 +51,24 @@ def vision_decoder(
         config: Depth, width and heads.
         output_dim: Width of what is predicted for a patch.
         fixed_positions: Sine and cosine positions instead of learned ones.
+
+    Raises:
+        ConfigError: Heads do not divide the width.
     """
+    width, num_heads = config.decoder_dim or vit.embed_dim, config.decoder_num_heads
+    num_heads = num_heads or vit.num_heads
+    if width % num_heads:
+        raise ConfigError(
+            f"The vision decoder is {width} wide (method.decoder_dim; by default the trunk's "
+            f"{vit.embed_dim}), which is not a multiple of its {num_heads} heads "
+            f"(method.decoder_num_heads; by default the trunk's {vit.num_heads})."
+        )
     return VisionDecoder(
         encoder_dim=vit.embed_dim,
         grid_size=vit.grid_size,
-        embed_dim=config.decoder_dim or vit.embed_dim,
+        embed_dim=width,
         depth=config.decoder_depth,
-        num_heads=config.decoder_num_heads or vit.num_heads,
+        num_heads=num_heads,
         output_dim=output_dim,
         fixed_positions=fixed_positions,
     )

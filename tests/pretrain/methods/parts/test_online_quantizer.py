@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from maskclip_bench.pretrain.methods.parts import online_quantizer
 from maskclip_bench.pretrain.methods.parts.online_quantizer import (
+    TURNS,
     OnlineQuantizer,
     QuantizerConfig,
     QuantizerHead,
@@ -195,11 +196,32 @@ def test_online_quantizer__warns_once_when_it_gives_no_signal(
     quantizer().warn(indifferent, step=50, total_steps=100)
     assert "a patch is spread over 9.9" in caplog.text
     caplog.clear()
+
+
+def test_online_quantizer__warns_when_its_codewords_hardly_move(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """By the mean of enough steps with a high learning rate."""
+    good = {"codeword_perplexity": 8.0, "codeword_row_perplexity": 3.0}
     moving, dead = ({**good, "codeword_turn_degrees": turn} for turn in (0.06, 0.04))
-    quantizer().warn(moving, step=50, total_steps=100)
-    assert not caplog.records
-    quantizer().warn(dead, step=50, total_steps=100)
-    assert "its codewords turn by at most 4 degrees in the whole run" in caplog.text
+
+    def watched(values: dict[str, float], *, num_steps: int = TURNS, lr_share: float = 1.0) -> str:
+        caplog.clear()
+        both = quantizer()
+        for step in range(50, 50 + num_steps):
+            both.warn(values, step=step, total_steps=100, lr_share=lr_share)
+        return caplog.text
+
+    assert watched(moving) == ""
+    assert "its codewords turn by at most 4 degrees in the whole run" in watched(dead)
+    assert watched(dead, num_steps=TURNS - 1) == ""
+    assert watched(dead, lr_share=0.4) == ""  # the end of a run
+    assert watched(good) == ""  # FSDP2 does not know it at first
+    caplog.clear()
+    both = quantizer()
+    for step in range(TURNS):  # a mean: some steps may be small
+        both.warn(moving if step % 10 else dead, step=50 + step, total_steps=100)
+    assert caplog.text == ""
 
 
 def test_online_quantizer__centre_of_heads_in_bf16() -> None:
