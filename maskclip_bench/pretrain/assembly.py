@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskclip_bench.data.batch import Batch
 from maskclip_bench.data.tokenizer import CaptionTokenizer, load_tokenizer
@@ -124,8 +124,9 @@ def compile_blocks(method: Method) -> None:
     torch._dynamo.config.recompile_limit = max(
         VARIANTS_OF_A_BLOCK, torch._dynamo.config.recompile_limit
     )
-    texts = [module for module in method.modules() if isinstance(module, PackedCausalBlock)]
-    for block in [*transformer_blocks(method), *texts]:
+    blocks: list[nn.Module] = list(transformer_blocks(method))
+    blocks += [module for module in method.modules() if isinstance(module, PackedCausalBlock)]
+    for block in blocks:
         block.compile(backend=COMPILE_BACKEND)
         # Marked outside of what is compiled; a copy of the block runs uncompiled, as torch has it.
         compiled: Any = block._compiled_call_impl
