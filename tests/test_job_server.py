@@ -38,6 +38,7 @@ told = {
     "name": __name__, "argv": sys.argv[1:], "file": os.path.basename(sys.argv[0]),
     "warm": needed.count - 1, "parent": os.getppid(), "leads": os.getpgid(0) == os.getpid(),
     "mark": os.environ.get("MARK"), "threads": os.environ["OMP_NUM_THREADS"],
+    "tunables": os.environ.get("GLIBC_TUNABLES"),
     "folder": os.getcwd(), "input": sys.stdin.read(),
 }
 print(json.dumps(told))
@@ -97,6 +98,7 @@ def test_run_job__is_what_a_process_of_its_own_is(run: Run) -> None:
     assert forked.pop("warm") == 1
     assert forked.pop("parent") == server_pid()
     alone = told(run("told", "a", "b c", imports=(), environment={"MARK": "here"}))
+    assert forked.pop("tunables") == alone.pop("tunables") == os.environ.get("GLIBC_TUNABLES")
     assert alone.pop("warm") == 0
     assert alone.pop("parent") == os.getpid()
     assert (
@@ -121,6 +123,27 @@ def test_run_job__jobs_share_nothing_but_imports(run: Run) -> None:
     assert (first["warm"], second["warm"]) == (1, 1)
     assert (first["mark"], second["mark"]) == ("here", None)
     assert first["parent"] == second["parent"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.check=0", "glibc.malloc.check=0:glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+    ],
+)
+def test_run_job__memory_comes_in_huge_pages(
+    run: Run, monkeypatch: pytest.MonkeyPatch, given: str | None, expected: str
+) -> None:
+    """glibc reads it when the server starts; what a job starts itself is as the run's."""
+    if given is None:
+        monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    else:
+        monkeypatch.setenv("GLIBC_TUNABLES", given)
+    assert told(run("told"))["tunables"] == given
+    environment = Path(f"/proc/{server_pid()}/environ").read_bytes().split(b"\0")
+    assert f"GLIBC_TUNABLES={expected}".encode() in environment
 
 
 def test_run_job__two_at_once(run: Run) -> None:

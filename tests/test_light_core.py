@@ -66,12 +66,12 @@ class Refuse:
 
 sys.meta_path.insert(0, Refuse())
 from maskclip_bench.cli import main
-main(["plan", "--suite", "demo"])
+main(["plan", "--suite", "all"])
 """
 
 
 def test_plan__without_the_libraries_of_models(tmp_path: Path) -> None:
-    """They take seconds; a plan of rows whose weights are files needs none of them."""
+    """They take seconds; a plan needs none of them as long as nothing is recorded."""
     result = subprocess.run(
         [sys.executable, "-c", PLAN], cwd=tmp_path, capture_output=True, text=True
     )

@@ -8,9 +8,10 @@ not left out quietly: its cells are recorded as failed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,7 +157,9 @@ def make_plan(
         missing = _missing_weights(row, workspace, named)
         no_weights = None if row.can_be_made else _absent_weights(row, missing, named)
         plan.left_out += [no_weights] if no_weights else []
-        weights = weights_now(row, workspace) if missing is None else ABSENT
+        weights: Callable[[], str] = lambda: ABSENT  # noqa: E731
+        if missing is None:
+            weights = cache(partial(weights_now, row, workspace))  # takes seconds: only if needed
         if row.can_be_made and missing is None:
             _warn_of_another_recipe(row, workspace)
         cells = []
@@ -429,19 +432,19 @@ def _recorded(
     column: Column,
     workspace: Workspace,
     *,
-    weights: str,
+    weights: Callable[[], str],
     plan: Plan,
 ) -> Record | None:
     """The ok record of the cell, if what it depends on is still the same.
 
-    A row whose weights were deleted after it was measured (`weights` is ABSENT) keeps its records.
+    A row whose weights were deleted after it was measured (they are ABSENT) keeps its records.
     Data that cannot be read leaves the cell to be measured, which says what is wrong with it.
     """
     record = store.load(row_id(row.name, row.seed), column.protocol.name, column.declaration.name)
     if record is None or record.status != "ok":
         return None
     changed = changed_parts(
-        record, row, column, workspace, weights, plan.limit, precision=plan.precision
+        record, row, column, workspace, weights(), plan.limit, precision=plan.precision
     )
     return None if changed else record
 
