@@ -1,12 +1,17 @@
 """Where the time of a dense training iteration goes, and what the backbone adapter costs.
 
     python benchmarks/dense.py                      # UperNet on ViT-B/16 at 512 px, two images
+    python benchmarks/dense.py --model mask-rcnn    # Mask R-CNN on ViT-B/16 at 1024 px
     python benchmarks/dense.py --image-size 128 --batch-size 8 --iterations 5
-    python benchmarks/dense.py --device cuda --batch-size 2 --iterations 20
+    python benchmarks/dense.py --device cuda --iterations 20 --bf16
 
-Weights are random and the images are noise written to disk: times do not depend on them. The
-"adapter" lines compare `MaskCLIPViT` with the bare timm trunk that it wraps (patch embedding, all
-blocks, final norm), in the same process, by turns.
+Weights are random and images are noise: times do not depend on them. Heads and optimizer are those
+of the shipped configs; `--bf16` is their optimizer wrapper (autocast in bfloat16, no loss scaler),
+without it mmengine's plain one. UperNet's images are written to disk and read by its config's
+pipeline; those of Mask R-CNN, with 20 objects each, are made in memory.
+
+The "adapter" lines compare `MaskCLIPViT` with the bare timm trunk that it wraps (patch embedding,
+all blocks, final norm), in the same process, by turns.
 """
 
 from __future__ import annotations
@@ -27,7 +32,13 @@ from PIL import Image
 warnings.filterwarnings("ignore")
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT / "configs/mmseg/mae_vit-b-16_upernet_8xb2-amp-160k_ade20k-512x512.py"
+CONFIGS = {
+    "upernet": "configs/mmseg/mae_vit-b-16_upernet_8xb2-amp-160k_ade20k-512x512.py",
+    "mask-rcnn": "configs/mmdet/mae_vit-b-16_mask-rcnn_8xb2-amp-1x_coco-1024.py",
+}
+SIZES = {"upernet": 512, "mask-rcnn": 1024}
+"""Pixels of an image where none are asked for."""
+NUM_OBJECTS = 20
 PARTS = ("data", "backbone", "neck and heads", "backward", "optimizer")
 
 
@@ -63,42 +74,102 @@ class Clock:
         return time.perf_counter()
 
 
-def split_iteration(arguments: argparse.Namespace, device: torch.device) -> dict[str, float]:
-    """Median seconds of each part of an iteration of the shipped UperNet config."""
-    import mmseg.datasets
-    import mmseg.models
+def load_config(arguments: argparse.Namespace) -> Any:
+    """The shipped config of a model, with random weights and for this image size."""
     from mmengine.config import Config
-    from mmengine.dataset import pseudo_collate
-    from mmengine.model import revert_sync_batchnorm
-    from mmengine.registry import DATASETS, MODELS, init_default_scope
+    from mmengine.registry import init_default_scope
 
-    assert mmseg.models and mmseg.datasets
-    config = Config.fromfile(str(CONFIG))
-    init_default_scope(config.default_scope)
+    config = Config.fromfile(str(ROOT / CONFIGS[arguments.model]))
     size = arguments.image_size
+    if arguments.model == "upernet":
+        import mmseg.datasets
+        import mmseg.models
+
+        assert mmseg.models and mmseg.datasets
+        config.model.data_preprocessor.size = (size, size)
+        config.crop_size = (size, size)
+    else:
+        import mmdet.models
+
+        assert mmdet.models
+        config.model.data_preprocessor.pad_size_divisor = size
+    init_default_scope(config.default_scope)
     config.model.backbone.pretrained = False
-    config.model.data_preprocessor.size = (size, size)
-    config.crop_size = (size, size)
+    if not arguments.bf16:
+        config.optim_wrapper.type = "OptimWrapper"
+    return config
+
+
+def segmentation_samples(config: Any, arguments: argparse.Namespace, folder: Path) -> Any:
+    """A function that reads one batch as ADE20K's pipeline does."""
+    from mmengine.registry import DATASETS
+
+    size = arguments.image_size
     dataset_config = config.train_dataloader.dataset
     for step in dataset_config.pipeline:
         if step.type == "RandomCrop":
             step.crop_size = (size, size)
         if step.type == "RandomResize":
             step.scale = (4 * size, size)
+    write_data(folder, size, arguments.batch_size)
+    dataset_config.data_root = str(folder)
+    dataset = DATASETS.build(dataset_config)
+    dataset.full_init()
+    return lambda: [dataset[index] for index in range(arguments.batch_size)]
+
+
+def detection_samples(arguments: argparse.Namespace) -> Any:
+    """A function that makes one batch of images with boxes and masks."""
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.bbox import HorizontalBoxes
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData
+
+    size = arguments.image_size
+    generator = np.random.default_rng(0)
+
+    def sample() -> dict[str, Any]:
+        corners = generator.uniform(0, size * 0.8, (NUM_OBJECTS, 2))
+        sides = generator.uniform(size / 64, size * 0.2, (NUM_OBJECTS, 2))
+        boxes = np.concatenate([corners, corners + sides], axis=1)
+        masks = np.zeros((NUM_OBJECTS, size, size), dtype=np.uint8)
+        for mask, (left, top, right, bottom) in zip(masks, boxes.round().astype(int), strict=True):
+            mask[top : bottom + 1, left : right + 1] = 1
+        found = DetDataSample(
+            metainfo={"img_shape": (size, size), "ori_shape": (size, size), "scale_factor": (1, 1)}
+        )
+        found.gt_instances = InstanceData(
+            bboxes=HorizontalBoxes(torch.tensor(boxes, dtype=torch.float32)),
+            labels=torch.from_numpy(generator.integers(0, 80, NUM_OBJECTS)),
+            masks=BitmapMasks(masks, size, size),
+        )
+        found.ignored_instances = InstanceData(
+            bboxes=HorizontalBoxes(torch.zeros(0, 4)), labels=torch.zeros(0, dtype=torch.int64)
+        )
+        pixels = generator.integers(0, 255, (3, size, size), dtype=np.uint8)
+        return {"inputs": torch.from_numpy(pixels), "data_samples": found}
+
+    return lambda: [sample() for _ in range(arguments.batch_size)]
+
+
+def split_iteration(arguments: argparse.Namespace, device: torch.device) -> dict[str, float]:
+    """Median seconds of each part of an iteration of a shipped config."""
+    from mmengine.dataset import pseudo_collate
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.optim import build_optim_wrapper
+    from mmengine.registry import MODELS
+
+    config = load_config(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        write_data(Path(folder), size, arguments.batch_size)
-        dataset_config.data_root = folder
-        dataset = DATASETS.build(dataset_config)
-        dataset.full_init()
+        if arguments.model == "upernet":
+            samples = segmentation_samples(config, arguments, Path(folder))
+        else:
+            samples = detection_samples(arguments)
         model = revert_sync_batchnorm(MODELS.build(config.model)).to(device).train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+        wrapper = build_optim_wrapper(model, config.optim_wrapper)
         features: dict[str, Any] = {}
         model.backbone.register_forward_hook(lambda *given: features.update(maps=given[2]))
         clock = Clock(device)
-
-        def load() -> dict[str, Any]:
-            batch = pseudo_collate([dataset[index] for index in range(arguments.batch_size)])
-            return model.data_preprocessor(batch, True)
 
         def heads(batch: dict[str, Any]) -> torch.Tensor:
             """Everything after the backbone: its maps are put in place of a second pass."""
@@ -111,15 +182,17 @@ def split_iteration(arguments: argparse.Namespace, device: torch.device) -> dict
             return model.parse_losses(losses)[0]
 
         def update() -> None:
-            optimizer.step()
-            optimizer.zero_grad()
+            wrapper.step()
+            wrapper.zero_grad()
 
         for _ in range(arguments.iterations + arguments.warmup):
-            batch = clock("data", load)
-            with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
+            batch = clock(
+                "data", lambda: model.data_preprocessor(pseudo_collate(samples()), training=True)
+            )
+            with wrapper.optim_context(model):
                 clock("backbone", lambda batch=batch: model.backbone(batch["inputs"]))
                 loss = clock("neck and heads", lambda batch=batch: heads(batch))
-            clock("backward", loss.backward)
+            clock("backward", lambda loss=loss: wrapper.backward(loss))
             clock("optimizer", update)
     return {
         part: statistics.median(seconds[arguments.warmup :])
@@ -173,7 +246,8 @@ def adapter_cost(
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--image-size", type=int, default=512)
+    parser.add_argument("--model", choices=CONFIGS, default="upernet")
+    parser.add_argument("--image-size", type=int, help="default: 512, of Mask R-CNN 1024")
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--iterations", type=int, default=1)
     parser.add_argument("--warmup", type=int, default=1)
@@ -181,13 +255,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="autocast in bfloat16")
     arguments = parser.parse_args()
+    arguments.image_size = arguments.image_size or SIZES[arguments.model]
     device = torch.device(arguments.device)
 
     parts = split_iteration(arguments, device)
     total = sum(parts.values())
     print(
-        f"UperNet, ViT-B/16, {arguments.image_size} px, batch {arguments.batch_size}, {device}, "
-        f"{torch.get_num_threads()} threads, {'bf16' if arguments.bf16 else 'fp32'}"
+        f"{arguments.model}, ViT-B/16, {arguments.image_size} px, batch {arguments.batch_size}, "
+        f"{device}, {torch.get_num_threads()} threads, {'bf16' if arguments.bf16 else 'fp32'}"
     )
     for part in PARTS:
         print(f"  {part:<16}{parts[part]:8.3f} s  {100 * parts[part] / total:5.1f} %")

@@ -17,14 +17,22 @@ The parts and their time limits:
 * loader, 70 s: images/s that the loader decodes on one core, and a ViT-B/16 CLIP run that is fed by
   it on this machine's cores beside one with batches that are on the device already;
 * features, 40 s: feature extraction in fp32, bf16, and compiled in bf16;
-* dense, 60 s: an UperNet iteration and the adapter's overhead, where OpenMMLab is installed;
-* many_passes: rows of the study `demo_long` for the time that is left of eight minutes.
+* dense, 60 s: an iteration of UperNet at 512 px and of Mask R-CNN at 1024 px on ViT-B/16, each in
+  fp32 and in bf16 as their configs train, and the adapter's overhead, where OpenMMLab is installed;
+* many_passes, what is left of eight minutes, at most 200 s: the recipes of the study `demo_long`
+  with their pairs held on the device (`data.held`): batches beside the loader's, where the host
+  waits for them, pairs/s of CLIP and MaskCLIP beside the goal of 600,000 pairs in a minute, and
+  CLIP with the loader. Each run stops by itself when its share of the time is over.
+
+`--cut-steps N` rehearses the real path of many_passes anywhere, with runs of N steps.
 
 It needs no network, and of this package's dependencies only torch, torchvision, timm, pandas,
 pyarrow, typer, rich, filelock, safetensors, PyYAML, scipy, scikit-learn, threadpoolctl, matplotlib,
 huggingface_hub, and as wheels on a machine without a package index: open_clip_torch, ftfy, wcwidth,
 regex, pydantic, pydantic_core, annotated_types, typing_inspection, braceexpand. Run it from a
 checkout (`PYTHONPATH=.`), nothing has to be installed.
+
+The dense part also needs the wheels WHEELS; without them it says so.
 """
 
 from __future__ import annotations
@@ -59,6 +67,14 @@ PARTS: dict[str, int] = {
 WHOLE_SECONDS = 480
 SHORTEST = 30
 """Seconds below which a part is not begun."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+DENSE_PACKAGES = ("mmengine", "mmcv", "mmseg", "mmdet", "pycocotools")
+MANY_PASSES = (("clip", "device", 0.4), ("maskclip", "device", 0.6), ("clip", "none", 0.9))
+"""(row, `data.held`, its share of the time that is left) of each run of many_passes."""
+RESERVED = 10
+"""Seconds at the end of many_passes for what runs write when they stop."""
+GOAL_PAIRS = 600_000
+"""Pairs of a CLIP of 0.8 million weights in a minute: the goal on one H100."""
 METHODS_TIMED = ("clip", "clip_mae", "maskclip", "slip")
 BF16_STEPS = 20
 
@@ -433,47 +449,195 @@ def features(options: argparse.Namespace, report: Callable[..., None]) -> None:
 
 
 def dense(options: argparse.Namespace, report: Callable[..., None]) -> None:
-    """A dense training iteration and the adapter's overhead, where OpenMMLab is installed."""
-    if importlib.util.find_spec("mmengine") is None:
-        report("dense", skipped="OpenMMLab is not installed here")
+    """Dense training iterations and the adapter's overhead, where OpenMMLab is installed."""
+    import torch
+
+    missing = [name for name in DENSE_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        report("dense", skipped=f"not installed here: {', '.join(missing)}")
         return
-    command = [sys.executable, str(ROOT / "benchmarks/dense.py"), "--device", options.device]
-    command += ["--image-size", "128", "--iterations", "1"] if options.tiny else []
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    report("dense", rc=done.returncode, output=(done.stdout or done.stderr)[-3000:])
+    bench = load_module("benchmarks/dense.py")
+    assert bench is not None
+    device = torch.device(options.device)
+    for model, size in bench.SIZES.items():
+        for bf16 in (False, True):
+            given = argparse.Namespace(
+                model=model,
+                image_size=128 if options.tiny else size,
+                batch_size=2,
+                iterations=1 if options.tiny else 8,
+                warmup=0 if options.tiny else 3,
+                pairs=1 if options.tiny else 6,
+                bf16=bf16,
+            )
+            what = f"ViT-B/16, {given.image_size} px, {'bf16' if bf16 else 'fp32'}"
+            report(f"{model}, {what}", **attempt(dense_iteration, bench, given, device))
+            if model == "upernet":
+                report(f"adapter, {what}", **attempt(adapter_overhead, bench, given, device))
+
+
+def dense_iteration(bench: Any, given: argparse.Namespace, device: Any) -> dict[str, Any]:
+    """Seconds of an iteration and of its parts, and peak memory."""
+    import torch
+
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    parts = bench.split_iteration(given, device)
+    return {
+        "iteration": sum(parts.values()),
+        **parts,
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
+    }
+
+
+def adapter_overhead(bench: Any, given: argparse.Namespace, device: Any) -> dict[str, Any]:
+    """What `MaskCLIPViT` adds to the trunk it wraps, forward and backward."""
+    trunk, adapter, ratios = bench.adapter_cost(given, device)
+    return {
+        "trunk": trunk,
+        "adapter": adapter,
+        "added": statistics.median(ratios) - 1,
+        "added_range": f"{min(ratios) - 1:+.3f} to {max(ratios) - 1:+.3f}",
+    }
+
+
+# --- many passes ---------------------------------------------------------------------------------
 
 
 def many_passes(options: argparse.Namespace, report: Callable[..., None]) -> None:
-    """CLIP and MaskCLIP of the study `demo_long` for the time that is left, and what they log."""
+    """CLIP and MaskCLIP of the study `demo_long`, their pairs held on the device."""
+    ends = time.monotonic() + (options.seconds or PARTS["many_passes"])
+    root = options.output / "many_passes"
+    began = time.monotonic()
+    num_pairs = draw_pairs(root, shard=16 if options.tiny else 256)
+    report("drawing", pairs=num_pairs, seconds=time.monotonic() - began)
+    report("held batches", **attempt(check_held, options, root))
+    for row, held, share in MANY_PASSES:
+        seconds = share * max(0.0, ends - time.monotonic() - RESERVED)
+        what = f"{row}, {'held' if held == 'device' else 'by the loader'}"
+        report(what, **attempt(passes, options, root, row, held, seconds))
+
+
+def draw_pairs(root: Path, *, shard: int) -> int:
+    """Draw the pairs of the study's first seed, and nothing else of its world; returns how many."""
+    from concurrent.futures import ProcessPoolExecutor
+    from functools import partial
+
+    from maskclip_bench.data.demo.layouts import make_piece, pieces
+    from maskclip_bench.data.demo.sizes import DemoSizes
+
+    sizes = DemoSizes(pretrain=7 * shard, shard=shard)  # five shards to train on, two held out
+    draw = partial(make_piece, world=root / "demo_long", sizes=sizes, seed=0, held_out=["emojione"])
+    with ProcessPoolExecutor(min(7, os.cpu_count() or 1)) as pool:
+        list(pool.map(draw, pieces(sizes, "pretrain")))
+    return sizes.pretrain
+
+
+def long_recipe(options: argparse.Namespace, row: str, held: str) -> Any:
+    """The recipe of a row, its checkpoints left out."""
+    from maskclip_bench.pretrain.recipe import load_recipe
+
+    changes = [f"data.held={held}", f"data.num_workers={0 if options.tiny else 1}"]
+    changes += ["checkpoint={every_steps: 1000000, keep: 1}"]
+    recipe = load_recipe(f"demo_long/{row}", changes)
+    steps = options.cut_steps or (4 if options.tiny else None)
+    if steps is None:
+        return recipe
+    cut = {"epochs": None, "num_pairs": steps * recipe.global_batch_size}
+    log = recipe.log.model_copy(update={"every_steps": 1})
+    return recipe.model_copy(update={**cut, "log": log})
+
+
+def check_held(options: argparse.Namespace, root: Path) -> dict[str, Any]:
+    """Held batches beside the loader's, and how often the host waits for one."""
+    import torch
+
+    from maskclip_bench.data.pairs import PairLoader
+    from maskclip_bench.pretrain.assembly import tokenizer_of
+
+    device = torch.device(options.device)
+
+    def loader(held: str) -> PairLoader:
+        recipe = long_recipe(options, "clip", held)
+        return PairLoader(
+            recipe.data.model_copy(update={"num_workers": 0}),
+            data_root=root,
+            tokenizer=tokenizer_of(recipe),
+            image_size=recipe.model.image_size,
+            num_ssl_views=2,
+            batch_size_per_gpu=recipe.global_batch_size,
+            seed=0,
+            device=device,
+        )
+
+    there, here = loader("device"), loader("none")
+    largest, differing, total = 0, 0, 0
+    for ours, theirs in zip(there.epoch(0), here.epoch(0), strict=True):
+        assert ours.keys == theirs.keys
+        assert torch.equal(ours.tokens, theirs.tokens)
+        pairs = zip(
+            (ours.images, *ours.ssl_images), (theirs.images, *theirs.ssl_images), strict=True
+        )
+        for one, other in pairs:
+            difference = (one.cpu().int() - other.int()).abs()
+            largest = max(largest, int(difference.max()))
+            differing += int((difference > 0).sum())
+            total += difference.numel()
+    found = {"largest_difference": largest, "share_differing": differing / total}
+    if device.type == "cuda":
+        batches = there.epoch(1)
+        next(batches)
+        found["synchronizations"] = count_synchronizations(lambda: next(batches), warm=False)
+    return found
+
+
+def passes(
+    options: argparse.Namespace, root: Path, row: str, held: str, seconds: float
+) -> dict[str, Any]:
+    """A run by the trainer, for a time: pairs/s between two lines of its log, and its losses."""
+    from maskclip_bench.pretrain.trainer import train
+    from maskclip_bench.training.interruption import RunStopped
     from maskclip_bench.training.logs import read_log
 
-    command = [sys.executable, "-m", "maskclip_bench", "study"]
-    if options.tiny:  # drawing its world takes a minute
-        done = subprocess.run(
-            [*command, "plan", "demo_long"], capture_output=True, text=True, check=False, cwd=ROOT
-        )
-        report("plan", rc=done.returncode, output=(done.stdout or done.stderr)[-1000:])
-        return
-    workspace = options.output / "workspace"
-    rows = ["--row", "clip", "--row", "maskclip", "--seed", "0", "--device", options.device]
-    run = subprocess.Popen([*command, "run", "demo_long", *rows, "--workspace", str(workspace)])
+    if seconds < 1:
+        return {"skipped": "no time was left"}
+    recipe = long_recipe(options, row, held)
+    folder = root / f"{row}_{held}"
+    limited = not options.tiny and not options.cut_steps
+    signals = [*STOP_SIGNALS, *([signal.SIGALRM] if limited else [])]
+    began = time.monotonic()
+    if limited:  # again and again: while the run is being made nothing listens
+        signal.signal(signal.SIGALRM, lambda *given: None)
+        signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    stopped = False
     try:
-        run.wait(timeout=options.seconds - 15)
-    except subprocess.TimeoutExpired:
-        run.send_signal(signal.SIGTERM)  # a checkpoint is written
-        run.wait(timeout=15)
-    for log in sorted(workspace.rglob("log.jsonl")):
-        lines = read_log(log.parent)
-        speeds = [line["images_per_second"] for line in lines if "images_per_second" in line]
-        found = {
-            key: next((line[key] for line in reversed(lines) if key in line), None)
-            for key in ("step", "epoch", "loss", "held_out_contrastive_loss")
-        }
-        report(
-            str(log.parent.relative_to(workspace)),
-            images_per_second=statistics.median(speeds) if speeds else None,
-            **found,
-        )
+        train(recipe, output=folder, data_root=root, device=options.device, stop_signals=signals)
+    except RunStopped:
+        stopped = True
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    took = time.monotonic() - began
+    lines = read_log(folder)
+    steps = [line for line in lines if "images_per_second" in line]
+    if not steps:
+        return {"seconds": took, "skipped": "stopped before the first line of its log"}
+    later = steps[len(steps) // 4 :]  # the first ones make kernels and warm up
+    rate = statistics.median(line["images_per_second"] for line in later)
+    shown = {
+        key: next((line[key] for line in reversed(lines) if key in line), None)
+        for key in ("loss", "held_out_contrastive_loss", "data_wait_fraction")
+    }
+    return {
+        "pairs": round(steps[-1]["step"] * recipe.global_batch_size),
+        "seconds": took,
+        "stopped": stopped,
+        "pairs_per_second": rate,
+        "goal_pairs_per_second": GOAL_PAIRS / 60,
+        "seconds_of_600000": GOAL_PAIRS / rate,
+        **shown,
+    }
 
 
 # --- frame ---------------------------------------------------------------------------------------
@@ -564,6 +728,9 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="sizes for a rehearsal on a CPU")
+    parser.add_argument(
+        "--cut-steps", type=int, default=0, help="steps of each run of many_passes, to rehearse it"
+    )
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=0.0, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -583,7 +750,7 @@ def main() -> None:
         (options.output / f"{name}.jsonl").unlink(missing_ok=True)
         command = [sys.executable, __file__, "--part", name, "--output", str(options.output)]
         command += ["--device", options.device, *(["--tiny"] if options.tiny else [])]
-        command += ["--seconds", str(seconds)]
+        command += ["--seconds", str(seconds), "--cut-steps", str(options.cut_steps)]
         environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
         print(f"{name} (at most {seconds:.0f} s)", flush=True)
         began = time.monotonic()

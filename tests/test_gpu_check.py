@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +48,7 @@ def run(output: Path, *parts: str) -> dict[str, dict[str, object]]:
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     ("part", "num_rows"),
-    [("correctness", 10), ("speed", 5), ("loader", 3), ("features", 2), ("many_passes", 1)],
+    [("correctness", 10), ("speed", 5), ("loader", 3), ("features", 2), ("many_passes", 5)],
 )
 def test_every_part_runs_on_a_cpu(tmp_path: Path, part: str, num_rows: int) -> None:
     found = run(tmp_path, part)[part]
@@ -59,13 +61,24 @@ def test_every_part_runs_on_a_cpu(tmp_path: Path, part: str, num_rows: int) -> N
         assert row.get("rc", 0) == 0, row
         assert row.get("loss_difference", 0) == 0  # of the CPU beside itself
         assert row.get("reduce_scatter_equal", True)
+        assert row.get("largest_difference", 0) == 0  # of held pairs beside the loader's
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_dense_runs_on_a_cpu_or_says_why_not(tmp_path: Path) -> None:
-    (row,) = run(tmp_path, "dense")["dense"]["rows"]  # type: ignore[misc]
-    assert row.get("skipped") or row["rc"] == 0, row
+    rows = run(tmp_path, "dense")["dense"]["rows"]
+    assert isinstance(rows, list)
+    if len(rows) == 1:
+        assert rows[0]["skipped"]
+        return
+    assert [row["what"].split(",")[0] for row in rows] == [
+        *("upernet", "adapter") * 2,
+        *("mask-rcnn",) * 2,
+    ]
+    for row in rows:
+        assert "error" not in row, row
+        assert row.get("iteration", 1) > 0
 
 
 def test_parts_fit_into_eight_minutes(script: ModuleType) -> None:
@@ -73,6 +86,54 @@ def test_parts_fit_into_eight_minutes(script: ModuleType) -> None:
     limits.pop("many_passes")  # has what is left
     assert sum(limits.values()) <= script.WHOLE_SECONDS == 8 * 60
     assert set(script.PARTS) <= set(vars(script))
+
+
+@pytest.mark.parametrize("row", ["clip", "maskclip"])
+def test_long_recipe__is_the_studys_but_for_how_it_is_loaded(script: ModuleType, row: str) -> None:
+    from maskclip_bench.pretrain.recipe import load_recipe
+
+    options = argparse.Namespace(tiny=False, cut_steps=0)
+    found = script.long_recipe(options, row, "device")
+    assert found.data.held == "device"
+    expected = load_recipe(f"demo_long/{row}")
+    assert found.computation_fingerprint() == expected.computation_fingerprint()
+    assert found.epochs == expected.epochs
+    options.cut_steps = 7
+    cut = script.long_recipe(options, row, "none")
+    assert cut.epochs is None
+    assert cut.num_pairs == 7 * cut.global_batch_size
+
+
+def test_passes__stop_when_their_time_is_over(
+    script: ModuleType, tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maskclip_bench.data.shapes import write_shape_shards
+
+    write_shape_shards(tmp_path / "shapes", num_samples=64, num_shards=2, size=24)
+    recipe = tiny.tiny_recipe(
+        data={"held": "device"}, num_pairs=10**9, checkpoint={"every_steps": 10**6}
+    )
+    monkeypatch.setattr(script, "long_recipe", lambda *given: recipe)
+    options = argparse.Namespace(tiny=False, cut_steps=0, device="cpu")
+    before = signal.getsignal(signal.SIGALRM)
+    try:
+        found = script.passes(options, tmp_path, "clip", "device", 2.0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert found["stopped"]
+    assert 0 < found["pairs"] < 10**9
+    assert found["seconds_of_600000"] == pytest.approx(600_000 / found["pairs_per_second"])
+    assert found["goal_pairs_per_second"] == 10_000
+    assert script.passes(options, tmp_path, "clip", "none", 0.0) == {"skipped": "no time was left"}
+
+
+def test_dense__without_openmmlab_it_says_so(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "DENSE_PACKAGES", ("mmno", "json", "mmnever"))
+    rows: list[object] = []
+    script.dense(argparse.Namespace(), lambda what, **numbers: rows.append((what, numbers)))
+    assert rows == [("dense", {"skipped": "not installed here: mmno, mmnever"})]
 
 
 def test_attempt__an_error_is_a_field(script: ModuleType) -> None:

@@ -9,6 +9,12 @@ from pydantic import Field, field_validator, model_validator
 from maskclip_bench.config import Declaration
 from maskclip_bench.normalization import IMAGENET_MEAN, IMAGENET_STD
 
+MAX_SAMPLES = 10**10
+"""Of an epoch; the numbers of its samples alone would have 80 GB."""
+
+RATIOS = (0.001, 1000.0)
+"""Between which a crop's width over its height may be asked for."""
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Triple = tuple[float, float, float]
 
@@ -23,7 +29,7 @@ class SourceConfig(Declaration):
     path: str
     """Files: braces (`cc3m/{00000..00331}.tar`), globs (`cc3m/*.tar`), several joined by `::`."""
 
-    weights: tuple[Annotated[float, Field(gt=0.0)], ...] = ()
+    weights: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...] = ()
     """One weight for each part of `path` between `::`, as a list or as `1::2`; how often a sample
     of that part is drawn relative to the others. Needs `sampling: resampled`."""
 
@@ -31,7 +37,7 @@ class SourceConfig(Declaration):
     """`exact`: an epoch shows every sample once (less than one global batch is left over).
     `resampled`: samples are drawn with replacement, by `weights`."""
 
-    epoch_samples: Annotated[int, Field(gt=0)] | None = None
+    epoch_samples: Annotated[int, Field(gt=0, le=MAX_SAMPLES)] | None = None
     """Samples an epoch draws with `sampling: resampled`; by default as many as there are."""
 
     shuffle_window: Annotated[int, Field(gt=0)] | None = None
@@ -80,9 +86,24 @@ class SourceConfig(Declaration):
         return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _weights_fit(self) -> SourceConfig:
+    def _names_are_names(self) -> SourceConfig:
         if not self.caption_fields:
             raise ValueError("caption_fields is empty: name at least one field with captions")
+        named = {
+            "path, between `::`": self.path.split("::"),
+            "caption_fields": self.caption_fields,
+            "image_field": [self.image_field],
+            "archive_field": [] if self.archive_field is None else [self.archive_field],
+        }
+        for where, names in named.items():
+            if any(not name.strip() for name in names):
+                raise ValueError(f"{where}: an empty name; write the name, or leave it out")
+        if "\0" in self.path + self.images_root:
+            raise ValueError("path or images_root has a NUL character, which no file's name has")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> SourceConfig:
         if self.sampling == "exact" and (self.weights or self.epoch_samples):
             raise ValueError(
                 "weights and epoch_samples need `sampling: resampled`; an exact epoch shows every "
@@ -142,6 +163,14 @@ class AugmentConfig(Declaration):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"{name} should be (low, high) with 0 < low <= high")
+        low, high = self.crop_ratio
+        if low < RATIOS[0] or high > RATIOS[1]:
+            raise ValueError(
+                f"crop_ratio is {low:g} to {high:g}, width over height; it should be within "
+                f"{RATIOS[0]:g} to {RATIOS[1]:g}"
+            )
+        if any(value <= 0 for value in self.std):
+            raise ValueError("std has a value that is not positive; channels are divided by it")
         if any(not 0 <= value <= 1 for value in self.ssl_jitter) or self.ssl_jitter[3] > 0.5:
             raise ValueError("ssl_jitter should be in 0..1, its last value (hue) in 0..0.5")
         return self
@@ -161,9 +190,9 @@ class DataConfig(Declaration):
     device that trains (each process all of them); batches are the same to the bit. For small sets
     that are seen many times: half of the free memory may be taken. Workers only draw then."""
 
-    num_workers: Annotated[int, Field(ge=0)] = 0
+    num_workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Processes that decode, per rank; 0 decodes in the training process. The batches are the
     same with any number."""
 
-    prefetch_batches: Annotated[int, Field(gt=0)] = 4
+    prefetch_batches: Annotated[int, Field(gt=0, le=1024)] = 4
     """Parts of a batch, of at most 64 samples, that each worker prepares ahead in shared memory."""
