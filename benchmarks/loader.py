@@ -6,9 +6,11 @@ Draws JPEGs of a photograph's weight, writes them as webdataset shards, and comp
 in one process on one thread:
 
 * **bare**: decode, random crop, resize to uint8, of JPEGs already in memory; nothing else;
-* **loader**: `PairLoader` on the shards: reading, captions, tokens, the same crops, batches.
+* **loader**: `PairLoader` on the shards: reading, captions, tokens, the same crops, batches;
+* **held**: the same with the images held in memory (`data.held: device`), here that of the CPU,
+  and the part of it that is left to the host where a GPU makes the crops: what is drawn.
 
-Both are given in samples per second of CPU time on one core; the best round of each counts.
+All are given in samples per second of CPU time on one core; the best round of each counts.
 """
 
 from __future__ import annotations
@@ -69,6 +71,26 @@ def decode_bare(jpegs: Sequence[bytes], *, size: int) -> int:
     return len(jpegs)
 
 
+def make_loader(folder: Path, held: str, options: argparse.Namespace) -> PairLoader:
+    """A loader of the shards, with or without held images."""
+    return PairLoader(
+        DataConfig.model_validate({"source": {"path": "photos-*.tar"}, "held": held}),
+        data_root=folder,
+        tokenizer=load_tokenizer(TokenizerConfig(kind="clip")),
+        image_size=options.size,
+        num_ssl_views=0,
+        batch_size_per_gpu=options.batch,
+        seed=0,
+    )
+
+
+def draw_epoch(loader: PairLoader, epoch: int) -> int:
+    """Draw the captions and crops of an epoch; returns of how many samples."""
+    assert loader._held is not None
+    parts = [part for step in range(loader.steps_per_epoch) for part in loader._parts(epoch, step)]
+    return sum(len(loader._held.draws[part].batch.indices) for part in parts)
+
+
 def read_epoch(loader: PairLoader, epoch: int) -> int:
     """Read an epoch; returns how many samples."""
     return sum(len(batch.keys) for batch in loader.epoch(epoch))
@@ -100,23 +122,20 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as name:
         write_shards(Path(name), jpegs)
-        loader = PairLoader(
-            DataConfig.model_validate({"source": {"path": "photos-*.tar"}}),
-            data_root=Path(name),
-            tokenizer=load_tokenizer(TokenizerConfig(kind="clip")),
-            image_size=options.size,
-            num_ssl_views=0,
-            batch_size_per_gpu=options.batch,
-            seed=0,
-        )
+        loader, held = (make_loader(Path(name), kind, options) for kind in ("none", "device"))
         read_epoch(loader, 0)
-        bare, loaded = 0.0, 0.0
+        read_epoch(held, 0)
+        bare, loaded, kept, drawn = 0.0, 0.0, 0.0, 0.0
         for number in range(1, options.rounds + 1):
             bare = max(bare, rate(lambda: decode_bare(jpegs, size=options.size)))
             loaded = max(loaded, rate(lambda epoch=number: read_epoch(loader, epoch)))
+            kept = max(kept, rate(lambda epoch=number: read_epoch(held, epoch)))
+            drawn = max(drawn, rate(lambda epoch=number: draw_epoch(held, epoch)))
     print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
     print(f"bare decode and crop  {bare:8.0f} samples/s/core")
     print(f"loader                {loaded:8.0f} samples/s/core, {loaded / bare:.1%} of bare")
+    print(f"held, on this CPU     {kept:8.0f} samples/s/core, {kept / loaded:.2f} x loader")
+    print(f"held, drawing alone   {drawn:8.0f} samples/s/core, {1e6 / drawn:.1f} us a sample")
 
 
 if __name__ == "__main__":

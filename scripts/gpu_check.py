@@ -32,7 +32,11 @@ huggingface_hub, and as wheels on a machine without a package index: open_clip_t
 regex, pydantic, pydantic_core, annotated_types, typing_inspection, braceexpand. Run it from a
 checkout (`PYTHONPATH=.`), nothing has to be installed.
 
-The dense part also needs the wheels WHEELS; without them it says so.
+The dense part also needs the wheels onedl_mmengine, onedl_mmcv, onedl_mmsegmentation,
+onedl_mmdetection, addict, termcolor, opencv_python_headless, pycocotools and shapely, installed
+with `pip install --no-index --no-deps`: the models are built with nothing else of what those name
+as their dependencies (but six and tqdm, which pandas and huggingface_hub bring). Where one is
+missing the part says so.
 """
 
 from __future__ import annotations
@@ -68,7 +72,10 @@ WHOLE_SECONDS = 480
 SHORTEST = 30
 """Seconds below which a part is not begun."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-DENSE_PACKAGES = ("mmengine", "mmcv", "mmseg", "mmdet", "pycocotools")
+DENSE_PACKAGES = (
+    *("mmengine", "mmcv", "mmseg", "mmdet"),
+    *("addict", "termcolor", "cv2", "pycocotools", "shapely"),
+)
 MANY_PASSES = (("clip", "device", 0.4), ("maskclip", "device", 0.6), ("clip", "none", 0.9))
 """(row, `data.held`, its share of the time that is left) of each run of many_passes."""
 RESERVED = 10
