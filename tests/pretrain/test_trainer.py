@@ -337,28 +337,6 @@ def test_train__vocabulary_of_another_tokenizer(
         train(recipe, output=tmp_path, data_root=data_root)
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own
-def test_train__compiled_blocks_give_the_same_losses(
-    tiny: ModuleType, tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Traced as for any backend, then run as it is: no C++ compiler is needed."""
-    compile_module = torch.nn.Module.compile
-    compiled: list[torch.nn.Module] = []
-
-    def trace_only(module: torch.nn.Module) -> None:
-        compiled.append(module)
-        compile_module(module, backend="eager")
-
-    monkeypatch.setattr(torch.nn.Module, "compile", trace_only)
-    for name, on in (("off", False), ("on", True)):
-        recipe = tiny.tiny_recipe("maskclip", compile=on, num_pairs=48)
-        train(recipe, output=tmp_path / name, data_root=data_root)
-    on_off = ([line["loss"] for line in losses(tmp_path / name)] for name in ("on", "off"))
-    assert next(on_off) == pytest.approx(next(on_off), abs=1e-4)
-    assert len(compiled) >= 2
-
-
 def test_train__accumulation_longer_than_an_epoch(
     tiny: ModuleType, tmp_path: Path, data_root: Path
 ) -> None:
