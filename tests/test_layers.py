@@ -18,6 +18,7 @@ LAYERS: dict[str, int] = {
     "": 0,  # the package itself: its version
     "config": 0,
     "content_hash": 0,
+    "unit_vectors": 0,
     "data_files": 0,
     "distributed": 0,
     "errors": 0,

@@ -28,8 +28,8 @@ from maskclip_bench.errors import ConfigError
 from maskclip_bench.modeling.blocks import PackedCausalBlock
 from maskclip_bench.modeling.dense_vit import dense_parts, is_dense_vit
 from maskclip_bench.modeling.shared_prefixes import states_at_end
-from maskclip_bench.modeling.unit_vectors import unit_vectors
 from maskclip_bench.modeling.vit import is_vit, vit_parts
+from maskclip_bench.unit_vectors import unit_vectors
 
 __all__ = [
     "AFTER_PROJECTION",

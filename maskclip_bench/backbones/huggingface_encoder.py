@@ -22,7 +22,7 @@ from maskclip_bench.backbones.feature_points import (
     no_text_tower,
 )
 from maskclip_bench.errors import ConfigError
-from maskclip_bench.modeling.unit_vectors import unit_vectors
+from maskclip_bench.unit_vectors import unit_vectors
 
 TokenizeToMapping = Callable[[Sequence[str]], Mapping[str, Tensor]]
 """Texts -> what a text tower of transformers takes: token ids [T, L] and a mask."""

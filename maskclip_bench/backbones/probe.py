@@ -23,8 +23,8 @@ from maskclip_bench import storage
 from maskclip_bench.backbones.row_identity import GENERATION_FILE, generation, probe_folder
 from maskclip_bench.backbones.transform import probe_images
 from maskclip_bench.errors import ConfigError
-from maskclip_bench.modeling.unit_vectors import unit_vectors
 from maskclip_bench.runtime import Workspace, device_kind
+from maskclip_bench.unit_vectors import unit_vectors
 
 if TYPE_CHECKING:
     from maskclip_bench.backbones.loading import Backbone

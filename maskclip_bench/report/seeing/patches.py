@@ -17,12 +17,12 @@ from torch import Tensor
 from maskclip_bench.backbones.loading import Backbone
 from maskclip_bench.errors import ConfigError
 from maskclip_bench.modeling.attention_maps import pooled_attention
-from maskclip_bench.modeling.unit_vectors import unit_vectors
 from maskclip_bench.progress import Progress, no_progress
 from maskclip_bench.report.seeing.scenes import Scenes
 from maskclip_bench.tasks.protocols.patch_segmentation import image_windows, join_tiles
 from maskclip_bench.tasks.protocols.prompts import build_zero_shot_classifier
 from maskclip_bench.tasks.protocols.zero_shot_segmentation import patch_projection
+from maskclip_bench.unit_vectors import unit_vectors
 
 Floats = NDArray[np.float32]
 

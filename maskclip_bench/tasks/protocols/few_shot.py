@@ -30,7 +30,6 @@ from torch import Tensor, nn
 
 from maskclip_bench.config import Declaration
 from maskclip_bench.errors import DataError
-from maskclip_bench.modeling.unit_vectors import unit_vectors
 from maskclip_bench.results.measurement import Measurement, Metric
 from maskclip_bench.runtime import derive_seed
 from maskclip_bench.tasks.declaration import TaskDeclaration
@@ -38,6 +37,7 @@ from maskclip_bench.tasks.metrics import Floats, Integers, check_finite, label_r
 from maskclip_bench.tasks.protocols.base import Protocol, ProtocolContext
 from maskclip_bench.training.optim import set_learning_rate
 from maskclip_bench.training.schedule import learning_rate
+from maskclip_bench.unit_vectors import unit_vectors
 
 PENALTIES = tuple(float(value) for value in np.logspace(-6, 1, 15))
 """Relative to the summed variance of the features."""

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from maskclip_bench.config import Declaration
-from maskclip_bench.modeling.unit_vectors import unit_vectors
 from maskclip_bench.results.measurement import Measurement, Metric
 from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.metrics import Candidates, label_ranks
@@ -19,6 +18,7 @@ from maskclip_bench.tasks.protocols.classification import (
     ClassificationMetric,
     classification_result,
 )
+from maskclip_bench.unit_vectors import unit_vectors
 
 PRESET_VERSION = 2
 """2: classes with equal votes share the top positions."""

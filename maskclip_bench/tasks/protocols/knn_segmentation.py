@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskclip_bench.modeling.unit_vectors import unit_vectors
 from maskclip_bench.tasks.protocols.base import ProtocolContext
 from maskclip_bench.tasks.protocols.patch_segmentation import PatchProtocol, training_bank
+from maskclip_bench.unit_vectors import unit_vectors
 
 NUM_NEIGHBORS = 30
 TEMPERATURE = 0.02

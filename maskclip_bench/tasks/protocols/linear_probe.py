@@ -18,7 +18,6 @@ from torch import Tensor
 from maskclip_bench.config import Declaration
 from maskclip_bench.data.readers import Dataset
 from maskclip_bench.errors import DataError
-from maskclip_bench.modeling.unit_vectors import unit_vectors
 from maskclip_bench.progress import Progress
 from maskclip_bench.results.measurement import Measurement
 from maskclip_bench.runtime import derive_seed
@@ -32,6 +31,7 @@ from maskclip_bench.tasks.protocols.classification import (
     classification_result,
 )
 from maskclip_bench.tasks.protocols.logistic import LinearClassifier, LogisticSolver
+from maskclip_bench.unit_vectors import unit_vectors
 
 
 @dataclass(frozen=True)

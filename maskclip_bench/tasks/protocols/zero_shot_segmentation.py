@@ -13,7 +13,6 @@ from torch import Tensor
 
 from maskclip_bench import storage
 from maskclip_bench.errors import ConfigError
-from maskclip_bench.modeling.unit_vectors import unit_vectors
 from maskclip_bench.tasks.protocols.base import ProtocolContext
 from maskclip_bench.tasks.protocols.patch_segmentation import PatchProtocol
 from maskclip_bench.tasks.protocols.prompts import (
@@ -22,6 +21,7 @@ from maskclip_bench.tasks.protocols.prompts import (
     prompts_of,
     templates_of,
 )
+from maskclip_bench.unit_vectors import unit_vectors
 
 if TYPE_CHECKING:
     from maskclip_bench.backbones import Backbone

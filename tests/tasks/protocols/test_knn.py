@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from maskclip_bench.errors import NonFiniteError
-from maskclip_bench.modeling.unit_vectors import unit_vectors
 from maskclip_bench.tasks.protocols.knn import is_narrow, vote
+from maskclip_bench.unit_vectors import unit_vectors
 from tests.tasks.conftest import (
     ColourEncoder,
     MakeContext,

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maskclip_bench.modeling.unit_vectors import unit_vectors
+from maskclip_bench.unit_vectors import unit_vectors
 
 
 def test_usual_vectors__are_torchs_to_the_last_bit() -> None:

@@ -24,7 +24,5 @@ def unit_vectors(vectors: Tensor) -> Tensor:
     unit = F.normalize(vectors, dim=-1)
     largest = vectors.abs().amax(dim=-1, keepdim=True)
     short = (vectors.norm(dim=-1, keepdim=True) < SHORT) & (largest > 0)
-    if not bool(short.any()):
-        return unit
     longer = vectors / torch.where(short, largest, torch.ones_like(largest))
     return torch.where(short, F.normalize(longer, dim=-1), unit)
