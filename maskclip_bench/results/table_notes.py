@@ -80,13 +80,19 @@ def _mark_notes(rows: Sequence[TableRow]) -> list[str]:
     return notes
 
 
+ERROR_LENGTH = 160
+"""Characters of an error in a note; the record has all of it."""
+
+
 def _failure_notes(declaration: TableDeclaration, rows: Sequence[TableRow]) -> list[str]:
     """Each error once, with the row and the columns that it left without a score."""
     failures: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         for cell, column in zip(row.cells, declaration.columns, strict=True):
             if cell.origin == "failed":
-                first = cell.error.splitlines()[0][:160] if cell.error else "no message"
+                first = cell.error.splitlines()[0] if cell.error else "no message"
+                if len(first) > ERROR_LENGTH:
+                    first = f"{first[: ERROR_LENGTH - 1].rstrip()}…"
                 failures.setdefault((row.name, first), []).append(column.one_line)
     return [
         f"Failed, so without a score: {name} in {', '.join(columns)} ({error})."

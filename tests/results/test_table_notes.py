@@ -91,6 +91,14 @@ def test_notes__marks_are_explained_where_there_are_some(save: Save, store: Reco
     assert "Bold: best of its column. Equal numbers share a mark." in notes
 
 
+def test_notes__a_long_error_ends_with_a_sign_of_it() -> None:
+    declaration = declare(columns=[KNN])
+    row = TableRow("CLIP", "", (TableCell("failed", error="no folder " * 40),), "clip")
+    notes = table_notes(declaration, [row], absent_rows=[], absent_columns=[], limits="")
+    assert notes[-1].endswith(" no folder…).")
+    assert len(notes[-1]) < 220
+
+
 def test_notes__a_failure_names_row_column_and_error_once() -> None:
     declaration = declare(columns=[KNN, PROBE])
     failed = TableCell("failed", error="ValueError: odd\nmore")
