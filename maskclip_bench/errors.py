@@ -104,6 +104,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def first_line(error: BaseException, length: int = 300) -> str:
+    """What a library's error says, cut to one line; its class where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0][:length] if text else type(error).__name__
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], *, remedy: str) -> UnknownNameError:
     """Build the error for a name that is in no catalogue.
 

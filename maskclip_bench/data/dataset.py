@@ -275,14 +275,17 @@ class Dataset:
             )
         self.__dict__["_checked"] = True
 
-    def check_masks(self, num_classes: int) -> None:
+    def check_masks(self, num_classes: int | None) -> None:
         """Look at the sizes and values of all masks, once, before the work begins.
+
+        Args:
+            num_classes: None if it is not known.
 
         Raises:
             DataError: A mask cannot be read, is not of its image's size, or has a value that is no
                 class.
         """
-        if self.__dict__.get("_checked_masks") != num_classes:
+        if self.__dict__.get("_checked_masks", "no") != num_classes:
             if self.image_paths:
                 check_mask_sizes(self.image_paths, self.annotations)
             check_mask_values(self.annotations, num_classes=num_classes)

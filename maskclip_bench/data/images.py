@@ -356,6 +356,13 @@ class Decoded(NamedTuple):
     reductions: list[npt.NDArray[np.uint8]]
 
 
+def factors_of_reductions(width: int, height: int, kind: str | None, *, size: int) -> list[int]:
+    """By what `decode_crops` may reduce an image of some format when it decodes it: 2, 4, 8."""
+    if kind != "JPEG":
+        return []
+    return [factor for factor in reversed(JPEG_FACTORS) if min(width, height) >= factor * size]
+
+
 def decode_reductions(data: bytes, *, size: int) -> Decoded:
     """Decode an image in every size at which `decode_crops` may decode it.
 
@@ -367,14 +374,13 @@ def decode_reductions(data: bytes, *, size: int) -> Decoded:
         BadSampleError: The bytes are no image, or a broken one.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image = _open(data)
         width, height = _stored_size(image)
         found = [np.asarray(to_rgb(image))]
-        for factor in reversed(JPEG_FACTORS):
-            if image.format == "JPEG" and min(width, height) >= factor * size:
-                reduced = Image.open(io.BytesIO(data))
-                _reduce(reduced, factor)
-                found.append(np.asarray(to_rgb(reduced)))
+        for factor in factors_of_reductions(width, height, image.format, size=size):
+            reduced = _open(data)
+            _reduce(reduced, factor)
+            found.append(np.asarray(to_rgb(reduced)))
         return Decoded(width, height, found)
     except Exception as error:  # as above
         raise _broken(error) from None

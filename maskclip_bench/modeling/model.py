@@ -17,7 +17,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from maskclip_bench.config import Declaration
-from maskclip_bench.errors import ConfigError, did_you_mean
+from maskclip_bench.errors import ConfigError, did_you_mean, first_line
 from maskclip_bench.modeling.blocks import allow_packing, allow_partial
 from maskclip_bench.normalization import IMAGENET_MEAN, IMAGENET_STD
 
@@ -122,8 +122,8 @@ def build_model(config: ModelConfig) -> CustomTextCLIP:
         model = CustomTextCLIP(**values, init_logit_scale=math.log(1 / 0.07))
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"A model with the trunk {name} cannot be built: {_reason(error)}. Check model.vision, "
-            "model.text and model.image_size."
+            f"A model with the trunk {name} cannot be built: {first_line(error)}. Check "
+            "model.vision, model.text and model.image_size."
         ) from error
     native = model.visual.trunk.default_cfg["input_size"][-1]
     if config.image_size != native and hasattr(model.visual.trunk, "set_input_size"):
@@ -140,11 +140,6 @@ def build_model(config: ModelConfig) -> CustomTextCLIP:
     for block in model.text.transformer.resblocks:
         allow_packing(block)
     return model
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__
 
 
 def open_clip_config(

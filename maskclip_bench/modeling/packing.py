@@ -13,21 +13,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+L = TypeVar("L", bound="TextLayout")
+
 
 @dataclass(frozen=True)
-class PackedLayout:
-    """Where each word of padded captions [T, L] is when packed without padding, [K].
+class TextLayout:
+    """Which words of padded texts [T, L] are kept in one row, [K].
 
     Attributes:
-        slots: Int64 [K], each word's place in the flattened [T * L].
-        positions: Int64 [K], its place in its caption.
-        ends: Int64 [T], the packed place of each caption's end token.
+        slots: Int64 [K], each one's place in the flattened [T * L].
+        positions: Int64 [K], its place in its text.
+        ends: Int64 [T], the place in the row of each text's end token.
         is_word: Bool [T, L], True from the start to the end token.
     """
 
@@ -46,26 +48,35 @@ class PackedLayout:
         """L."""
         return self.is_word.shape[1]
 
-    @classmethod
-    def of(cls, tokens: Tensor) -> PackedLayout:
-        """The layout of captions, int64 [T, L]; a caption ends at its largest token id."""
-        length = tokens.shape[1]
-        end = tokens.argmax(dim=1)  # [T]
-        is_word = torch.arange(length, device=tokens.device) <= end.unsqueeze(1)
-        slots = is_word.flatten().nonzero().squeeze(1)
-        ends = (end + 1).cumsum(0) - 1
-        return cls(slots, slots % length, ends, is_word)
-
-    def to(self, device: torch.device) -> PackedLayout:
+    def to(self: L, device: torch.device) -> L:
         """The same on another device."""
         if self.slots.device == device:
             return self
-        return PackedLayout(
-            slots=self.slots.to(device, non_blocking=True),
-            positions=self.positions.to(device, non_blocking=True),
-            ends=self.ends.to(device, non_blocking=True),
-            is_word=self.is_word.to(device, non_blocking=True),
-        )
+        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()}
+        return type(self)(**moved)
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[T, L, ...] -> [K, ...]."""
+        return padded.flatten(0, 1).index_select(0, self.slots)
+
+
+def ends_and_words(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Of texts, int64 [T, L]: where each ends (at its largest token id) [T], its words [T, L]."""
+    end = tokens.argmax(dim=1)
+    return end, torch.arange(tokens.shape[1], device=tokens.device) <= end.unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class PackedLayout(TextLayout):
+    """Where each word of padded captions [T, L] is when packed without padding, [K]."""
+
+    @classmethod
+    def of(cls, tokens: Tensor) -> PackedLayout:
+        """The layout of captions, int64 [T, L]; a caption ends at its largest token id."""
+        end, is_word = ends_and_words(tokens)
+        slots = is_word.flatten().nonzero().squeeze(1)
+        ends = (end + 1).cumsum(0) - 1
+        return cls(slots, slots % tokens.shape[1], ends, is_word)
 
     def twice(self) -> PackedLayout:
         """The layout of the same captions followed by themselves, [2T, L]."""
@@ -75,10 +86,6 @@ class PackedLayout:
             ends=torch.cat([self.ends, self.ends + len(self.slots)]),
             is_word=self.is_word.repeat(2, 1),
         )
-
-    def pack(self, padded: Tensor) -> Tensor:
-        """[T, L, ...] -> [K, ...]."""
-        return padded.flatten(0, 1).index_select(0, self.slots)
 
     def pad(self, packed: Tensor) -> Tensor:
         """[K, W] -> [T, L, W], with zeros as padding."""

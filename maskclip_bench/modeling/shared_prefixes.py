@@ -17,35 +17,20 @@ import torch
 from torch import Tensor
 
 from maskclip_bench.modeling.blocks import packed_block
+from maskclip_bench.modeling.packing import TextLayout, ends_and_words
 
 
 @dataclass(frozen=True)
-class SharedPrefixes:
+class SharedPrefixes(TextLayout):
     """The distinct beginnings of texts [T, L], and where each text has them.
 
+    A beginning's slot and position are those of its last word, in one of the texts that have it.
+
     Attributes:
-        slots: Int64 [K], a place of each beginning's last word in the flattened [T * L].
-        positions: Int64 [K], its place in its text.
         nodes: Int64 [T * L], the beginning that ends at each place; 0 behind a text's end.
-        ends: Int64 [T], the beginning that is the whole text.
-        is_word: Bool [T, L], True from the start to the end token.
     """
 
-    slots: Tensor
-    positions: Tensor
     nodes: Tensor
-    ends: Tensor
-    is_word: Tensor
-
-    @property
-    def num_texts(self) -> int:
-        """T."""
-        return self.is_word.shape[0]
-
-    @property
-    def length(self) -> int:
-        """L."""
-        return self.is_word.shape[1]
 
     @classmethod
     def of(cls, tokens: Tensor) -> SharedPrefixes:
@@ -56,8 +41,7 @@ class SharedPrefixes:
             [0, 1, 3, 0, 2, 4, 0, 1, 3]
         """
         num_texts, length = tokens.shape
-        end = tokens.argmax(dim=1)  # [T]
-        is_word = torch.arange(length, device=tokens.device) <= end.unsqueeze(1)
+        end, is_word = ends_and_words(tokens)
         nodes = torch.zeros_like(tokens)  # [T, L]
         before = torch.zeros_like(end)  # the beginning that each text has so far
         num_words = int(tokens.max()) + 1
@@ -80,20 +64,6 @@ class SharedPrefixes:
             ends=nodes.gather(1, end.unsqueeze(1)).squeeze(1),
             is_word=is_word,
         )
-
-    def to(self, device: torch.device) -> SharedPrefixes:
-        """The same on another device."""
-        return SharedPrefixes(
-            slots=self.slots.to(device, non_blocking=True),
-            positions=self.positions.to(device, non_blocking=True),
-            nodes=self.nodes.to(device, non_blocking=True),
-            ends=self.ends.to(device, non_blocking=True),
-            is_word=self.is_word.to(device, non_blocking=True),
-        )
-
-    def pack(self, padded: Tensor) -> Tensor:
-        """[T, L, ...] -> [K, ...]."""
-        return padded.flatten(0, 1).index_select(0, self.slots)
 
     def pad(self, packed: Tensor) -> Tensor:
         """[K, W] -> [T, L, W]; what is behind a text's end has no meaning."""

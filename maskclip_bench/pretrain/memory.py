@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maskclip_bench import distributed
 from maskclip_bench.data.batch import Batch, Draw, with_tensors
-from maskclip_bench.errors import ConfigError, TrainingError
+from maskclip_bench.errors import ConfigError, TrainingError, first_line
 from maskclip_bench.modeling import blocks
 from maskclip_bench.pretrain.methods import build_method
 from maskclip_bench.pretrain.methods.base import Method
@@ -142,10 +142,9 @@ def out_of_memory_told(recipe: Recipe) -> Iterator[None]:
         micro_batch = recipe.global_batch_size // (
             recipe.accumulation_steps * distributed.world_size()
         )
-        reason = text.splitlines()[0][:300] if text else type(error).__name__
         raise TrainingError(
-            f"Memory ran out with {micro_batch} images in a micro-batch ({reason}). Set memory=auto"
-            ", or grad_checkpointing=true, or a larger accumulation_steps (now "
+            f"Memory ran out with {micro_batch} images in a micro-batch ({first_line(error)}). Set "
+            "memory=auto, or grad_checkpointing=true, or a larger accumulation_steps (now "
             f"{recipe.accumulation_steps}); the run goes on from its newest checkpoint."
         ) from error
 

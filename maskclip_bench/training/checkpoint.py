@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from maskclip_bench import storage
-from maskclip_bench.errors import CheckpointError
+from maskclip_bench.errors import CheckpointError, first_line
 from maskclip_bench.training.nonfinite import shortened
 from maskclip_bench.training.shards import (
     SHARDS_SUFFIX,
@@ -223,7 +223,7 @@ def load_checkpoint(path: Path, *, whole: bool = True) -> Checkpoint:
     try:
         sealed, payload = _read_folder(path, whole) if in_shards else _read_file(path)
     except Exception as error:  # torch, zipfile and pickle each have their own
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        reason = first_line(error, 200)
         raise CheckpointError(f"The checkpoint {path} cannot be read: {reason}.") from error
     found = payload.get("format") if isinstance(payload, Mapping) else type(payload).__name__
     if found not in READABLE_FORMATS:

@@ -26,7 +26,10 @@ from maskclip_bench.modeling import build_model, open_clip_config
 from maskclip_bench.pretrain import assembly, trainer
 from maskclip_bench.pretrain.launch import launch_here
 from maskclip_bench.pretrain.methods import build_method
+from maskclip_bench.pretrain.methods.base import Method
 from maskclip_bench.pretrain.recipe import Recipe
+from maskclip_bench.pretrain.run_length import RunLength
+from maskclip_bench.pretrain.step import Stepper
 
 TINY_VIT = "vit_engine_patch8_32"
 NUM_SAMPLES = 72
@@ -112,6 +115,16 @@ def tiny_values(
 
 def tiny_recipe(method: str = "clip", **changes: Any) -> Recipe:
     return validate(tiny_values(method, **changes), Recipe, where="tiny recipe")
+
+
+def tiny_stepper(recipe: Recipe, method: Method, *, batches_per_epoch: int = 8) -> Stepper:
+    """Steps of a method on the CPU, as a run prepares them."""
+    device = torch.device("cpu")
+    strategy, optimizer = assembly.prepare(recipe, method, device)
+    length = RunLength.of(recipe, batches_per_epoch=batches_per_epoch)
+    return Stepper(
+        recipe, method, strategy=strategy, optimizer=optimizer, length=length, device=device
+    )
 
 
 def main(data_root: str, jobs: list[dict[str, Any]]) -> None:

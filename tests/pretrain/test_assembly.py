@@ -17,7 +17,6 @@ from maskclip_bench.pretrain import assembly
 from maskclip_bench.pretrain.assembly import compile_blocks, prepare, tokenizer_of
 from maskclip_bench.pretrain.methods import METHODS, build_method
 from maskclip_bench.pretrain.recipe import Recipe
-from maskclip_bench.pretrain.run_length import RunLength
 from maskclip_bench.pretrain.step import Stepper
 
 
@@ -73,17 +72,7 @@ def stepper_of(tiny: ModuleType, name: str, **changes: Any) -> tuple[Stepper, An
     recipe = tiny.tiny_recipe(name, **changes)
     torch.manual_seed(0)
     method = build_method(name, recipe.method_fields(), recipe.model, tokenizer_of(recipe))
-    strategy, optimizer = prepare(recipe, method, torch.device("cpu"))
-    length = RunLength.of(recipe, batches_per_epoch=8)
-    made = Stepper(
-        recipe,
-        method,
-        strategy=strategy,
-        optimizer=optimizer,
-        length=length,
-        device=torch.device("cpu"),
-    )
-    return made, method
+    return tiny.tiny_stepper(recipe, method), method
 
 
 def steps_of(
@@ -198,15 +187,7 @@ def test_compile_blocks__not_compiled_again(
     torch.manual_seed(0)
     method = build_method(name, recipe.method_fields(), recipe.model, tokenizer_of(recipe))
     compile_blocks(method)
-    strategy, optimizer = prepare(recipe, method, torch.device("cpu"))
-    stepper = Stepper(
-        recipe,
-        method,
-        strategy=strategy,
-        optimizer=optimizer,
-        length=RunLength.of(recipe, batches_per_epoch=8),
-        device=torch.device("cpu"),
-    )
+    stepper = tiny.tiny_stepper(recipe, method)
     _, counts = steps_of(stepper, method, graphs, accumulation=accumulation)
     assert counts[0] > 1
     assert counts == [counts[0]] * 4

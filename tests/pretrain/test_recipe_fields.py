@@ -11,11 +11,9 @@ import torch
 
 from maskclip_bench.config import merge, validate
 from maskclip_bench.data.batch import RawBatch
-from maskclip_bench.pretrain.assembly import prepare, tokenizer_of
+from maskclip_bench.pretrain.assembly import tokenizer_of
 from maskclip_bench.pretrain.methods import build_method
 from maskclip_bench.pretrain.recipe import OptimizerSection, Recipe
-from maskclip_bench.pretrain.run_length import RunLength
-from maskclip_bench.pretrain.step import Stepper
 
 OPTIMIZER: dict[str, Any] = {
     "lr": 2e-3,
@@ -67,15 +65,7 @@ def outcome(tiny: ModuleType, changes: dict[str, Any]) -> list[float]:
     recipe = validate(values, Recipe, where="tiny recipe")
     torch.manual_seed(0)
     method = build_method("maskclip", recipe.method_fields(), recipe.model, tokenizer_of(recipe))
-    strategy, optimizer = prepare(recipe, method, torch.device("cpu"))
-    stepper = Stepper(
-        recipe,
-        method,
-        strategy=strategy,
-        optimizer=optimizer,
-        length=RunLength.of(recipe, batches_per_epoch=4),
-        device=torch.device("cpu"),
-    )
+    stepper = tiny.tiny_stepper(recipe, method, batches_per_epoch=4)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=generator)
     tokens = torch.randint(1, 20, (8, 6), generator=generator)

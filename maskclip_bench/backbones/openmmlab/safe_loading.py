@@ -37,7 +37,7 @@ from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 
 from maskclip_bench.backbones.openmmlab.dense_checkpoints import seal_problem
-from maskclip_bench.errors import CheckpointError, DataError
+from maskclip_bench.errors import CheckpointError, DataError, first_line
 from maskclip_bench.storage import sha256_file
 
 _UNSUPPORTED = re.compile(r"GLOBAL ([\w.]+)")
@@ -194,19 +194,15 @@ def _refusal(file: Any, error: Exception) -> CheckpointError:
     found = _UNSUPPORTED.search(str(error))
     if found is None and not isinstance(error, pickle.UnpicklingError):
         return CheckpointError(
-            f"{name} is damaged, or no file of torch.save ({_first_line(error)}). Copy or download "
-            "it again."
+            f"{name} is damaged, or no file of torch.save ({first_line(error, 200)}). Copy or "
+            "download it again."
         )
-    what = found.group(1) if found else _first_line(error)
+    what = found.group(1) if found else first_line(error, 200)
     return CheckpointError(
         f"{name} holds more than tensors and numbers ({what}); loading it would run code that it "
         f"names. Save it again with tensors only, or, if you trust its origin, repeat the command "
         f"with: --allow-pickle {name}"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 class _SavedHistory:

@@ -16,7 +16,12 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from maskclip_bench.data.images import JPEG_FACTORS, Decoded, decode_reductions, read_header
+from maskclip_bench.data.images import (
+    Decoded,
+    decode_reductions,
+    factors_of_reductions,
+    read_header,
+)
 from maskclip_bench.data.pair_config import SourceConfig
 from maskclip_bench.data.pairs.pair_sources import BadSampleError, PairSource, RawPair
 from maskclip_bench.data.pairs.samples import usable_captions
@@ -141,8 +146,7 @@ def estimated_bytes(source: PairSource, *, image_size: int) -> int:
             width, height, kind = read_header(source.read(index).image)
         except (BadSampleError, DataError):
             continue
-        factors = [f for f in JPEG_FACTORS if min(width, height) >= f * image_size]
-        sizes = [1, *factors] if kind == "JPEG" else [1]
+        sizes = [1, *factors_of_reductions(width, height, kind, size=image_size)]
         found.append(sum(3 * -(-width // factor) * -(-height // factor) for factor in sizes))
     return round(len(source) * float(np.mean(found))) if found else 0
 

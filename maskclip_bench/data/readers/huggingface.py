@@ -11,10 +11,10 @@ first `ClassLabel`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -28,6 +28,8 @@ from maskclip_bench.data.left_over import examples
 from maskclip_bench.data.readers.base import ReaderDeclaration
 from maskclip_bench.errors import DataError, MissingDependencyError, did_you_mean
 from maskclip_bench.extras import install_command
+
+T = TypeVar("T")
 
 STATE = ("dataset_info.json", "dataset_dict.json")
 """Files by which a folder of `save_to_disk` is known."""
@@ -153,14 +155,7 @@ class HuggingFaceSet(ReaderDeclaration):
         if self.captions is None:
             return None
         column = self._known(self.captions, opened, what, "captions", "captions")
-        captions = []
-        for row, value in enumerate(opened[column]):
-            try:
-                captions.append(captions_of(value))
-            except ValueError as error:
-                raise DataError(
-                    f"{what}: row {row}, column {column!r}: {error}. Name another column."
-                ) from None
+        captions = _values(opened, column, captions_of, what, remedy="Name another column.")
         bare = [index for index, texts in enumerate(captions) if not texts]
         if bare:
             raise DataError(
@@ -176,15 +171,8 @@ class HuggingFaceSet(ReaderDeclaration):
         Raises:
             DataError: One is missing, or neither a text nor a whole number.
         """
-        keys = []
-        for row, value in enumerate(opened[column]):
-            try:
-                keys.append(key_of(value))
-            except ValueError as error:
-                raise DataError(
-                    f"{where}: row {row}, column {column!r}: {error}. Name another column with "
-                    "`label`."
-                ) from None
+        remedy = "Name another column with `label`."
+        keys = _values(opened, column, key_of, where, remedy=remedy)
         bare = [row for row, key in enumerate(keys) if not key.strip()]
         if bare:
             raise DataError(
@@ -207,6 +195,23 @@ class HuggingFaceSet(ReaderDeclaration):
                 f"are {', '.join(opened.features)}. Name it with `{key}`."
             )
         return column
+
+
+def _values(
+    opened: Any, column: str, read: Callable[[Any], T], where: str, *, remedy: str
+) -> list[T]:
+    """The values of a column as `read` understands them.
+
+    Raises:
+        DataError: One is nothing that it understands.
+    """
+    values = []
+    for row, value in enumerate(opened[column]):
+        try:
+            values.append(read(value))
+        except ValueError as error:
+            raise DataError(f"{where}: row {row}, column {column!r}: {error}. {remedy}") from None
+    return values
 
 
 def _holds_one_split(root: Path) -> bool:

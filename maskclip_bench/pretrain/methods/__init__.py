@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from maskclip_bench.config import validate
-from maskclip_bench.errors import ConfigError, MaskCLIPBenchError
+from maskclip_bench.errors import ConfigError, MaskCLIPBenchError, first_line
 from maskclip_bench.registry import Registry
 
 if TYPE_CHECKING:
@@ -66,10 +66,9 @@ def build_method(
     except MaskCLIPBenchError:
         raise
     except (ArithmeticError, AssertionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ConfigError(
-            f"Method {name!r} cannot be built: {reason[0][:300]}. Check the sizes under method and "
-            "model, and the memory of this machine."
+            f"Method {name!r} cannot be built: {first_line(error)}. Check the sizes under method "
+            "and model, and the memory of this machine."
         ) from error
 
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from maskclip_bench.backbones.dense_job import DenseFolder, DenseSplit
 from maskclip_bench.data.dataset import Dataset
-from maskclip_bench.data.masks import check_mask_sizes, check_mask_values
 from maskclip_bench.data.readers import root_of
 from maskclip_bench.results.measurement import Measurement, Metric
 from maskclip_bench.results.outcome_columns import mean_ratio
@@ -50,9 +49,7 @@ class Segmentation(DenseProtocol):
 
     def check_split(self, dataset: Dataset, root: Path) -> None:
         """Masks have their image's size, and no value that is no class."""
-        check_mask_sizes(dataset.image_paths, dataset.annotations)
-        num_classes = len(dataset.classes) if dataset.classes is not None else None
-        check_mask_values(dataset.annotations, num_classes=num_classes)
+        dataset.check_masks(len(dataset.classes) if dataset.classes is not None else None)
 
     def run(self, context: ProtocolContext) -> Measurement:
         """Train, test, and count pixels; see `DenseProtocol.run_dense` for what it raises."""
