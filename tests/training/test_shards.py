@@ -128,14 +128,16 @@ def test_interrupted__the_one_before_is_untouched(
     """What is half written has another name, which the next run removes."""
     store = CheckpointStore(tmp_path, keep=1)
     save(store, writer, 1)
-    go_on, write = threading.Event(), storage.write_checksums
+    begun, go_on, write = threading.Event(), threading.Event(), storage.write_checksums
 
     def slow(folder: Path) -> Path:
+        begun.set()
         go_on.wait(timeout=30)
         return write(folder)
 
     monkeypatch.setattr(storage, "write_checksums", slow)
     store.save_in_shards(writer, checkpoint(2), tensors(2), GROUPS)
+    assert begun.wait(timeout=30)  # the writer is a thread of its own
     found = store.latest()
     assert found is not None
     assert found.step == 1
