@@ -247,7 +247,7 @@ def evaluate(
         else load_backbone(encoder, workspace=workspace, device=device)
     )
     own = {} if not isinstance(data, Mapping) else _own_data(data)
-    patterns = [tasks] if isinstance(tasks, str) else list(tasks)
+    patterns = _patterns(tasks)
     columns = _columns(patterns, own)
     named = {pattern for pattern in patterns if "*" not in pattern}
     target = resolve_device(device) if device != "auto" else backbone.device
@@ -359,12 +359,34 @@ def _workspace(workspace: PathLike | None, data: PathLike | DataSets | None) -> 
     place = Workspace.open(workspace)
     if data is None or isinstance(data, Mapping):
         return place
+    if not isinstance(data, (str, Path)):
+        raise ConfigError(
+            f"data={data!r} is no folder. Give the folder of all data sets, or {{name: folder}} of "
+            "your own."
+        )
     return Workspace(root=place.root, data=Path(data).expanduser().absolute())
+
+
+def _patterns(tasks: object) -> list[str]:
+    patterns = [tasks] if isinstance(tasks, str) else tasks
+    listed = list(patterns) if isinstance(patterns, Iterable) else []
+    if not isinstance(patterns, Iterable) or not all(isinstance(name, str) for name in listed):
+        raise ConfigError(
+            f"tasks={tasks!r} names no task. Give a name such as 'knn/cifar10' or a list of them; "
+            "maskclip_bench.list_tasks() has all."
+        )
+    return listed
 
 
 def _own_data(data: DataSets) -> dict[str, TaskDeclaration]:
     from maskclip_bench.tasks.declaration import TaskDeclaration
 
+    for name, value in data.items():
+        if not isinstance(name, str) or not isinstance(value, (str, Path, TaskDeclaration)):
+            raise ConfigError(
+                f"data={{{name!r}: {value!r}}}: a data set of your own is a name with its folder, "
+                "or with maskclip_bench.image_folder(...)."
+            )
     return {
         name: value.model_copy(update={"name": name})
         if isinstance(value, TaskDeclaration)

@@ -129,6 +129,18 @@ def test_evaluate__wrong_names(birds: Path, workspace: Path) -> None:
         mb.evaluate(row(), [], progress=False)
 
 
+@pytest.mark.parametrize("tasks", [5, None, [3], ["knn/birds", None]])
+def test_evaluate__tasks_that_are_no_names(tasks: Any, birds: Path, workspace: Path) -> None:
+    with pytest.raises(ConfigError, match="names no task"):
+        mb.evaluate(row(), tasks, data={"birds": birds}, progress=False)
+
+
+@pytest.mark.parametrize("data", [{"birds": None}, {3: "birds"}, {"birds": ["a", "b"]}, 5, ["a"]])
+def test_evaluate__data_that_is_no_folder(data: Any, workspace: Path) -> None:
+    with pytest.raises(ConfigError, match=r"with its folder|the folder of all data sets"):
+        mb.evaluate(row(), "knn/birds", data=data, progress=False)
+
+
 def test_evaluate__with_text(birds: Path, workspace: Path) -> None:
     def read(texts: Any) -> Tensor:
         colours = [next((c for n, c in COLOURS.items() if n in t), (128,) * 3) for t in texts]

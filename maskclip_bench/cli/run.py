@@ -142,7 +142,8 @@ def run_suite(
         with stopping_at_once():
             chosen = _suite(suite, backbone, task)
             made_plan = _plan(chosen, opened, seeds, backbone, task, limit, how)
-        result = _execute(made_plan, opened, target, jobs, how)
+        baseline = None if backbone else _baseline(chosen)
+        result = _execute(made_plan, opened, target, jobs, how, baseline)
         took = say_what_it_took(made_plan, opened, target, how)
     output = console()
     left_out = [*made_plan.left_out, *result.left_out]
@@ -154,7 +155,7 @@ def run_suite(
     _say_where(opened, limit, output)
     whole_suite = limit is None and not (backbone or task)
     tables = _show_tables(chosen, opened, output) if whole_suite else {}
-    _show_cells(made_plan, result, opened, output)
+    _show_cells(made_plan, result, opened, output, baseline)
     if left_out:
         words = _words(suite, backbone, task, seeds, limit)
         line = left_out_line(left_out, ["plan", *words])
@@ -232,7 +233,12 @@ def _explain(cell: str, workspace: Workspace, limit: int | None) -> None:
 
 
 def _execute(
-    made_plan: Plan, workspace: Workspace, device: torch.device, jobs: int | None, how: How
+    made_plan: Plan,
+    workspace: Workspace,
+    device: torch.device,
+    jobs: int | None,
+    how: How,
+    baseline: str | None = None,
 ) -> RunResult:
     """Make the open cells of a plan, with a display of the progress."""
     from maskclip_bench.cli.run_display import RunDisplay
@@ -256,7 +262,7 @@ def _execute(
     def show_so_far(result: RunResult) -> None:
         """The table grows while other rows are still being pretrained."""
         if len(result.measured) + len(result.failed) < num_open - num_refused:
-            _show_cells(made_plan, result, workspace, messages)
+            _show_cells(made_plan, result, workspace, messages, baseline)
 
     with RunDisplay(messages) as display:
         return Execution(
@@ -350,7 +356,13 @@ def _show_tables(
     return shown
 
 
-def _show_cells(made_plan: Plan, result: RunResult, workspace: Workspace, output: Console) -> None:
+def _show_cells(
+    made_plan: Plan,
+    result: RunResult,
+    workspace: Workspace,
+    output: Console,
+    baseline: str | None = None,
+) -> None:
     """The table of exactly the cells asked for; a run never ends with an error because of it."""
     from maskclip_bench.results.records import RecordStore
     from maskclip_bench.results.tables import to_terminal
@@ -358,13 +370,20 @@ def _show_cells(made_plan: Plan, result: RunResult, workspace: Workspace, output
 
     try:
         store = RecordStore(records_of(workspace, made_plan.limit))
-        tables = final_tables(made_plan, result, store)
+        tables = final_tables(made_plan, result, store, baseline=baseline)
     except (ConfigError, DataError) as error:
         output.print(f"\n[yellow]No table of these cells[/]: {markup(error)}", soft_wrap=True)
         return
     for table in tables:
         output.print()
         output.print(to_terminal(table, width=output.width))
+
+
+def _baseline(suite: SuiteDeclaration) -> str | None:
+    """The row that the suite's first table compares with."""
+    from maskclip_bench.results.tables import load_table
+
+    return load_table(suite.tables[0]).baseline if suite.tables else None
 
 
 def _words(

@@ -20,15 +20,18 @@ if TYPE_CHECKING:
     from maskclip_bench.tasks.why import Why
 
 
-def final_tables(plan: Plan, result: RunResult, store: RecordStore) -> list[Table]:
+def final_tables(
+    plan: Plan, result: RunResult, store: RecordStore, *, baseline: str | None = None
+) -> list[Table]:
     """Exactly the cells that were asked for, measured just now or long ago; one table a world.
 
-    Rows and columns are in the order of the plan; the first row is the baseline.
+    Rows and columns are in the order of the plan.
 
     Args:
         plan: What was asked for.
         result: What was measured just now.
         store: Of the records and their outcomes.
+        baseline: Row to compare with; the first one, where it is None or not measured.
 
     Raises:
         ConfigError: The records do not belong into one table.
@@ -43,9 +46,11 @@ def final_tables(plan: Plan, result: RunResult, store: RecordStore) -> list[Tabl
         asked = seeds.setdefault(cell.row.name, [])
         if cell.row.seed not in asked:
             asked.append(cell.row.seed)
+    records = [record for record in found if record is not None]
     return recorded_tables(
-        [record for record in found if record is not None],
+        records,
         store,
+        baseline=baseline if any(r.cell.backbone == baseline for r in records) else None,
         names={cell.row.name: cell.row.declaration.display_name for cell in plan.cells},
         tasks=list(dict.fromkeys(cell.column.name for cell in plan.cells)),
         seeds=seeds,

@@ -301,6 +301,8 @@ def read_class_table(path: Path, *, field: str = "name") -> ClassTable:
     try:
         if path.suffix != ".json":
             lines = [line.split(maxsplit=1) for line in text.split("\n") if line.strip()]
+            if any(line[0].startswith("#") for line in lines):
+                raise ValueError("a line begins with #, and there are no comments in it")
             keys, names, kinds = [p[0] for p in lines], [p[-1].strip() for p in lines], None
         else:
             keys, names, kinds = _from_json(parse_json(text), field)

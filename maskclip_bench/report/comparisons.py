@@ -16,8 +16,9 @@ from maskclip_bench import storage
 from maskclip_bench.errors import MaskCLIPBenchError
 from maskclip_bench.progress import Progress, no_progress
 from maskclip_bench.report.selection import Selection
-from maskclip_bench.results.paired import Comparison, compare_seeds, holm, paired_test
+from maskclip_bench.results.paired import Comparison, compare_seeds, holm
 from maskclip_bench.results.records import Record, RecordStore
+from maskclip_bench.results.sample_tests import compare_records
 from maskclip_bench.results.table_catalogue import metric_label, protocol_title
 
 CACHE = "data/pairs.json"
@@ -145,20 +146,11 @@ def _test(
     record, other = ours[shared[0]], theirs.get(shared[0], theirs[min(theirs)])
     if len(ours) > 1 or len(theirs) > 1:
         return None
-    measured = record.metrics[metric]
-    if measured.statistic == "none" or not (record.outcomes_file and other.outcomes_file):
-        return None
     try:
-        test = paired_test(
-            store.outcomes(record),
-            store.outcomes(other),
-            metric,
-            statistic=measured.statistic,
-            columns=measured.columns,
-        )
+        test = compare_records(store, record, other, metric)
     except MaskCLIPBenchError:  # other samples, or outcomes that cannot be read
         return None
-    return test, "samples"
+    return None if test is None else (test, "samples")
 
 
 def _with_metric(side: dict[int, Record], metric: str) -> dict[int, Record]:

@@ -9,8 +9,8 @@ Shapes: S samples, G groups, R resamples, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,11 @@ class Comparison:
     p_value: float
     num_samples: int
     num_groups: int
+
+    @property
+    def reversed(self) -> Comparison:
+        """Row b minus row a."""
+        return replace(self, difference=-self.difference, low=-self.high, high=-self.low)
 
 
 def paired_test(
@@ -196,13 +201,16 @@ def _matched(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFra
     Raises:
         DataError: Their samples, groups or labels differ.
     """
-    if len(a) != len(b) or set(a["sample_id"]) != set(b["sample_id"]):
-        common = len(set(a["sample_id"]) & set(b["sample_id"]))
-        raise DataError(
-            f"The rows were measured on different samples: {len(a)} and {len(b)}, of which "
-            f"{common} are common. Delete both records and measure them again on the same data."
-        )
-    second = b.set_index("sample_id").loc[a["sample_id"]].reset_index()
+    if a["sample_id"].equals(b["sample_id"]):
+        second = b
+    else:
+        if len(a) != len(b) or set(a["sample_id"]) != set(b["sample_id"]):
+            common = len(set(a["sample_id"]) & set(b["sample_id"]))
+            raise DataError(
+                f"The rows were measured on different samples: {len(a)} and {len(b)}, of which "
+                f"{common} are common. Delete both records and measure them again on the same data."
+            )
+        second = b.set_index("sample_id").loc[a["sample_id"]].reset_index()
     for column in ("group", "label"):
         if (
             column in a
@@ -263,34 +271,53 @@ def _ratio_test(
 ) -> Comparison:
     """Of numerators and denominators [G, C] of a, then of b."""
     num_groups = len(sums[0])
+    parts = [_exchange(sums[part], sums[part + 2]) for part in (0, 1)]
 
-    def difference(first: FloatArray, other: FloatArray) -> FloatArray:
-        """Of multiplicities [R', G] with which each row's groups count for a, and for b."""
-        of_a = mean_ratio(first @ sums[0] + other @ sums[2], first @ sums[1] + other @ sums[3])
-        of_b = mean_ratio(first @ sums[2] + other @ sums[0], first @ sums[3] + other @ sums[1])
-        return of_a - of_b
+    def exchanged(kept: FloatArray) -> FloatArray:
+        """The difference [R'] where the groups that are not kept [R', G] change sides."""
+        (numerators_a, numerators_b), (denominators_a, denominators_b) = (of(kept) for of in parts)
+        of_a = mean_ratio(numerators_a, denominators_a)
+        return of_a - mean_ratio(numerators_b, denominators_b)
 
     resamples = np.concatenate(
         [
-            difference(multiplicity, np.zeros_like(multiplicity))
-            for multiplicity in bootstrap.multiplicities(num_groups, num_resamples, seed)
+            mean_ratio(drawn @ sums[0], drawn @ sums[1])
+            - mean_ratio(drawn @ sums[2], drawn @ sums[3])
+            for drawn in bootstrap.multiplicities(num_groups, num_resamples, seed)
         ]
     )
-    ones = np.ones((1, num_groups))
-    observed = float(difference(ones, 0 * ones)[0])
+    observed = float(exchanged(np.ones((1, num_groups)))[0])
     variance = float(resamples.var()) * num_groups / max(num_groups - 1, 1)
     low, high = _t_interval(observed, math.sqrt(variance), num_groups - 1, confidence)
     if num_groups <= MAX_ENUMERATED:
         kept = (all_signs(num_groups) + 1) / 2
-        p_value = float(np.mean(np.abs(difference(kept, 1 - kept)) >= abs(observed) - 1e-12))
+        p_value = float(np.mean(np.abs(exchanged(kept)) >= abs(observed) - 1e-12))
     else:
         extreme = 0
         for signs in bootstrap.draw_signs(num_groups, NUM_FLIPS, seed):
-            kept = (signs + 1) / 2
-            flipped = np.abs(difference(kept, 1 - kept))
+            flipped = np.abs(exchanged((signs + 1) / 2))
             extreme += int(np.count_nonzero(flipped >= abs(observed) - 1e-12))
         p_value = (1 + extreme) / (1 + NUM_FLIPS)
     return Comparison(observed, max(low, -1.0), min(high, 1.0), p_value, num_samples, num_groups)
+
+
+def _exchange(
+    of_a: FloatArray, of_b: FloatArray
+) -> Callable[[FloatArray], tuple[FloatArray, FloatArray]]:
+    """Sums over groups, [G, C] of each row, when only some groups are kept [R', G].
+
+    One product instead of four: b has what a has not. What is only rounding of that is none.
+    """
+    gain, sum_of_b = of_a - of_b, of_b.sum(axis=0)
+    total = of_a.sum(axis=0) + sum_of_b
+
+    def sums(kept: FloatArray) -> tuple[FloatArray, FloatArray]:
+        first = kept @ gain + sum_of_b
+        second = total - first
+        rounding = 1e-12 * total
+        return np.where(first > rounding, first, 0.0), np.where(second > rounding, second, 0.0)
+
+    return sums
 
 
 def _auc_test(a: pd.DataFrame, b: pd.DataFrame, metric: str, confidence: float) -> Comparison:

@@ -6,7 +6,9 @@ does not let us read is a `StorageError`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -77,10 +79,15 @@ def read_outcomes(path: Path, record: Record) -> pd.DataFrame:
     if hashlib.sha256(content).hexdigest() != record.outcomes_sha256:
         raise damaged(file, "its hash is not the one in the record")
     try:
-        outcomes = pd.read_parquet(file)
-        check_outcomes(outcomes)
+        return _outcomes(content).copy()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(file, _first_problem(error)) from error
+
+
+@functools.lru_cache(maxsize=32)  # a table compares one row with many
+def _outcomes(content: bytes) -> pd.DataFrame:
+    outcomes = pd.read_parquet(io.BytesIO(content))
+    check_outcomes(outcomes)
     return outcomes
 
 

@@ -267,6 +267,16 @@ class RecordStore:
         cell = record.cell
         return read_outcomes(self.path(cell.row_id, cell.protocol, cell.dataset), record)
 
+    def check_outcomes(self, record: Record) -> None:
+        """Compare a record's file of outcomes with its hash, and no more.
+
+        Raises:
+            DamagedFileError: The file is missing or damaged.
+            StorageError: The file cannot be read.
+        """
+        cell = record.cell
+        check_outcomes_file(self.path(cell.row_id, cell.protocol, cell.dataset), record)
+
     def paths(self) -> list[Path]:
         """Files of all records, sorted."""
         return [path for path in sorted(self.root.glob("*/*.json")) if path.name[0] != "."]

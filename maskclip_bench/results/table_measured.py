@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from maskclip_bench.errors import ConfigError
-from maskclip_bench.results.paired import Comparison, compare_seeds, paired_test
+from maskclip_bench.results.paired import Comparison, compare_seeds
 from maskclip_bench.results.records import Record, RecordStore
+from maskclip_bench.results.sample_tests import compare_records
 from maskclip_bench.results.table_model import (
     MISSING_CELL,
     ColumnDeclaration,
@@ -233,18 +234,8 @@ class MeasuredCells:
         if len(ours) > 1 or len(theirs) > 1:
             return None
         (record,), (other,) = ours.values(), theirs.values()
-        metric = record.metrics[column.metric]
-        if metric.statistic == "none" or not (record.outcomes_file and other.outcomes_file):
-            return None
-        if other.metrics[column.metric].statistic != metric.statistic:
-            return None
-        return paired_test(
-            self.store.outcomes(record),
-            self.store.outcomes(other),
-            column.metric,
-            statistic=metric.statistic,
-            columns=metric.columns,
-        ), "samples"
+        comparison = compare_records(self.store, record, other, column.metric)
+        return None if comparison is None else (comparison, "samples")
 
 
 def check_same(

@@ -104,6 +104,7 @@ def test_list__kinds(tmp_path: Path) -> None:
         ("a.json", b'[{"title": "owl"}]', "is no class list"),
         ("a.json", b"[1, 2]", "is no class list"),
         ("a.json", b'{"owl": 1}', "is no class list"),
+        ("a.txt", b"# birds\nn01 owl\n", "a line begins with #"),
         ("a.json", b"[" * 100_000, "is no class list"),
         ("a.json", b"[]", "lists no class"),
         ("a.json", b'[{"name": null}]', "None names no class"),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -203,6 +205,53 @@ def test_paired_test__mean_of_columns_pairs_both_directions() -> None:
     assert result.difference == pytest.approx(expected)
     assert result.p_value < 0.01
     assert result.num_groups == 20
+
+
+def ratio_table(numerators: np.ndarray, denominators: np.ndarray) -> pd.DataFrame:
+    """Of sums [S, C], each sample a group."""
+    frame = outcomes(np.zeros(len(numerators)))
+    frame["m.numerator"], frame["m.denominator"] = list(numerators), list(denominators)
+    return frame
+
+
+def test_paired_test__ratios_equal_exchanging_group_by_group() -> None:
+    """Every one of 2^7 exchanges, made plainly; two classes are in one group each, in odd sizes."""
+    random = np.random.default_rng(6)
+    sizes = random.random((2, 7, 4)) * 0.3
+    sizes[:, 1:, 2] = 0
+    sizes[0, :, 3] = 0
+    sizes[1, :6, 3] = 0
+    hits = sizes * random.random((2, 7, 4))
+
+    def ratio(rows: Sequence[int]) -> float:
+        """Of the groups 0 to 6, each taken from row 0 or 1."""
+        groups = range(7)
+        ratios = []
+        for label in range(4):
+            whole = sum(sizes[row, group, label] for row, group in zip(rows, groups, strict=True))
+            part = sum(hits[row, group, label] for row, group in zip(rows, groups, strict=True))
+            ratios += [part / whole] if whole > 0 else []
+        return float(np.mean(ratios))
+
+    exchanges = list(itertools.product((0, 1), repeat=7))
+    found = [ratio(rows) - ratio([1 - row for row in rows]) for rows in exchanges]
+    a, b = (ratio_table(hits[row], sizes[row]) for row in (0, 1))
+    result = paired_test(a, b, "m", statistic="mean_ratio")
+    assert result.difference == pytest.approx(found[0], abs=1e-12)
+    expected = np.mean(np.abs(found) >= abs(found[0]) - 1e-12)
+    assert result.p_value == pytest.approx(expected, abs=1e-12)
+
+
+def test_comparison__reversed_is_the_test_of_the_other_order() -> None:
+    random = np.random.default_rng(7)
+    hits, sizes = random.random((2, 30, 3)), random.random((2, 30, 3)) + 1
+    a, b = (ratio_table(hits[row], sizes[row]) for row in (0, 1))
+    for statistic, name in (("mean_ratio", "m"), ("mean", "m")):
+        a["m"], b["m"] = random.random(30), random.random(30)
+        there = paired_test(a, b, name, statistic=statistic)
+        back = paired_test(b, a, name, statistic=statistic).reversed
+        for field in ("difference", "low", "high", "p_value"):
+            assert getattr(back, field) == pytest.approx(getattr(there, field), abs=1e-12)
 
 
 def test_holm__by_hand_and_never_above_one() -> None:
