@@ -48,6 +48,12 @@ class MethodSection(Declaration):
         """The fields of the method's `Config` that the recipe sets."""
         return dict(self.model_extra or {})
 
+    @property
+    def relative_cost(self) -> float:
+        """Rough time of a step with these fields, CLIP's = 1 (`Method.cost_of`)."""
+        method = METHODS[self.name]
+        return float(method.cost_of(validate(self.fields, method.Config, where="method")))
+
     @model_validator(mode="after")
     def _is_a_method(self) -> MethodSection:
         if self.name not in METHODS:

@@ -17,7 +17,6 @@ from typing import Any
 import pandas as pd
 
 from maskclip_bench import storage
-from maskclip_bench.pretrain.methods import METHODS
 from maskclip_bench.pretrain.recipe import Recipe
 from maskclip_bench.results.records import RecordStore
 from maskclip_bench.runtime import Workspace
@@ -68,8 +67,7 @@ def _each_once(study: StudyDeclaration) -> list[StudyRun]:
 
 def cost_of_pass(recipe: Recipe) -> float:
     """Computation of one pass, in passes of CLIP (`Method.relative_cost`)."""
-    cost: float = METHODS[recipe.method.name].relative_cost
-    return cost
+    return recipe.method.relative_cost
 
 
 def _run_line(run: StudyRun, workspace: Workspace) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from maskclip_bench.errors import ConfigError, unknown_name
 from maskclip_bench.pretrain.export import finished_fingerprint
-from maskclip_bench.pretrain.methods import METHODS
 from maskclip_bench.pretrain.recipe import Recipe, load_recipe
 from maskclip_bench.pretrain.run_folder import RunFolder
 from maskclip_bench.runtime import MODEL_FOLDER, Workspace
@@ -200,8 +199,8 @@ def num_pairs(recipe: Recipe, pairs_of_pass: int) -> int:
 def expected_seconds(run: StudyRun) -> float:
     """Of the training, on one quiet core."""
     recipe = run.recipe
-    cost = METHODS[recipe.method.name].relative_cost
-    return num_pairs(recipe, run.study.world.pairs_of_pass) * cost / PAIRS_PER_SECOND
+    pairs = num_pairs(recipe, run.study.world.pairs_of_pass)
+    return pairs * recipe.method.relative_cost / PAIRS_PER_SECOND
 
 
 def progress_of(run: StudyRun, workspace: Workspace) -> float:
@@ -244,6 +243,6 @@ def speed_of(runs: Iterable[StudyRun], workspace: Workspace) -> float | None:
             if values.get("images_per_second")
         ]
         if rates:
-            cost = METHODS[run.recipe.method.name].relative_cost
+            cost = run.recipe.method.relative_cost
             shares.append(statistics.harmonic_mean(rates) * cost / PAIRS_PER_SECOND)
     return statistics.fmean(shares) if shares else None

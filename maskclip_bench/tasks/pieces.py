@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from maskclip_bench.pretrain.methods import METHODS
 from maskclip_bench.pretrain.recipe import load_recipe
 from maskclip_bench.progress import Unit
 from maskclip_bench.tasks.cell import PlannedCell, Row
@@ -112,9 +111,8 @@ def pretraining_unit(row: Row) -> Unit:
     name = row.declaration.recipe
     assert name is not None
     recipe = load_recipe(name)
-    cost = METHODS[recipe.method.name].relative_cost
     return Unit(
         key=f"pretrain/{row.name}/{row.seed}",
         label=f"pretraining {row.label}",
-        expected_seconds=(recipe.num_pairs or 0) * cost * SECONDS_PER_PAIR,
+        expected_seconds=(recipe.num_pairs or 0) * recipe.method.relative_cost * SECONDS_PER_PAIR,
     )

@@ -59,7 +59,8 @@ class Method(nn.Module, ABC):
     """Embeddings that `embed` may leave out, as zeros, because a term of `contrast` is a sum of
     them with factors that do not depend on them -> that term."""
     relative_cost: ClassVar[float] = 1.0
-    """Rough time of a step of the demo recipe, CLIP's = 1; for estimates of the time left."""
+    """Rough time of a step of the demo recipe with the method's defaults, CLIP's = 1; for estimates
+    of the time left."""
 
     model: CustomTextCLIP
     """The student."""
@@ -67,6 +68,11 @@ class Method(nn.Module, ABC):
     def __init__(self, model_config: ModelConfig) -> None:
         super().__init__()
         self.model = build_model(model_config)
+
+    @classmethod
+    def cost_of(cls, config: Any) -> float:
+        """`relative_cost` with other fields; a method whose parts can be left out overrides it."""
+        return cls.relative_cost
 
     def student_was_replaced(self) -> None:
         """Called when the student got other weights before training; copies of it get them too."""

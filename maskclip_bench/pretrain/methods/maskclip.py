@@ -159,6 +159,12 @@ class MaskCLIP(ContrastiveMethod):
     linear_embeddings: ClassVar[Mapping[str, str]] = {WORD_LOSS_SUMS: "mlm_loss"}
     relative_cost = 2.0
 
+    @classmethod
+    def cost_of(cls, config: MaskCLIPConfig) -> float:
+        """CLIP's step and that of each part, shared out as the parts' operations are."""
+        image = {"pixels": 0.4, "features": 0.5, "ema_features": 0.65}[config.target]
+        return 1.0 + image * (config.distillation_weight > 0) + 0.35 * (config.mlm_weight > 0)
+
     def __init__(self, config: MaskCLIPConfig, model_config: ModelConfig) -> None:
         super().__init__(config, model_config)
         self.config = config

@@ -7,6 +7,7 @@ import sys
 
 from maskclip_bench.pretrain.methods import METHODS
 from maskclip_bench.pretrain.methods.base import Method
+from maskclip_bench.pretrain.recipe import MethodSection
 
 
 def test_methods__listing_imports_none_of_them() -> None:
@@ -27,3 +28,21 @@ def test_methods__each_says_what_a_step_needs() -> None:
         assert issubclass(method, Method), name
         assert method.relative_cost > 0
         assert isinstance(method.uses_text, bool)
+
+
+def test_methods__the_cost_of_the_defaults_is_the_methods_own() -> None:
+    for name in METHODS:
+        method = METHODS[name]
+        if not any(field.is_required() for field in method.Config.model_fields.values()):
+            assert method.cost_of(method.Config()) == method.relative_cost, name
+
+
+def test_methods__a_part_that_is_left_out_costs_nothing() -> None:
+    def cost(**fields: object) -> float:
+        return MethodSection(name="maskclip", **fields).relative_cost
+
+    whole, no_words = cost(), cost(mlm_weight=0.0)
+    no_images, neither = cost(distillation_weight=0.0), cost(mlm_weight=0.0, distillation_weight=0)
+    assert whole > no_words > cost(mlm_weight=0.0, target="pixels") > neither == 1.0
+    assert whole > no_images > neither
+    assert MethodSection(name="slip").relative_cost == METHODS["slip"].relative_cost
