@@ -25,6 +25,9 @@ from maskclip_bench.results.record_model import SCHEMA_VERSION, SEAL, Record, se
 MAX_RECORD_BYTES = 64 * 2**20
 """A larger file is no record; the largest of ours are under 1 MB."""
 
+KEPT_BYTES = 1 << 20
+"""Files of outcomes up to this size are parsed once as long as 32 others have not come since."""
+
 VALUE_TOLERANCE = 1e-9
 """How far a recorded value may be from the statistic of the recorded outcomes."""
 
@@ -79,16 +82,19 @@ def read_outcomes(path: Path, record: Record) -> pd.DataFrame:
     if hashlib.sha256(content).hexdigest() != record.outcomes_sha256:
         raise damaged(file, "its hash is not the one in the record")
     try:
-        return _outcomes(content).copy()
+        parse = _kept if len(content) <= KEPT_BYTES else _parse
+        return parse(content).copy()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(file, _first_problem(error)) from error
 
 
-@functools.lru_cache(maxsize=32)  # a table compares one row with many
-def _outcomes(content: bytes) -> pd.DataFrame:
+def _parse(content: bytes) -> pd.DataFrame:
     outcomes = pd.read_parquet(io.BytesIO(content))
     check_outcomes(outcomes)
     return outcomes
+
+
+_kept = functools.lru_cache(maxsize=32)(_parse)  # a table compares one row with many
 
 
 def check_outcomes_file(path: Path, record: Record) -> None:
