@@ -31,6 +31,8 @@ def with_differences(
             value, base_value = row.cells[index].value, base.cells[index].value
             if value is None or base_value is None:
                 continue
+            if not measured.is_comparable(row.backbone, baseline, column):
+                continue
             cell = replace(row.cells[index], delta=value - base_value)
             found = measured.comparison(row.backbone, baseline, column) if compare else None
             if found is not None:
@@ -57,8 +59,11 @@ def with_marks(
     One rule: measured rows compete with all measured rows of the table, whatever their group, so
     that a longer trained baseline shows; published rows compete with published rows. Cells that
     read the same share a mark: a digit that is not shown decides nothing. The second best is
-    marked from three rows on.
+    marked from three rows on. Where each seed has data of its own, rows of other seeds than the
+    baseline (or the first row) have no mark.
     """
+    names = [row.backbone for row in rows if row.backbone is not None]
+    reference = declaration.baseline if declaration.baseline in names else next(iter(names), None)
     cells = [list(row.cells) for row in rows]
     is_measured = [row.backbone is not None for row in rows]
     for index, column in enumerate(declaration.columns):
@@ -66,8 +71,15 @@ def with_marks(
         for kind in (True, False):
             numbers = {}
             for position, row in enumerate(cells):
-                value = row[index].value
-                if is_measured[position] is kind and value is not None:
+                value, backbone = row[index].value, rows[position].backbone
+                if is_measured[position] is not kind or value is None:
+                    continue
+                of_other_worlds = (
+                    backbone is not None
+                    and reference is not None
+                    and not measured.is_comparable(backbone, reference, column)
+                )
+                if not of_other_worlds:
                     numbers[position] = sign * round(100 * value, column.decimals)
             if len(numbers) < 2:
                 continue

@@ -145,6 +145,18 @@ class MeasuredCells:
             if record.status == "ok" and column.metric in record.metrics
         }
 
+    def is_comparable(self, backbone: str, other: str, column: ColumnDeclaration) -> bool:
+        """Whether two rows were measured on the same data.
+
+        Where each seed has data of its own, rows of other seeds are of other worlds.
+        """
+        if not self.declaration.data_by_seed:
+            return True
+        columns = [column] if column.average is None else self.members(column)
+        return all(
+            self.seeds(backbone, each).keys() == self.seeds(other, each).keys() for each in columns
+        )
+
     def values_by_seed(self, backbone: str, column: ColumnDeclaration) -> dict[int, float]:
         """Values of one cell by seed, sorted."""
         assert column.metric is not None
@@ -214,6 +226,8 @@ class MeasuredCells:
         are paired by sample, and the noise of training is not covered.
         """
         if column.metric is None or self.store is None:
+            return None
+        if not self.is_comparable(backbone, baseline, column):
             return None
         ours, theirs = self.seeds(backbone, column), self.seeds(baseline, column)
         if not ours or not theirs:

@@ -123,19 +123,20 @@ def _difference_notes(declaration: TableDeclaration, rows: Sequence[TableRow]) -
         for cell, column in zip(row.cells, declaration.columns, strict=True)
         if cell.delta is not None
     ]
+    name = next((r.name for r in declaration.rows if r.backbone == declaration.baseline), "")
+    others = _of_other_seeds(declaration, rows)
     if not found:
-        return []
-    name = next(row.name for row in declaration.rows if row.backbone == declaration.baseline)
+        return others
     note = f"Signed: difference to {name}, in points"
     tested = [cell for _, cell, _ in found if cell.p_value is not None]
     if not tested:
-        return [f"{note}."]
+        return [f"{note}.", *others]
     units = {"seeds": "training seed", "samples": "sample"}
     paired = [unit for covers, unit in units.items() if any(c.covers == covers for c in tested)]
     note += f"; * p ≤ 0.05, paired by {' or '.join(paired)}"
     if len(tested) > 1:
         note += f", corrected for {len(tested)} comparisons (Holm)"
-    notes = [f"{note}."]
+    notes = [f"{note}.", *others]
     untested: dict[str, list[str]] = {}
     for row, cell, column in found:
         if cell.p_value is None:
@@ -153,6 +154,28 @@ def _difference_notes(declaration: TableDeclaration, rows: Sequence[TableRow]) -
             "that of training with another seed."
         )
     return notes
+
+
+def _of_other_seeds(declaration: TableDeclaration, rows: Sequence[TableRow]) -> list[str]:
+    """Where each seed has data of its own: the rows without differences for that reason."""
+    base = next((row for row in rows if row.backbone == declaration.baseline), None)
+    if not declaration.data_by_seed or base is None:
+        return []
+    names = [
+        row.name
+        for row in rows
+        if row.backbone not in (None, declaration.baseline)
+        and any(
+            cell.value is not None and cell.delta is None and base.cells[index].value is not None
+            for index, cell in enumerate(row.cells)
+        )
+    ]
+    if not names:
+        return []
+    return [
+        f"Of other seeds than {base.name}, so of other worlds, and neither compared nor marked: "
+        f"{', '.join(names)}."
+    ]
 
 
 def _published_notes(declaration: TableDeclaration, rows: Sequence[TableRow]) -> list[str]:

@@ -149,6 +149,32 @@ def test_build__each_seed_may_have_data_of_its_own(save: Save, store: RecordStor
         build_table(declare(data_by_seed=True), store)
 
 
+def test_build__rows_of_other_worlds_are_not_compared(save: Save, store: RecordStore) -> None:
+    """The best of all rows is of one seed, and the baseline of two."""
+    measured = {("clip", 0): 10, ("clip", 1): 20, ("slip", 0): 12, ("slip", 1): 21, ("mae", 1): 30}
+    for (backbone, seed), hits in measured.items():
+        record = save(backbone, seed=seed, hits=hits)
+        changed = record.model_copy(update={"fingerprints": {"data": f"world {seed}"}})
+        store.save(changed, store.outcomes(record))
+    names = {"clip": "CLIP", "slip": "SLIP", "mae": "MAE"}
+    rows = [{"name": name, "backbone": backbone} for backbone, name in names.items()]
+    table = build_table(declare(rows=rows, data_by_seed=True), store)
+    (mae,), (slip,) = cells(table, "MAE"), cells(table, "SLIP")
+    assert (mae.value, mae.delta, mae.best, mae.tied) == (30 / 40, None, False, False)
+    assert slip.delta == pytest.approx(1.5 / 40)
+    assert slip.best
+    assert any("Of other seeds than CLIP" in note and "MAE" in note for note in table.notes)
+
+
+def test_build__one_other_seed_a_row_is_no_pair(save: Save, store: RecordStore) -> None:
+    """Two worlds have the same sample ids."""
+    save("clip", seed=0, hits=10)
+    save("slip", seed=1, hits=30)
+    table = build_table(declare(data_by_seed=True), store)
+    (slip,) = cells(table, "SLIP")
+    assert (slip.delta, slip.p_value, slip.best) == (None, None, False)
+
+
 def test_build__seeds_share_the_spread_of_the_column(save: Save, store: RecordStore) -> None:
     for seed, noise in enumerate((0, 1, 0)):
         save("clip", hits=10 + noise, seed=seed)
