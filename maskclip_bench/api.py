@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from maskclip_bench.tasks.cell import Column
     from maskclip_bench.tasks.declaration import TaskDeclaration
 
+from maskclip_bench.api_bar import TaskBar
 from maskclip_bench.api_embed import embed as embed
 from maskclip_bench.api_results import Results
 from maskclip_bench.api_tables import compare as compare
@@ -252,7 +253,7 @@ def evaluate(
     named = {pattern for pattern in patterns if "*" not in pattern}
     target = resolve_device(device) if device != "auto" else backbone.device
     results = Results()
-    with _Bar(len(columns), shown=progress) as bar:
+    with TaskBar(len(columns), shown=progress) as bar:
         wanted = []
         for column in columns:
             reason = _left_out(column, backbone, place)
@@ -297,7 +298,7 @@ def _encode_texts(
     results: Results,
     *,
     limit: int | None,
-    bar: _Bar,
+    bar: TaskBar,
 ) -> None:
     """Encode the texts of all tasks at once, each distinct one once, shortest first.
 
@@ -404,51 +405,6 @@ def _columns(patterns: Sequence[str], own: Mapping[str, TaskDeclaration]) -> lis
             "No task was given. Name some, e.g. 'knn/cifar10'; maskclip_bench.list_tasks() has all."
         )
     return columns_of(patterns, own=own)
-
-
-class _Bar:
-    """A progress bar for a terminal or a notebook; the stage of the current task beside it."""
-
-    def __init__(self, num_tasks: int, *, shown: bool) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(stderr=True)
-        self._progress = Progress(
-            console=console, transient=True, disable=not shown or not _is_seen(console)
-        )
-        self._all = self._progress.add_task("tasks", total=num_tasks)
-        self._stage = self._progress.add_task("", total=None, visible=False)
-        self._started = False
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
-
-    def total(self, num_tasks: int) -> None:
-        """How many tasks there are to measure."""
-        self._progress.update(self._all, total=num_tasks)
-
-    def next(self, name: str, *, counts: bool = True) -> None:
-        """The next task begins; `counts`: whether it is one of the total."""
-        if self._started:
-            self._progress.advance(self._all)
-        self._started = counts
-        self._progress.update(self._all, description=name)
-        self._progress.update(self._stage, visible=False)
-
-    def advance(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` of a stage of the current task."""
-        self._progress.update(
-            self._stage, description=stage, completed=done, total=total, visible=done < total
-        )
-
-
-def _is_seen(console: Any) -> bool:
-    return bool(console.is_terminal or console.is_jupyter)
 
 
 # --- pretraining ---------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ LAYERS: dict[str, int] = {
     "cli": 5,
     "study": 5,
     "api": 5,
+    "api_bar": 5,
     "api_results": 5,
     "api_tables": 5,
     "api_embed": 5,
