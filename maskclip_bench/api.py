@@ -370,8 +370,8 @@ def _workspace(workspace: PathLike | None, data: PathLike | DataSets | None) -> 
 
 def _patterns(tasks: object) -> list[str]:
     patterns = [tasks] if isinstance(tasks, str) else tasks
-    listed = list(patterns) if isinstance(patterns, Iterable) else []
-    if not isinstance(patterns, Iterable) or not all(isinstance(name, str) for name in listed):
+    listed = list(patterns) if isinstance(patterns, Iterable) else [patterns]
+    if not all(isinstance(name, str) for name in listed):
         raise ConfigError(
             f"tasks={tasks!r} names no task. Give a name such as 'knn/cifar10' or a list of them; "
             "maskclip_bench.list_tasks() has all."
