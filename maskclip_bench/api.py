@@ -371,12 +371,13 @@ def _workspace(workspace: PathLike | None, data: PathLike | DataSets | None) -> 
 def _patterns(tasks: object) -> list[str]:
     patterns = [tasks] if isinstance(tasks, str) else tasks
     listed = list(patterns) if isinstance(patterns, Iterable) else [patterns]
-    if not all(isinstance(name, str) for name in listed):
+    names = [name for name in listed if isinstance(name, str)]
+    if len(names) < len(listed):
         raise ConfigError(
             f"tasks={tasks!r} names no task. Give a name such as 'knn/cifar10' or a list of them; "
             "maskclip_bench.list_tasks() has all."
         )
-    return listed
+    return names
 
 
 def _own_data(data: DataSets) -> dict[str, TaskDeclaration]:
