@@ -9,12 +9,14 @@ each number, so that one failure or one slow part costs nothing else.
 
 The parts and their time limits:
 
-* correctness, 100 s: loss and gradients of every method beside the CPU in fp32, 20 steps
+* correctness, 80 s: loss and gradients of every method beside the CPU in fp32, 20 steps
   in bf16, synchronizations of a step; nccl's reduce_scatter and FSDP2 in a group of one process;
-* speed, 200 s: ViT-B/16, batches that are on the device already, 128, 256 and 512 images, bf16,
+* compiled, 40 s: losses of four compiled steps in fp32 beside those of plain ones, captions of
+  another length in each;
+* speed, 190 s: ViT-B/16, batches that are on the device already, 128, 256 and 512 images, bf16,
   compiled or not: images/s, share of the measured matrix product, peak memory, ratio to a plain
   CLIP step as SLIP's code has it;
-* loader, 70 s: images/s that the loader decodes on one core, and a ViT-B/16 CLIP run that is fed by
+* loader, 60 s: images/s that the loader decodes on one core, and a ViT-B/16 CLIP run that is fed by
   it on this machine's cores beside one with batches that are on the device already;
 * features, 40 s: feature extraction in fp32, bf16, and compiled in bf16;
 * dense, 60 s: an iteration of UperNet at 512 px and of Mask R-CNN at 1024 px on ViT-B/16, each in
@@ -33,10 +35,10 @@ regex, pydantic, pydantic_core, annotated_types, typing_inspection, braceexpand.
 checkout (`PYTHONPATH=.`), nothing has to be installed.
 
 The dense part also needs the wheels onedl_mmengine, onedl_mmcv, onedl_mmsegmentation,
-onedl_mmdetection, addict, termcolor, opencv_python_headless, pycocotools and shapely, installed
-with `pip install --no-index --no-deps`: the models are built with nothing else of what those name
-as their dependencies (but six and tqdm, which pandas and huggingface_hub bring). Where one is
-missing the part says so.
+onedl_mmdetection, imaug, addict, termcolor, opencv_python_headless, pycocotools, shapely,
+scikit_image and imageio, installed with `pip install --no-index --no-deps`: the models are built
+with nothing else of what those name as their dependencies (but six and tqdm, which pandas and
+huggingface_hub bring). Where one is missing the part says so.
 """
 
 from __future__ import annotations
@@ -60,9 +62,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS: dict[str, int] = {
-    "correctness": 100,
-    "speed": 200,
-    "loader": 70,
+    "correctness": 80,
+    "compiled": 40,
+    "speed": 190,
+    "loader": 60,
     "features": 40,
     "dense": 60,
     "many_passes": 200,
@@ -74,7 +77,7 @@ SHORTEST = 30
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DENSE_PACKAGES = (
     *("mmengine", "mmcv", "mmseg", "mmdet"),
-    *("addict", "termcolor", "cv2", "pycocotools", "shapely"),
+    *("imgaug", "addict", "termcolor", "cv2", "pycocotools", "shapely"),
 )
 MANY_PASSES = (("clip", "device", 0.4), ("maskclip", "device", 0.6), ("clip", "none", 0.9))
 """(row, `data.held`, its share of the time that is left) of each run of many_passes."""
@@ -83,6 +86,7 @@ RESERVED = 10
 GOAL_PAIRS = 600_000
 """Pairs of a CLIP of 0.8 million weights in a minute: the goal on one H100."""
 METHODS_TIMED = ("clip", "clip_mae", "maskclip", "slip")
+METHODS_COMPILED = ("clip", "maskclip")
 BF16_STEPS = 20
 
 
@@ -149,18 +153,36 @@ def check_method(name: str, device: Any, folder: Path) -> dict[str, Any]:
 
 def check_step(name: str, device: Any, folder: Path) -> dict[str, Any]:
     """Whole steps as the trainer does them: the last loss, and where the host waits in one."""
+    stepper, pairs = make_stepper(name, device, folder, precision="bf16")
+    steps = [stepper.preparation([pairs(12)], step=step) for step in range(4)]
+    for prepared in steps[:3]:
+        stepper(prepared, stop=False)
+    found: dict[str, Any] = {}
+    if device.type == "cuda":
+        found["synchronizations"] = count_synchronizations(
+            lambda: stepper(steps[3], stop=False), warm=False
+        )
+    else:
+        stepper(steps[3], stop=False)
+    found["step_loss"] = stepper.finish()[-1].terms["loss"]
+    return found
+
+
+def make_stepper(name: str, device: Any, folder: Path, **changes: Any) -> tuple[Any, Any]:
+    """The trainer's stepper of a small method, and what makes its pairs of a caption's length."""
+    from functools import partial
+
     import torch
 
     from maskclip_bench.config import validate
-    from maskclip_bench.data.batch import RawBatch
     from maskclip_bench.pretrain.assembly import prepare
     from maskclip_bench.pretrain.methods import build_method
     from maskclip_bench.pretrain.recipe import Recipe, load_recipe
     from maskclip_bench.pretrain.run_length import RunLength
     from maskclip_bench.pretrain.step import Stepper
 
-    values = load_recipe("demo/clip").model_dump(mode="json")
-    values |= {"method": {"name": name, **small_fields(name, folder)}, "precision": "bf16"}
+    values = load_recipe("demo/clip").model_dump(mode="json") | changes
+    values["method"] = {"name": name, **small_fields(name, folder)}
     recipe = validate(values, Recipe, where="gpu_check")
     torch.manual_seed(0)
     method = build_method(name, recipe.method_fields(), recipe.model)
@@ -175,25 +197,22 @@ def check_step(name: str, device: Any, folder: Path) -> dict[str, Any]:
         device=device,
         decide_on_device=True,
     )
-    size, vocab_size = recipe.model.image_size, recipe.model.text.vocab_size
+    return stepper, partial(raw_pairs, recipe.model, method.num_ssl_views)
+
+
+def raw_pairs(config: Any, num_ssl_views: int, length: int) -> Any:
+    """16 pairs of noise for a model's config; captions have `length` tokens."""
+    import torch
+
+    from maskclip_bench.data.batch import RawBatch
+
+    size, vocab_size = config.image_size, config.text.vocab_size
     generator = torch.Generator().manual_seed(0)
-    shape = (1 + method.num_ssl_views, 16, 3, size, size)
+    shape = (1 + num_ssl_views, 16, 3, size, size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    tokens = torch.randint(1, vocab_size - 2, (16, 12), generator=generator)
+    tokens = torch.randint(1, vocab_size - 2, (16, length), generator=generator)
     tokens[:, 0], tokens[:, -1] = vocab_size - 2, vocab_size - 1
-    raw = RawBatch(images[0], tokens, tuple(images[1:]), [str(n) for n in range(16)])
-    steps = [stepper.preparation([raw], step=step) for step in range(4)]
-    for prepared in steps[:3]:
-        stepper(prepared, stop=False)
-    found: dict[str, Any] = {}
-    if device.type == "cuda":
-        found["synchronizations"] = count_synchronizations(
-            lambda: stepper(steps[3], stop=False), warm=False
-        )
-    else:
-        stepper(steps[3], stop=False)
-    found["step_loss"] = stepper.finish()[-1].terms["loss"]
-    return found
+    return RawBatch(images[0], tokens, tuple(images[1:]), [str(n) for n in range(16)])
 
 
 def to_device(batch: Any, device: Any) -> Any:
@@ -290,6 +309,41 @@ def attempt(work: Callable[..., dict[str, Any]], *given: Any, **named: Any) -> d
         return work(*given, **named)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"[:500]}
+
+
+def compiled(options: argparse.Namespace, report: Callable[..., None]) -> None:
+    """Compiled steps beside plain ones, of the methods that are built differently most."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    device = torch.device(options.device)
+    for name in METHODS_COMPILED:
+        report(f"{name}, fp32", **attempt(compare_compiled, name, device))
+
+
+def compare_compiled(name: str, device: Any) -> dict[str, Any]:
+    """The largest difference of any term of the loss over four steps; seconds of the first."""
+    import torch
+
+    losses: dict[bool, list[dict[str, float]]] = {True: [], False: []}
+    found: dict[str, Any] = {}
+    for compiled, terms in losses.items():
+        stepper, pairs = make_stepper(name, device, Path(), precision="fp32", compile=compiled)
+        for step in range(4):
+            began = time.perf_counter()
+            prepared = stepper.preparation([pairs(8 + step)], step=step)
+            terms += [result.terms for result in stepper(prepared, stop=False)]
+            if compiled and step == 0:
+                found["first_step_seconds"] = time.perf_counter() - began
+        terms += [result.terms for result in stepper.finish()]
+        if compiled:
+            found["graphs"] = int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    found["largest_difference"] = max(
+        abs(ours[term] - theirs[term])
+        for ours, theirs in zip(losses[True], losses[False], strict=True)
+        for term in theirs
+    )
+    return found | {"steps": len(losses[True]), "last_loss": losses[False][-1]["loss"]}
 
 
 # --- speed ---------------------------------------------------------------------------------------

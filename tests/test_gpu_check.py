@@ -48,7 +48,14 @@ def run(output: Path, *parts: str) -> dict[str, dict[str, object]]:
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     ("part", "num_rows"),
-    [("correctness", 10), ("speed", 5), ("loader", 3), ("features", 2), ("many_passes", 5)],
+    [
+        ("correctness", 10),
+        ("compiled", 2),
+        ("speed", 5),
+        ("loader", 3),
+        ("features", 2),
+        ("many_passes", 5),
+    ],
 )
 def test_every_part_runs_on_a_cpu(tmp_path: Path, part: str, num_rows: int) -> None:
     found = run(tmp_path, part)[part]

@@ -92,8 +92,8 @@ def pooled_patches(trunk: nn.Module, patches: Tensor) -> Tensor:
     pooler: Any = trunk
     if pooler.global_pool != "token" or not isinstance(vit.blocks[-1], PartialBlock):
         return pooler.forward_head(patches_to_tokens(trunk, patches))
-    tokens = vit.run_blocks(vit.with_prefix(patches), which=slice(0, -1))
-    class_token = vit.run_blocks(tokens, which=slice(-1, None), outputs=slice(0, 1))
+    tokens = vit.run_blocks(vit.with_prefix(patches), stop=-1)
+    class_token = vit.run_blocks(tokens, start=-1, outputs=slice(0, 1))
     return pooler.forward_head(vit.norm(class_token))
 
 

@@ -172,7 +172,8 @@ class ViT(ABC):
         tokens: Tensor,
         *,
         ropes: Ropes | None = None,
-        which: slice = slice(None),
+        start: int = 0,
+        stop: int | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """Blocks one after another; recomputed in the backward pass if that is set.
@@ -180,11 +181,12 @@ class ViT(ABC):
         Args:
             tokens: [B, P + N, D].
             ropes: As `ropes()` gives them.
-            which: Which of the blocks; by default all.
+            start: Index of the first block.
+            stop: Index after the last one; by default all are run.
             **kwargs: Passed on to each block.
         """
         own_ropes = [None] * len(self.blocks) if ropes is None else list(ropes)
-        for block, rope in zip(self.blocks[which], own_ropes[which], strict=True):
+        for block, rope in zip(self.blocks[start:stop], own_ropes[start:stop], strict=True):
             if self.recomputes:
                 tokens = checkpoint(
                     self.run, block, tokens, rope=rope, use_reentrant=False, **kwargs

@@ -106,8 +106,8 @@ def test_run_blocks__recomputing_changes_nothing(make: Callable[[], Any]) -> Non
 def test_run_blocks__some_of_them() -> None:
     vit = vit_parts(timm_vit("rope_mixed"))
     tokens, ropes = vit.with_prefix(vit.embed(images())), vit.ropes()
-    first = vit.run_blocks(tokens, ropes=ropes, which=slice(0, 1))
-    both = vit.run_blocks(first, ropes=ropes, which=slice(1, None))
+    first = vit.run_blocks(tokens, ropes=ropes, stop=1)
+    both = vit.run_blocks(first, ropes=ropes, start=1)
     torch.testing.assert_close(both, vit.run_blocks(tokens, ropes=ropes))
 
 
