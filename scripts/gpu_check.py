@@ -14,8 +14,8 @@ The parts and their time limits:
 * compiled, 180 s: losses of four compiled steps in fp32 beside those of plain ones, captions of
   another length in each;
 * speed, 360 s: ViT-B/16, batches that are on the device already, 128, 256 and 512 images, bf16,
-  compiled or not: images/s, share of the measured matrix product, peak memory, ratio to a plain
-  CLIP step as SLIP's code has it;
+  compiled or not: images/s, the host's part, share of the measured matrix product, peak memory,
+  ratio to a plain CLIP step as SLIP's code has it; MaskCLIP's kernels by their time;
 * loader, 110 s: images/s that the loader decodes on one core, and a ViT-B/16 CLIP run that is fed
   by it on this machine's cores beside one with batches that are on the device already;
 * features, 45 s: feature extraction in fp32, bf16, and compiled in bf16;
@@ -395,6 +395,8 @@ def speed(options: argparse.Namespace, report: Callable[..., None]) -> None:
         report(f"{name}, {size} images{', compiled' if compiled else ''}", **found)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        if (name, size, compiled) == ("maskclip", sizes[0], False):
+            report(f"maskclip, {size} images: kernels", **attempt(kernels, bench, config, given))
 
 
 def timing(
@@ -414,14 +416,38 @@ def timing(
     operations = None if compiled else bench.count_operations(step)
     seconds = [bench.timed(step, number, given) for number in range(given.warmup + given.repeats)]
     median = statistics.median(seconds[given.warmup :])
+    began = time.perf_counter()
+    step(0)
     found = {
         "seconds": median,
+        "host_seconds": time.perf_counter() - began,  # until all its work is handed over
         "images_per_second": given.batch_size / median,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
     }
     if operations is not None:
         found["share_of_product"] = operations / peak / median
     return found
+
+
+def kernels(bench: Any, config: Any, given: argparse.Namespace, count: int = 12) -> dict[str, Any]:
+    """Milliseconds and calls in a step of MaskCLIP, of the kernels that take longest, and of all."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    step = bench.make_step("maskclip", config, given)
+    step(0)
+    cuda = given.device.startswith("cuda")
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiled:
+        step(1)
+        if cuda:
+            torch.cuda.synchronize()
+    spent = [
+        ((event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e3, event)
+        for event in profiled.key_averages()
+    ]
+    spent.sort(key=lambda pair: pair[0], reverse=True)
+    longest = [f"{ms:.2f} ms in {event.count}: {event.key[:90]}" for ms, event in spent[:count]]
+    return {"all_ms": sum(ms for ms, _ in spent), "longest": "; ".join(longest)}
 
 
 # --- loader, features, dense ---------------------------------------------------------------------

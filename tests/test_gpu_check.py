@@ -51,7 +51,7 @@ def run(output: Path, *parts: str) -> dict[str, dict[str, object]]:
     [
         ("correctness", 10),
         ("compiled", 2),
-        ("speed", 5),
+        ("speed", 6),
         ("loader", 3),
         ("features", 2),
         ("many_passes", 5),

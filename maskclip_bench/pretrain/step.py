@@ -146,11 +146,13 @@ class Stepper:
         set_learning_rate(self._optimizer, lr)
         terms, bad, stop_flag = agreed(self._forward_backward(batches, prepared.step), stop=stop)
         if self._decide_on_device:
-            values = self._update_unless_bad(bad, prepared.step)
+            names, norms = self._gradient_norms()
+            values = self._update_unless_bad(bad, norms, prepared.step)
+            readback = Readback({**terms, STOP: stop_flag, **values}, (names, norms))
         else:
             values = self._update_if_good(bad, prepared.step)
+            readback = Readback({**terms, STOP: stop_flag, **values})
         self._optimizer.zero_grad(set_to_none=True)
-        readback = Readback({**terms, STOP: stop_flag, **values})
         self._pending.append(_Pending(prepared, lr, list(terms), readback))
         return self._finished(keep=1 if self._reads_later else 0)
 
@@ -187,10 +189,9 @@ class Stepper:
         self._optimizer.step()
         return {SKIPPED: 0.0, **self._update(step)}
 
-    def _update_unless_bad(self, bad: Tensor, step: int) -> dict[str, Any]:
+    def _update_unless_bad(self, bad: Tensor, norms: Tensor, step: int) -> dict[str, Any]:
         """The device decides: nothing is read, and a bad step changes nothing."""
-        norms = self._gradient_norms()
-        norm = torch.linalg.vector_norm(torch.stack(list(norms.values())))
+        norm = torch.linalg.vector_norm(norms)
         skipped = torch.maximum(bad, (~norm.isfinite()).float())
         self._clip(norm)
         self._optimizer.found_inf = skipped
@@ -201,7 +202,7 @@ class Stepper:
         with torch.no_grad():
             for buffer, before in zip(self._buffers, self._buffers_before, strict=True):
                 torch.where(is_skipped, before, buffer, out=buffer)
-        return {SKIPPED: skipped, **values, **norms}
+        return {SKIPPED: skipped, **values}
 
     @torch.no_grad()
     def _update(self, step: int) -> dict[str, Any]:
@@ -294,11 +295,11 @@ class Stepper:
         # Of shards each rank has its own part.
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
-    def _gradient_norms(self) -> dict[str, Tensor]:
-        """The norm of each parameter's gradient."""
+    def _gradient_norms(self) -> tuple[list[str], Tensor]:
+        """What each parameter's gradient is called among what is read, and its norm, [P]."""
         pairs = zip(self._names, self._parameters, strict=True)
         gradients = {NORM + name: p.grad for name, p in pairs if p.grad is not None}
-        return dict(zip(gradients, torch._foreach_norm(list(gradients.values())), strict=True))
+        return list(gradients), torch.stack(torch._foreach_norm(list(gradients.values())))
 
     def _clip(self, norm: Tensor) -> None:
         largest = self._recipe.optimizer.clip_grad_norm

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -33,22 +33,29 @@ def agreed(terms: Mapping[str, Tensor], *, stop: bool) -> tuple[dict[str, Tensor
 
 
 class Readback:
-    """Scalars on their way to the CPU, in one transfer, while the device goes on.
+    """Numbers on their way to the CPU, in one transfer, while the device goes on.
 
     Args:
         values: Scalars on the device, or numbers, which stay as they are.
+        vector: Names, and one number for each of them on the device, [N]. Where there are many, as
+            many scalars would cost the device as many copies.
     """
 
-    def __init__(self, values: Mapping[str, Tensor | float]) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Tensor | float],
+        vector: tuple[Sequence[str], Tensor] | None = None,
+    ) -> None:
         self._values = dict(values)
-        scalars = [
-            value.detach().double() for value in values.values() if isinstance(value, Tensor)
-        ]
+        self._names = vector[0] if vector else ()
+        scalars = [_exact(value) for value in values.values() if isinstance(value, Tensor)]
+        parts = [torch.stack(scalars)] if scalars else []
+        parts += [_exact(vector[1])] if vector else []
         self._event: torch.cuda.Event | None = None
         self._packed: Tensor | None = None
-        if not scalars:
+        if not parts:
             return
-        packed = torch.stack(scalars)
+        packed = torch.cat(parts)
         if packed.is_cuda:
             self._packed = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
             self._packed.copy_(packed, non_blocking=True)
@@ -58,11 +65,18 @@ class Readback:
             self._packed = packed
 
     def wait(self) -> dict[str, float]:
-        """The numbers, by name, in their order."""
+        """The numbers, by name, in their order; those of the vector last."""
         if self._event is not None:
             self._event.synchronize()
         numbers = iter([] if self._packed is None else self._packed.tolist())
-        return {
+        found = {
             name: next(numbers) if isinstance(value, Tensor) else value
             for name, value in self._values.items()
         }
+        return found | dict(zip(self._names, numbers, strict=True))
+
+
+def _exact(value: Tensor) -> Tensor:
+    """Float32, or double where that would lose digits."""
+    value = value.detach()
+    return value if value.dtype == torch.float32 else value.double()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,3 +33,12 @@ def test_readback__scalars_and_numbers_in_their_order() -> None:
     values = {"a": torch.tensor(1.5), "lr": 0.1, "b": torch.tensor(2.5, dtype=torch.float64)}
     assert Readback(values).wait() == {"a": 1.5, "lr": 0.1, "b": 2.5}
     assert Readback({}).wait() == {}
+
+
+def test_readback__a_vector_by_its_names() -> None:
+    values = {"a": torch.tensor(2**24 + 1), "lr": 0.1}
+    found = Readback(values, (["x", "y"], torch.tensor([0.1, math.inf]))).wait()
+    assert found == {"a": 2**24 + 1, "lr": 0.1, "x": float(np.float32(0.1)), "y": math.inf}
+    assert Readback({"lr": 0.1}, (["x"], torch.tensor([2.0]))).wait() == {"lr": 0.1, "x": 2.0}
+    with pytest.raises(ValueError, match="zip"):
+        Readback({}, (["x", "y"], torch.tensor([2.0]))).wait()
