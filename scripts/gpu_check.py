@@ -430,7 +430,7 @@ def timing(
 
 
 def kernels(bench: Any, config: Any, given: argparse.Namespace, count: int = 12) -> dict[str, Any]:
-    """Milliseconds and calls in a step of MaskCLIP, of the kernels that take longest, and of all."""
+    """Milliseconds of a MaskCLIP step on the device, and of the kernels that take longest."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
