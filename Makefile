@@ -69,7 +69,7 @@ tables: $(INSTALLED)
 		$(BIN)/maskclip-bench table $$table --reference paper \
 			--records results/records --output results/tables >/dev/null || exit 1; \
 	done
-	for table in demo demo_dense demo_long demo_long_ablations demo_long_dense demo_long_5k; do \
+	for table in demo demo_dense demo_long demo_long_ablations demo_long_dense demo_long_5k demo_long_5k_others; do \
 		$(BIN)/maskclip-bench table $$table --chance \
 			--records results/records --output results/tables >/dev/null || exit 1; \
 	done
