@@ -616,9 +616,11 @@ def many_passes(options: argparse.Namespace, report: Callable[..., None]) -> Non
         seconds = share / shares * max(0.0, ends - time.monotonic() - RESERVED)
         shares -= share
         wanted = Passes(root, row, seconds, **fields)
+        if options.tiny and (at_once > 1 or wanted.compiled):  # minutes on a CPU
+            continue
         if at_once == 1:
             report(what, **attempt(passes, options, wanted))
-        elif not options.tiny:
+        else:
             report(f"{what}: {at_once} runs", **attempt(passes_at_once, options, wanted, at_once))
 
 
