@@ -36,7 +36,7 @@ def tokens_at(trunk: nn.Module, images: Tensor, layer: int) -> tuple[Tensor | No
         )
     index = layer % depth
     tokens = parts.with_prefix(parts.embed(images))
-    tokens = parts.run_blocks(tokens, ropes=parts.ropes(), which=slice(index + 1))
+    tokens = parts.run_blocks(tokens, ropes=parts.ropes(), stop=index + 1)
     tokens = parts.norm(tokens)
     prefix = tokens.shape[1] - parts.num_patches
     return (tokens[:, 0] if prefix else None), tokens[:, prefix:]

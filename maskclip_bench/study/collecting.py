@@ -61,8 +61,11 @@ def collect(study: StudyDeclaration, workspace: Workspace, output: Path) -> list
 
 
 def _each_once(study: StudyDeclaration) -> list[StudyRun]:
-    """Runs that two stages share once, as runs of the first."""
-    return list({run.key: run for run in reversed(runs_of(study))}.values())[::-1]
+    """Runs that two stages share once, as runs of the first, and where that has them."""
+    first: dict[Any, StudyRun] = {}
+    for run in runs_of(study):
+        first.setdefault(run.key, run)
+    return list(first.values())
 
 
 def cost_of_pass(recipe: Recipe) -> float:

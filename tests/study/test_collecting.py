@@ -9,8 +9,8 @@ import pytest
 from maskclip_bench.results.measurement import Measurement, Metric
 from maskclip_bench.results.records import Cell, RecordStore, measured_record
 from maskclip_bench.runtime import Workspace
-from maskclip_bench.study.collecting import HELD_OUT, collect
-from maskclip_bench.study.declaration import StudyDeclaration
+from maskclip_bench.study.collecting import HELD_OUT, _each_once, collect
+from maskclip_bench.study.declaration import StudyDeclaration, load_study
 from maskclip_bench.study.runs import runs_of
 from maskclip_bench.study.tuning import tries
 from tests.study.conftest import Finish, scores
@@ -124,3 +124,13 @@ def test_collect__nothing_is_finished(
 ) -> None:
     plain = study.model_copy(update={"tuning": None})
     assert collect(plain, workspace, tmp_path / "results") == []
+
+
+def test_each_once__as_a_run_of_its_first_stage_and_in_its_place() -> None:
+    runs = _each_once(load_study("demo_long"))  # its stage `dense` measures runs of others again
+    assert len({run.key for run in runs}) == len(runs) == 5 * 5 + 4 * 3
+    assert [run.stage for run in runs] == ["main"] * 20 + ["equal_cost"] * 5 + ["ablations"] * 12
+    assert [(run.row, run.seed) for run in runs[:5]] == [
+        *(("clip", 0), ("maskclip", 0), ("clip_mae", 0), ("slip", 0)),
+        ("clip", 1),
+    ]
