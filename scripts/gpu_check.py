@@ -60,6 +60,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -180,8 +181,6 @@ def check_step(name: str, device: Any, folder: Path) -> dict[str, Any]:
 
 def make_stepper(name: str, device: Any, folder: Path, **changes: Any) -> tuple[Any, Any]:
     """The trainer's stepper of a small method, and what makes its pairs of a caption's length."""
-    from functools import partial
-
     import torch
 
     from maskclip_bench.config import validate
@@ -348,7 +347,7 @@ def compare_compiled(name: str, device: Any) -> dict[str, Any]:
         terms += [result.terms for result in stepper.finish()]
         if compiled:
             found["graphs"] = int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-    found["largest_difference"] = max(
+    found["largest_loss_difference"] = max(
         abs(ours[term] - theirs[term])
         for ours, theirs in zip(losses[True], losses[False], strict=True)
         for term in theirs
@@ -382,11 +381,11 @@ def speed(options: argparse.Namespace, report: Callable[..., None]) -> None:
     runs = [(size, name, False) for size in sizes for name in (bench.PLAIN, *METHODS_TIMED)]
     if not options.tiny:  # last, because it is slow to begin
         runs += [(sizes[0], name, True) for name in METHODS_TIMED]
+    given = step_options(options, sizes[0])
+    config, peak = bench.model_config(given.arch), bench.product_peak(given)
     plain: dict[int, float] = {}
     for size, name, compiled in runs:
         given = step_options(options, size)
-        config = bench.model_config(given.arch)
-        peak = bench.product_peak(given)
         found = attempt(timing, bench, name, config, given, peak, compiled=compiled)
         if name == bench.PLAIN:
             plain[size] = found.get("seconds", math.nan)
@@ -655,7 +654,6 @@ def passes_at_once(options: argparse.Namespace, wanted: Passes, count: int) -> d
 def draw_pairs(root: Path, *, shard: int) -> int:
     """Draw the pairs of the study's first seed, and nothing else of its world; returns how many."""
     from concurrent.futures import ProcessPoolExecutor
-    from functools import partial
 
     from maskclip_bench.data.demo.layouts import make_piece, pieces
     from maskclip_bench.data.demo.sizes import DemoSizes

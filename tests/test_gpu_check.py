@@ -74,6 +74,7 @@ def test_every_part_runs_on_a_cpu(tmp_path: Path, part: str, num_rows: int) -> N
         assert row.get("loss_difference", 0) == 0  # of the CPU beside itself
         assert row.get("reduce_scatter_equal", True)
         assert row.get("largest_difference", 0) == 0  # of held pairs beside the loader's
+        assert row.get("largest_loss_difference", 0) < 1e-4  # of compiled steps beside plain ones
 
 
 @pytest.mark.slow

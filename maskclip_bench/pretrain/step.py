@@ -145,14 +145,14 @@ class Stepper:
         lr = self._learning_rate(prepared.step)
         set_learning_rate(self._optimizer, lr)
         terms, bad, stop_flag = agreed(self._forward_backward(batches, prepared.step), stop=stop)
+        norms = None
         if self._decide_on_device:
-            names, norms = self._gradient_norms()
-            values = self._update_unless_bad(bad, norms, prepared.step)
-            readback = Readback({**terms, STOP: stop_flag, **values}, (names, norms))
+            norms = self._gradient_norms()
+            values = self._update_unless_bad(bad, norms[1], prepared.step)
         else:
             values = self._update_if_good(bad, prepared.step)
-            readback = Readback({**terms, STOP: stop_flag, **values})
         self._optimizer.zero_grad(set_to_none=True)
+        readback = Readback({**terms, STOP: stop_flag, **values}, norms)
         self._pending.append(_Pending(prepared, lr, list(terms), readback))
         return self._finished(keep=1 if self._reads_later else 0)
 
