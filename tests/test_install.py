@@ -39,14 +39,26 @@ def test_make_demo__says_it_once() -> None:
 
 def test_dockerfile__its_steps_are_those_of_the_document() -> None:
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    given = dict(re.findall(r"^ARG (\w+)=(.*)$", text, re.M))
+    for name, value in given.items():
+        text = text.replace(f'"${name}"', value)
     steps = re.findall(r"^RUN pip install --no-cache-dir (.*)$", text, re.M)
     assert steps
     for step in steps:
         assert f"pip install {step}\n" in INSTALL
-    known = {"FROM", "WORKDIR", "COPY", "RUN", "USER", "ENV", "ENTRYPOINT", "CMD"}
+    known = {"FROM", "ARG", "WORKDIR", "COPY", "RUN", "ENV", "ENTRYPOINT", "CMD"}
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert {line.split()[0] for line in lines} <= known
     assert 'ENTRYPOINT ["maskclip-bench"]' in text
+
+
+def test_dockerfile__its_command_is_the_documents() -> None:
+    def command(text: str) -> str:
+        found = re.search(r"docker run .*?(?= run --suite)", text, re.S)
+        assert found is not None
+        return " ".join(found[0].replace("\n#", "\n").replace("\\\n", " ").split())
+
+    assert command((ROOT / "Dockerfile").read_text(encoding="utf-8")) == command(INSTALL)
 
 
 def test_extras__all_are_in_the_document() -> None:
