@@ -70,6 +70,20 @@ def read_outcomes(path: Path, record: Record) -> pd.DataFrame:
         DamagedFileError: The file is missing or not as it was written.
         StorageError: The disk does not let us read it.
     """
+    content = read_content(path, record)
+    try:
+        parse = _kept if len(content) <= KEPT_BYTES else _parse
+        return parse(content).copy()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(outcomes_path(path, record), _first_problem(error)) from error
+
+
+def read_content(path: Path, record: Record) -> bytes:
+    """The bytes of the outcomes of the record at `path`; their hash is checked.
+
+    Raises:
+        DataError, DamagedFileError, StorageError: See `read_outcomes`.
+    """
     if record.outcomes_file is None:
         raise DataError(f"{path} has no outcomes: its status is {record.status!r}.")
     file = outcomes_path(path, record)
@@ -81,11 +95,7 @@ def read_outcomes(path: Path, record: Record) -> pd.DataFrame:
         raise storage.read_error(error, file) from error
     if hashlib.sha256(content).hexdigest() != record.outcomes_sha256:
         raise damaged(file, "its hash is not the one in the record")
-    try:
-        parse = _kept if len(content) <= KEPT_BYTES else _parse
-        return parse(content).copy()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged(file, _first_problem(error)) from error
+    return content
 
 
 def _parse(content: bytes) -> pd.DataFrame:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from maskclip_bench import storage
@@ -133,10 +134,35 @@ def differences(first: RecordStore, second: RecordStore) -> list[Difference]:
     """
     ours = {(record.row_id, record.task): record for record in first.all()}
     theirs = {(record.row_id, record.task): record for record in second.all()}
-    return [_difference(*key, ours.get(key), theirs.get(key)) for key in sorted({*ours, *theirs})]
+
+    def same_outcomes(ours: Record, theirs: Record) -> bool:
+        if ours.outcomes_sha256 == theirs.outcomes_sha256:
+            return True
+        if ours.outcomes_file is None or theirs.outcomes_file is None:
+            return False
+        return _plain_columns(first.outcomes(ours)) == _plain_columns(second.outcomes(theirs))
+
+    return [
+        _difference(*key, ours.get(key), theirs.get(key), same_outcomes)
+        for key in sorted({*ours, *theirs})
+    ]
 
 
-def _difference(row_id: str, task: str, first: Record | None, second: Record | None) -> Difference:
+def _plain_columns(outcomes: pd.DataFrame) -> dict[str, str]:
+    """The values of each column, written exactly: other bytes of a file may hold the same."""
+    return {
+        name: repr([v.tolist() if isinstance(v, np.ndarray) else v for v in column.tolist()])
+        for name, column in outcomes.items()
+    }
+
+
+def _difference(
+    row_id: str,
+    task: str,
+    first: Record | None,
+    second: Record | None,
+    same_outcomes: Callable[[Record, Record], bool],
+) -> Difference:
     values = [
         record.primary.value if record is not None and record.status == "ok" else None
         for record in (first, second)
@@ -153,7 +179,7 @@ def _difference(row_id: str, task: str, first: Record | None, second: Record | N
         change = "status"
     elif first.primary_metric != second.primary_metric or values[0] != values[1]:
         change = "value"
-    elif first.outcomes_sha256 != second.outcomes_sha256:
+    elif not same_outcomes(first, second):
         change = "outcomes"
     elif parts or first.cell.cell_fingerprint != second.cell.cell_fingerprint:
         change = "inputs"
@@ -194,8 +220,7 @@ def merge(source: RecordStore, target: RecordStore, *, replace: bool = False) ->
         else:
             done.kept.append(name)
             continue
-        outcomes = source.outcomes(record) if record.outcomes_file else None
-        target.save(record, outcomes)
+        target.take(record, source)
     return done
 
 

@@ -43,6 +43,7 @@ from maskclip_bench.results.record_model import (
 from maskclip_bench.results.record_reading import (
     check_outcomes_file,
     check_values,
+    read_content,
     read_outcomes,
     read_record,
 )
@@ -180,6 +181,25 @@ class RecordStore:
         Raises:
             StorageError: The disk refused; the previous record stands.
         """
+        if outcomes is None:
+            return self._save(record, None)
+        return self._save(record, outcomes.to_parquet(None, index=False, compression="zstd"))
+
+    def take(self, record: Record, source: RecordStore) -> Record:
+        """Write a record of another store as `save` does; its outcomes are copied byte by byte.
+
+        (Another version of pandas writes the same outcomes as other bytes, with another hash.)
+
+        Raises:
+            DamagedFileError: The other store's outcomes are missing or damaged.
+            StorageError: See `save`; or the other store cannot be read.
+        """
+        cell = record.cell
+        path = source.path(cell.row_id, cell.protocol, cell.dataset)
+        return self._save(record, read_content(path, record) if record.outcomes_file else None)
+
+    def _save(self, record: Record, outcomes: bytes | None) -> Record:
+        """`save`, with the bytes of the file of outcomes."""
         cell = record.cell
         check_name(cell.backbone, "row")
         path = self.path(cell.row_id, cell.protocol, cell.dataset)
@@ -392,9 +412,8 @@ def _is_part(parts: Mapping[str, str], whole: Mapping[str, str]) -> bool:
     return bool(parts) and parts.items() < whole.items()
 
 
-def _write_outcomes(record_path: Path, outcomes: pd.DataFrame) -> tuple[Path, str]:
+def _write_outcomes(record_path: Path, content: bytes) -> tuple[Path, str]:
     """Write the Parquet file under a name that holds its hash -> (path, SHA-256)."""
-    content = outcomes.to_parquet(None, index=False, compression="zstd")
     digest = hashlib.sha256(content).hexdigest()
     path = record_path.with_name(f"{record_path.stem}.{digest[:12]}.parquet")
     with storage.atomic_file(path) as temporary:

@@ -129,6 +129,37 @@ def test_merge__copies_verified_records_once(
     assert all(item.change == "same" for item in differences(store, other))
 
 
+def other_bytes(store: RecordStore, record: Record) -> Record:
+    """The same record with the same outcomes, as another version of pandas might write them."""
+    return store._save(record, store.outcomes(record).to_parquet(None, compression="gzip"))
+
+
+def test_differences__other_bytes_of_equal_outcomes_are_the_same(
+    save: Save, store: RecordStore, other: RecordStore
+) -> None:
+    record = save("clip", hits=10)
+    copy(store, other)
+    written = other_bytes(other, record)
+    assert written.outcomes_sha256 != record.outcomes_sha256
+    assert differences(store, other)[0].change == "same"
+    outcomes = store.outcomes(record)
+    swapped = outcomes["top1_accuracy"].to_numpy().copy()
+    swapped[[0, -1]] = swapped[[-1, 0]]  # equal mean
+    other.save(record, outcomes.assign(top1_accuracy=swapped))
+    assert differences(store, other)[0].change == "outcomes"
+
+
+def test_merge__outcomes_are_copied_byte_by_byte(
+    save: Save, store: RecordStore, other: RecordStore
+) -> None:
+    record = other_bytes(store, save("clip", hits=10))
+    merge(store, other)
+    loaded = other.load("clip", "knn", "demo_objects")
+    assert loaded is not None
+    assert loaded.outcomes_sha256 == record.outcomes_sha256
+    assert loaded.seal == record.seal
+
+
 def test_merge__another_score_stands_unless_it_is_replaced(
     save: Save, store: RecordStore, other: RecordStore
 ) -> None:
