@@ -8,7 +8,9 @@ It is convex, so what a solver starts from does not change the answer, only the 
 of C, each is solved from its nearest neighbour. Features are centred and turned into their
 principal axes, and each axis is scaled by what the curvature there must be about,
 (variance / num_classes + 1 / (C N)), to the power -1/2; the penalty stays that of the unscaled
-weights. L-BFGS then needs tens of steps where it needed hundreds.
+weights. L-BFGS then needs tens of steps where it needed hundreds. With a weak penalty it still
+needs thousands to the optimum, so exact fits of a size that allows it are done by Newton's method
+(`logistic_newton`).
 
 A fit ends when it is known to be near the optimum. The penalty makes the objective strongly convex
 in W, so that it is at most |gradient by W|^2 C N / 2 above its minimum; of the bias, whose
@@ -32,6 +34,7 @@ from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
 from maskclip_bench.tasks.metrics import check_finite
+from maskclip_bench.tasks.protocols.logistic_newton import NewtonProblem
 
 BLOCK = 65_536
 """Samples whose logits are in memory at a time."""
@@ -39,11 +42,15 @@ BLOCK = 65_536
 DOUBLE_UP_TO = 200_000_000
 """Products N x D x C up to which an exact fit is done in float64."""
 
-TOLERANCE = 1e-6
-"""How far above its minimum the objective of an exact fit may be, as a share of it."""
+NEWTON_UP_TO = 100_000_000
+"""Values C x D x D of its factors up to which Newton's method does an exact fit in float64."""
 
-FLOAT32_TOLERANCE = 1e-3
-"""The same for fits in float32, whose gradients are not more exact."""
+TOLERANCE = 1e-8
+"""How far above its minimum the objective of an exact fit may be, as a share of it. At 1e-6 single
+test images still change their class."""
+
+LBFGS_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+"""The same for L-BFGS, at least: of the gradients in float32, which are not more exact."""
 
 SEARCH_ITERATIONS = 60
 """Limit of steps of a fit that only serves to choose C."""
@@ -62,7 +69,7 @@ class LinearClassifier:
     Attributes:
         weight: [D, C].
         bias: [C].
-        num_iterations: L-BFGS steps that it took.
+        num_iterations: Steps of Newton's method or of L-BFGS that it took.
         converged: Whether the objective is within the tolerance of its minimum; False where the
             limit of steps, or the arithmetic, ended the fit before.
     """
@@ -86,7 +93,7 @@ class LogisticSolver:
         features: [N, D], on the device to compute on.
         labels: int64 [N].
         num_classes: C.
-        max_iterations: Limit of L-BFGS steps of an exact fit.
+        max_iterations: Limit of steps of an exact fit.
         tolerance: See `TOLERANCE`.
         start: Where the first fit starts, e.g. the answer on a part of the samples.
 
@@ -142,6 +149,9 @@ class LogisticSolver:
         dtype = self._exact_dtype if exact else torch.float32
         num_samples, width = self._rotated[dtype].shape
         penalty = 1 / (c * num_samples)
+        factors = self._num_classes * (width + 1) ** 2
+        if dtype == torch.float64 and factors <= NEWTON_UP_TO:
+            return self._fit_by_newton(c, penalty)
         scale = (self._variance / self._num_classes + penalty).rsqrt()[:, None]  # [D, 1]
         gap = 0.0  # upper bound of (objective - minimum) / objective, at the point `seen`
         seen: NDArray[np.float64] | None = None
@@ -160,22 +170,45 @@ class LogisticSolver:
 
         weight, bias = self._nearest(c)
         start = torch.cat([weight / scale, bias[None]]).reshape(-1).cpu().numpy()
-        tolerance = self._tolerance
-        if dtype == torch.float32:
-            tolerance = max(tolerance, FLOAT32_TOLERANCE)
+        tolerance = max(self._tolerance, LBFGS_TOLERANCE[dtype])
         found, num_iterations = self._minimize(
             objective, start, lambda: gap <= tolerance, exact=exact, dtype=dtype
         )
         if seen is None or not np.array_equal(seen, found):
             objective(found)  # the gap there
         solution = torch.from_numpy(found).to(self._mean.device).reshape(width + 1, -1)
-        self._solutions[c] = (scale * solution[:-1], solution[-1])
-        weight = self._axes @ (scale * solution[:-1])  # back from the principal axes
+        return self._solved(
+            c, scale * solution[:-1], solution[-1], num_iterations, converged=gap <= tolerance
+        )
+
+    def _fit_by_newton(self, c: float, penalty: float) -> LinearClassifier:
+        gap = 0.0
+
+        def solved(objective: float, gradient: Tensor) -> bool:
+            nonlocal gap
+            gap = _relative_gap(objective, gradient[:-1], gradient[-1], penalty)
+            return gap <= self._tolerance
+
+        problem = NewtonProblem(
+            self._rotated[torch.float64], self._labels, self._num_classes, penalty
+        )
+        weight, bias = self._nearest(c)
+        found, steps = problem.solve(
+            torch.cat([weight, bias[None]]), solved, max_steps=self._max_iterations
+        )
+        return self._solved(c, found[:-1], found[-1], steps, converged=gap <= self._tolerance)
+
+    def _solved(
+        self, c: float, rotated: Tensor, bias: Tensor, num_iterations: int, *, converged: bool
+    ) -> LinearClassifier:
+        """Note a solution to start from; back from the principal axes."""
+        self._solutions[c] = (rotated, bias)
+        weight = self._axes @ rotated
         return LinearClassifier(
             weight=weight.float(),
-            bias=(solution[-1] - self._mean @ weight).float(),
+            bias=(bias - self._mean @ weight).float(),
             num_iterations=num_iterations,
-            converged=gap <= tolerance,
+            converged=converged,
         )
 
     def _minimize(
