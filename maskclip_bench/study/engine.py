@@ -13,7 +13,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import partial
+from fnmatch import fnmatch
+from functools import cache, partial
 from pathlib import Path
 
 from maskclip_bench import storage
@@ -35,14 +36,16 @@ from maskclip_bench.study.runs import (
     runs_of,
     set_aside_another,
 )
+from maskclip_bench.tasks.plan import columns_of
+from maskclip_bench.tasks.suite import load_suite
 
 logger = logging.getLogger(__name__)
 
 WORLD_SECONDS = 35.0
 CURVE_SECONDS = 60.0
 MEASURED_FILE = "measured.json"
-"""In a run's folder: of which model the study's suite has been measured. For another suite it is
-`measured.<suite>.json`."""
+"""In a run's folder: of which model the study's suite has been measured, and which columns it had.
+For another suite it is `measured.<suite>.json`."""
 
 
 @dataclass(frozen=True)
@@ -307,7 +310,10 @@ class StudyEngine:
             "--backbone", self._study.backbone_of(run.row), log="measure.log",
         )  # fmt: skip
         model = finished_fingerprint(run.folder(self._workspace) / MODEL_FOLDER)
-        storage.write_json(_measured_file(run, self._workspace), {"recipe": model})
+        columns = columns_fingerprint(run.suite)
+        storage.write_json(
+            _measured_file(run, self._workspace), {"recipe": model, "columns": columns}
+        )
 
     def _curve(self, run: StudyRun) -> None:
         which = ["--try", str(run.number)] if run.number else ["--seed", str(run.seed)]
@@ -346,7 +352,28 @@ def is_measured(run: StudyRun, workspace: Workspace) -> bool:
     if run.number:
         return not missing_scores(run, workspace)
     recorded = storage.read_object(_measured_file(run, workspace)) or {}
-    return bool(recorded.get("recipe") == run.fingerprint)
+    now = {"recipe": run.fingerprint, "columns": columns_fingerprint(run.suite)}
+    return {key: recorded.get(key) for key in now} == now
+
+
+@cache
+def columns_fingerprint(suite: str) -> str:
+    """Hash of a suite's data sets with their settings, and of the versions of its protocols.
+
+    What was measured by an earlier version is looked at again; the cells that still hold stand.
+    """
+    declared = load_suite(suite)
+    patterns = ["*"] if declared.tasks == "*" else declared.tasks
+    return storage.fingerprint(
+        {
+            column.name: {
+                "task": column.declaration.model_dump(mode="json"),
+                "version": column.protocol.preset_version(column.declaration),
+            }
+            for column in columns_of(patterns, left_out=[])
+            if not any(fnmatch(column.name, pattern) for pattern in declared.without_tasks)
+        }
+    )
 
 
 def _measured_file(run: StudyRun, workspace: Workspace) -> Path:

@@ -16,6 +16,7 @@ from maskclip_bench.study import engine, tuning
 from maskclip_bench.study.declaration import StudyDeclaration
 from maskclip_bench.study.engine import Item, StudyEngine, is_measured, run_items
 from maskclip_bench.study.runs import StudyRun, runs_of
+from maskclip_bench.tasks.protocols.linear_probe import LinearProbe
 from tests.study.conftest import Finish, scores
 
 
@@ -95,6 +96,13 @@ def test_run_items__an_interruption_stops_the_others() -> None:
 
 
 Commands = list[tuple[str, ...]]
+COLUMNS_FINGERPRINT = engine.columns_fingerprint
+
+
+@pytest.fixture(autouse=True)
+def no_suites(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suites of the tests have no files."""
+    monkeypatch.setattr(engine, "columns_fingerprint", lambda suite: f"columns of {suite}")
 
 
 @pytest.fixture
@@ -256,8 +264,37 @@ def test_is_measured__not_of_a_model_that_was_trained_again(
 ) -> None:
     run = runs_of(study)[0]
     folder = finish(run)
-    for text in ("", "{}", '{"recipe": "other"}'):
-        (folder / "measured.json").write_text(text)
+    whole = {"recipe": run.fingerprint, "columns": "columns of tiny"}
+    for content in ({}, {**whole, "recipe": "other"}, {"recipe": run.fingerprint}):
+        (folder / "measured.json").write_text(json.dumps(content))
         assert not is_measured(run, workspace)
-    (folder / "measured.json").write_text(f'{{"recipe": "{run.fingerprint}"}}')
+    (folder / "measured.json").write_text("")
+    assert not is_measured(run, workspace)
+    (folder / "measured.json").write_text(json.dumps(whole))
     assert is_measured(run, workspace)
+
+
+def test_is_measured__not_by_an_earlier_version_of_a_protocol(
+    study: StudyDeclaration, workspace: Workspace, commands: Commands, monkeypatch: Any
+) -> None:
+    make_engine(study, workspace, Told()).run(stages=["main"], rows=["clip"], seeds=[0])
+    run = runs_of(study)[0]
+    assert is_measured(run, workspace)
+    monkeypatch.setattr(engine, "columns_fingerprint", lambda suite: "newer")
+    assert not is_measured(run, workspace)
+    del commands[:]
+    outcome = make_engine(study, workspace, Told()).run(stages=["main"], rows=["clip"], seeds=[0])
+    assert outcome.done == ["world/seed0", "measure/clip/seed0"]
+    assert is_measured(run, workspace)
+
+
+def test_columns_fingerprint__follows_the_versions_of_protocols(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fingerprint = COLUMNS_FINGERPRINT.__wrapped__
+    before = fingerprint("demo_long")
+    assert before == fingerprint("demo_long")
+    assert before != fingerprint("demo_long_dense")
+    monkeypatch.setattr(LinearProbe, "preset_version", lambda self, task: 99)
+    assert fingerprint("demo_long") != before
+    assert fingerprint("demo_long_dense") == fingerprint("demo_long_dense")
