@@ -62,8 +62,13 @@ def fsync_path(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync it and rename it to `path`.
+
+    Args:
+        path: What is written.
+        durable: Whether it is to outlive a failure of the machine; without it nothing waits for
+            the disk, and only what dies with the process is safe.
 
     Raises:
         StorageError: The disk refused (no space, no permission, a limit on file sizes, a name
@@ -73,9 +78,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        fsync_path(temporary)
+        if durable:
+            fsync_path(temporary)
         temporary.replace(path)
-        fsync_path(path.parent)
+        if durable:
+            fsync_path(path.parent)
     except OSError as error:
         if not _is_refusal(error, path, temporary):
             raise
@@ -170,16 +177,16 @@ def _is_refusal(error: OSError, path: Path, temporary: Path) -> bool:
     return named in (path, *path.parents, temporary) or temporary in named.parents
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) to `path` atomically; half characters become escapes."""
-    with atomic_file(path) as temporary:
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write `text` (UTF-8) to `path` by `atomic_file`; half characters become escapes."""
+    with atomic_file(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON to `path` atomically; NaN and infinity are refused."""
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Write `value` as indented JSON by `atomic_file`; NaN and infinity are refused."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+    write_text(path, text + "\n", durable=durable)
 
 
 def read_object(path: Path) -> dict[str, Any] | None:

@@ -37,6 +37,19 @@ def leftovers(folder: Path) -> list[Path]:
     return list(folder.glob(f".*{TEMPORARY_SUFFIX}"))
 
 
+def test_write_json__what_need_not_be_durable_does_not_wait_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(storage, "fsync_path", asked.append)
+    storage.write_json(tmp_path / "progress.json", {"done": 1}, durable=False)
+    assert asked == []
+    assert storage.read_object(tmp_path / "progress.json") == {"done": 1}
+    storage.write_json(tmp_path / "record.json", {"done": 1})
+    assert len(asked) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"progress.json", "record.json"}
+
+
 def test_atomic_file__makes_parents_and_replaces(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b.txt"
     write_text(path, "one")

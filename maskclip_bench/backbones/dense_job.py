@@ -54,6 +54,9 @@ class DenseJob(Declaration):
     """Names in the order of the labels; None = the config's."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Dotted keys of the config -> values laid over it."""
+    maps: str | None = None
+    """File that takes the maps of a frozen backbone on to other jobs of the row on the same images;
+    None = there are none."""
 
     @property
     def folder(self) -> DenseFolder:

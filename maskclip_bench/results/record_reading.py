@@ -25,8 +25,8 @@ from maskclip_bench.results.record_model import SCHEMA_VERSION, SEAL, Record, se
 MAX_RECORD_BYTES = 64 * 2**20
 """A larger file is no record; the largest of ours are under 1 MB."""
 
-KEPT_BYTES = 1 << 20
-"""Files of outcomes up to this size are parsed once as long as 32 others have not come since."""
+KEPT_BYTES = 1 << 18
+"""Files of outcomes up to this size are parsed once as long as 128 others have not come since."""
 
 VALUE_TOLERANCE = 1e-9
 """How far a recorded value may be from the statistic of the recorded outcomes."""
@@ -104,7 +104,7 @@ def _parse(content: bytes) -> pd.DataFrame:
     return outcomes
 
 
-_kept = functools.lru_cache(maxsize=32)(_parse)  # a table compares one row with many
+_kept = functools.lru_cache(maxsize=128)(_parse)  # a table compares one row with many
 
 
 def check_outcomes_file(path: Path, record: Record) -> None:

@@ -97,6 +97,7 @@ class DenseProtocol(Protocol):
 
     runs_as_job = True
     job_loads_backbone = True
+    shares_maps = True
     expected_seconds = 60.0
     settings_model = DenseSettings
     toolbox: Literal["mmseg", "mmdet"]
@@ -286,6 +287,7 @@ class DenseProtocol(Protocol):
             validate_on=self._validation(context, splits, root, folder),
             classes=training.class_names or None,
             options=options,
+            maps=None if context.shared_maps is None else str(context.shared_maps.absolute()),
         )
 
     def _validation(

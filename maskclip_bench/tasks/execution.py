@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import torch
 from threadpoolctl import threadpool_limits
 
+from maskclip_bench import storage
 from maskclip_bench.backbones import (
     Backbone,
     UnloadedBackbone,
@@ -51,7 +52,7 @@ from maskclip_bench.tasks.cell import (
 )
 from maskclip_bench.tasks.features import FeatureStore
 from maskclip_bench.tasks.measure import measure_record
-from maskclip_bench.tasks.pieces import Piece, pieces_of, pretraining_unit
+from maskclip_bench.tasks.pieces import Piece, files_of_maps, pieces_of, pretraining_unit
 from maskclip_bench.tasks.plan import Plan
 
 if TYPE_CHECKING:
@@ -150,6 +151,9 @@ class Execution:
         self._not_pretrained: dict[tuple[str, int], JobError] = {}
         self._result = RunResult()
         self._lock = threading.Lock()
+        storage.remove_leftovers(workspace.jobs)
+        on_cpu = device.type == "cpu"
+        self._shared_maps = files_of_maps(plan, workspace.jobs) if on_cpu else {}
 
     def run(self) -> RunResult:
         """Make all open cells.
@@ -182,6 +186,9 @@ class Execution:
             except BaseException:
                 self._cancel.set()
                 raise
+            finally:
+                for file in self._shared_maps.values():
+                    file.unlink(missing_ok=True)
         return self._result
 
     def _in_thread(self, work: Callable[[], None]) -> None:
@@ -385,6 +392,7 @@ class Execution:
             cancel=self._cancel,
             limit=self._plan.limit,
             validate=self._plan.validate,
+            shared_maps=self._shared_maps.get(cell.unit.key),
             fingerprints=dict(parts),
         )
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from maskclip_bench.errors import ConfigError
@@ -48,6 +49,7 @@ def measure(
     cancel: threading.Event | None = None,
     limit: int | None = None,
     validate: bool = False,
+    shared_maps: Path | None = None,
 ) -> Measurement:
     """Run a protocol on a data set for a loaded backbone.
 
@@ -66,6 +68,8 @@ def measure(
             `Measurement.budget`, so that no table puts the number beside those of full runs.
         validate: Whether segmentation and detection validate while they train; no score depends on
             it.
+        shared_maps: File by which jobs of one row may hand on what they computed; no score depends
+            on it.
 
     Raises:
         ConfigError: The settings are wrong, the backbone lacks what the protocol needs (a text
@@ -101,6 +105,7 @@ def measure(
         cancel=cancel,
         limit=limit,
         validate=validate,
+        shared_maps=shared_maps,
     )
     measurement = protocol.run(context)
     left_over = context.left_over()
@@ -130,6 +135,7 @@ def context_of(
     cancel: threading.Event | None = None,
     limit: int | None = None,
     validate: bool = False,
+    shared_maps: Path | None = None,
 ) -> ProtocolContext:
     """What a protocol is run with; for the arguments see `measure`.
 
@@ -149,6 +155,7 @@ def context_of(
         cancel=cancel or threading.Event(),
         limit=limit,
         validate=validate,
+        shared_maps=shared_maps,
     )
 
 
@@ -166,6 +173,7 @@ def measure_record(
     cancel: threading.Event | None = None,
     limit: int | None = None,
     validate: bool = False,
+    shared_maps: Path | None = None,
     fingerprints: Mapping[str, str] | None = None,
 ) -> tuple[Record, pd.DataFrame]:
     """Measure, and make the record of it -> (record, per-sample outcomes); nothing is saved.
@@ -185,6 +193,7 @@ def measure_record(
         cancel: When set, jobs stop.
         limit: At most this many images of each split.
         validate: Whether segmentation and detection validate while they train.
+        shared_maps: File by which jobs of one row may hand on what they computed.
         fingerprints: Hashes of the parts that the number depends on, where the caller has them
             already; None computes them.
 
@@ -213,6 +222,7 @@ def measure_record(
         cancel=cancel,
         limit=limit,
         validate=validate,
+        shared_maps=shared_maps,
     )
     record = measured_record(
         cell_of(protocol, task, backbone.name, backbone.seed, fingerprints),

@@ -3,17 +3,21 @@
 The row that is pretrained soonest comes first, all the way to its numbers, so that a first table
 is there early; then the other rows, those that take longest to pretrain first, so that the pool
 does not wait for one long piece at the end. A row is measured as soon as its weights are there.
-What trains through a backbone (dense heads, finetuning) comes last, the longest first. Of tasks
+What trains through a backbone (dense heads, finetuning) comes last, the longest first, and of equal
+ones the first of every row before the second of one, which can use the maps of the first. Of tasks
 that share a training the first does it; the others wait for it here, not on a lock of its folder.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from maskclip_bench.pretrain.recipe import load_recipe
 from maskclip_bench.progress import Unit
+from maskclip_bench.storage import temporary_path
 from maskclip_bench.tasks.cell import PlannedCell, Row
 from maskclip_bench.tasks.plan import Plan
 
@@ -71,8 +75,14 @@ def pieces_of(plan: Plan, demo_key: str) -> list[Piece]:
         if here:
             pieces.append(Piece("row", f"row/{row.name}/{row.seed}", row, here, after))
         jobs += _jobs(row, cells, after)
-    jobs.sort(key=lambda job: -job.cells[0].unit.expected_seconds)
-    return [*pieces, *jobs]
+    turns: Counter[tuple[str, int, str]] = Counter()
+    order: dict[str, tuple[float, int]] = {}
+    for job in jobs:
+        cell = job.cells[0]
+        of_row = (cell.row.name, cell.row.seed, cell.column.protocol.name)
+        order[job.key] = (-cell.unit.expected_seconds, turns[of_row])
+        turns[of_row] += 1
+    return [*pieces, *sorted(jobs, key=lambda job: order[job.key])]
 
 
 def _jobs(row: Row, cells: list[PlannedCell], after: frozenset[str]) -> list[Piece]:
@@ -88,6 +98,22 @@ def _jobs(row: Row, cells: list[PlannedCell], after: frozenset[str]) -> list[Pie
         if protocol.shares_training:
             trained.setdefault(protocol.name, frozenset({cell.unit.key}))
     return pieces
+
+
+def files_of_maps(plan: Plan, folder: Path) -> dict[str, Path]:
+    """Key of a cell -> the file by which jobs of its row and protocol hand on maps.
+
+    Only of cells that have such company. The files are temporary ones of this process, which the
+    caller removes; those of a killed process go with `storage.remove_leftovers(folder)`.
+    """
+    groups: dict[str, list[str]] = {}
+    for cell in plan.open_cells:
+        protocol = cell.column.protocol
+        if protocol.shares_maps and cell.is_to_measure:
+            name = f"{protocol.name}-{cell.row.name}-{cell.row.seed}"
+            groups.setdefault(name, []).append(cell.unit.key)
+    files = {name: temporary_path(folder / name) for name in groups}
+    return {key: files[name] for name, keys in groups.items() if len(keys) > 1 for key in keys}
 
 
 def _rows_in_order(plan: Plan, open_rows: list[tuple[str, int]]) -> list[tuple[Row, Unit | None]]:

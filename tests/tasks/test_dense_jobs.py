@@ -109,3 +109,37 @@ def test_validation__on_the_own_split_or_the_test_split_and_of_no_other_cell(
     assert job.validate_on is not None
     assert job.validate_on.name == ("held_out" if own else "validation")
     assert [split.name for split in job.tests] == ["validation"]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_cells__of_one_row_hand_on_maps_by_a_file_of_the_run(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scenes(tmp_path / "data" / "scenes", size=16, counts=(2, 2))
+    told: list[str | None] = []
+
+    def job(command: list[str], **options: Any) -> None:
+        told.append(read_job(Path(command[-1])).maps)
+        if told[-1] is not None:
+            Path(told[-1]).write_text("maps")
+        leave_results(command, **options)
+
+    monkeypatch.setattr(dense_jobs, "missing_packages", lambda toolbox: [])
+    monkeypatch.setattr(dense_jobs, "run_job", job)
+    workspace = Workspace(root=tmp_path, data=tmp_path / "data")
+    cells = []
+    for turn in range(number):
+        options = {"train_cfg.max_iters": 10 + turn}
+        settings = {"configs": {"*": CONFIG}, "preset": "p", "options": options}
+        task = TASK.model_copy(
+            update={"name": f"scenes_{turn}", "protocols": {"segmentation": settings}}
+        )
+        row = Row(ROW.name, ROW)
+        cells.append(PlannedCell(row, Column(Segmentation(), task), recorded=None, asked=True))
+    done = Execution(
+        Plan(cells=cells), workspace, device=torch.device("cpu"), num_jobs=1, listener=Quiet()
+    ).run()
+    assert [record.status for record in done.measured] == ["ok"] * number
+    assert len(set(told)) == 1
+    assert (told[0] is not None) == (number > 1)
+    assert told[0] is None or not Path(told[0]).exists()

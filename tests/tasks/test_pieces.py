@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from maskclip_bench.runtime import Workspace
-from maskclip_bench.tasks.pieces import Piece, pieces_of, pretraining_unit
+from maskclip_bench.storage import remove_leftovers
+from maskclip_bench.tasks.pieces import Piece, files_of_maps, pieces_of, pretraining_unit
 from maskclip_bench.tasks.plan import Plan, make_plan
 from maskclip_bench.tasks.suite import SuiteDeclaration, load_suite
 
@@ -88,3 +89,38 @@ def test_pieces__jobs_come_last_and_the_longest_first(tmp_path: Path) -> None:
         first, second = found[row, tasks[0]], found[row, tasks[1]]
         assert second.after == first.after | {first.key}
         assert found[row, tasks[2]].after == first.after
+
+
+def test_pieces__the_second_job_of_a_row_comes_after_the_first_of_all(tmp_path: Path) -> None:
+    rows = ["slip_vit-demo_demo", "clip_vit-demo_demo"]
+    tasks = ["segmentation/demo_scenes", "segmentation/demo_scenes_linear"]
+    plan = make_plan(
+        SuiteDeclaration(description="", backbones=rows, tasks=tasks), Workspace.open(tmp_path)
+    )
+    jobs = [piece.cells[0] for piece in pieces_of(plan, "demo") if piece.kind == "job"]
+    assert [(cell.row.name.split("_")[0], cell.column.declaration.name) for cell in jobs] == [
+        ("clip", "demo_scenes"),
+        ("slip", "demo_scenes"),
+        ("clip", "demo_scenes_linear"),
+        ("slip", "demo_scenes_linear"),
+    ]
+
+
+def test_files_of_maps__one_for_each_row_with_several_jobs(tmp_path: Path, plan: Plan) -> None:
+    assert files_of_maps(plan, tmp_path) == {}  # a detection each
+    tasks = ["segmentation/demo_scenes", "segmentation/demo_scenes_linear", "knn/demo_objects"]
+    rows = ["slip_vit-demo_demo", "clip_vit-demo_demo"]
+    plan = make_plan(
+        SuiteDeclaration(
+            description="", backbones=rows, tasks=[*tasks, "detection/demo_instances"]
+        ),
+        Workspace.open(tmp_path),
+    )
+    files = files_of_maps(plan, tmp_path)
+    assert len(files) == 4
+    by_row = {row: {file for key, file in files.items() if row in key} for row in ("slip", "clip")}
+    assert all(len(found) == 1 for found in by_row.values())
+    assert by_row["slip"] != by_row["clip"]
+    for file in files.values():
+        file.write_text("of a process that runs")
+    assert remove_leftovers(tmp_path) == []

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.dist import barrier
+from mmengine.dist import barrier, is_main_process
 
 from maskclip_bench.backbones.declaration import load_backbone_declaration
 from maskclip_bench.backbones.dense_job import DenseJob, DenseSplit, read_job
@@ -40,6 +40,7 @@ from maskclip_bench.backbones.openmmlab.dense_checkpoints import (
     checkpoint_to_test,
     last_checkpoint,
 )
+from maskclip_bench.backbones.openmmlab.remembered_maps import RememberedMaps
 from maskclip_bench.backbones.openmmlab.toolbox_scripts import (
     innermost_datasets,
     launch,
@@ -55,7 +56,7 @@ from maskclip_bench.storage import read_object, remove_leftovers, write_json, wr
 logger = logging.getLogger(__name__)
 
 REMEMBERED_BYTES = 256 * 2**20
-"""Maps of a frozen backbone on a CPU that a training keeps: of small images that come again."""
+"""Maps of a frozen backbone on a CPU that a job keeps: of small images that come again."""
 
 _DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -72,7 +73,7 @@ def run(job: DenseJob) -> None:
     try:
         _run(job)
     finally:
-        TrunkBackbone.remembered_bytes = 0
+        TrunkBackbone.remembered = None
         leave_group()
 
 
@@ -82,7 +83,8 @@ def _run(job: DenseJob) -> None:
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     launcher = ["--launcher", "pytorch"] if world_size > 1 else []
     loaded_row(job)
-    TrunkBackbone.remembered_bytes = REMEMBERED_BYTES
+    maps = RememberedMaps(REMEMBERED_BYTES, None if job.maps is None else Path(job.maps))
+    TrunkBackbone.remembered = maps
     if not _is_trained(job):
         config = training_config(job, world_size=world_size)
         path = write_config(config, folder.training_config)
@@ -98,6 +100,8 @@ def _run(job: DenseJob) -> None:
         path = write_config(fill(job, split=split), folder.test_config(split.name))
         arguments = [str(checkpoint_to_test(folder.path)), "--work-dir", job.work_dir, *launcher]
         _launch(job, "test", path, arguments)
+    if is_main_process():
+        maps.save()
 
 
 def _launch(job: DenseJob, tool: str, config: Path, arguments: Sequence[str]) -> None:

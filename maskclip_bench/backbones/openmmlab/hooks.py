@@ -149,7 +149,8 @@ class RunReport(Hook):
         late = now - self._written > PROGRESS_EVERY_SECONDS or done == total
         if self.progress_file is not None and late and is_main_process():
             self._written = now
-            write_json(self.progress_file, {"stage": stage, "done": done, "total": total})
+            state = {"stage": stage, "done": done, "total": total}
+            write_json(self.progress_file, state, durable=False)
 
 
 def _last_checkpoint_note(folder: Path) -> tuple[int, str] | None:

@@ -18,6 +18,7 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from maskclip_bench.backbones.model_state import state_fingerprint
 from maskclip_bench.backbones.openmmlab.remembered_maps import RememberedMaps
 from maskclip_bench.backbones.openmmlab.trunk_sources import (
     SourceNotHere,
@@ -30,6 +31,7 @@ from maskclip_bench.backbones.openmmlab.trunk_sources import (
 )
 from maskclip_bench.config import validate
 from maskclip_bench.errors import CheckpointError, ConfigError
+from maskclip_bench.storage import fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ class TrunkBackbone(BaseModule):
         self.tower = None
         self.register_buffer(ARCHITECTURE, encode_architecture(None))
         self.has_weights = False
-        self._remembered: RememberedMaps | None = None
+        self._encoder: str | None = None
 
     def build(self) -> None:
         """Build the trunk of the source; called at the end of a constructor.
@@ -161,7 +163,7 @@ class TrunkBackbone(BaseModule):
             CheckpointError: The weights are missing or of another architecture.
         """
         self._is_init = True
-        self._remembered = None
+        self._encoder = None
         if self.has_weights or self._checkpoint_follows:
             return
         with torch.random.fork_rng(devices=[]):
@@ -204,7 +206,7 @@ class TrunkBackbone(BaseModule):
         Raises:
             CheckpointError: Some of the backbone's tensors are missing.
         """
-        self._remembered = None
+        self._encoder = None
         if any(name.startswith(f"{prefix}tower.") for name in state_dict):
             stored = state_dict.get(prefix + ARCHITECTURE)
             device = self.architecture.device
@@ -252,20 +254,28 @@ class TrunkBackbone(BaseModule):
                 f"{type(self).__name__} has no weights yet: they come from init_weights(), which "
                 "training calls, or from a checkpoint. Load one."
             )
-        if self.frozen and self.remembered_bytes and images.device.type == "cpu":
-            if self._remembered is None:
-                self._remembered = RememberedMaps(self.remembered_bytes)
+        if self.frozen and self.remembered is not None and images.device.type == "cpu":
+            if self._encoder is None:
+                self._encoder = self._name_of_encoder()
             with torch.no_grad():
-                return self._remembered(images, self.feature_maps)
+                return self.remembered(images, self.feature_maps, encoder=self._encoder)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return self.feature_maps(images)
 
     weights_do_not_matter: bool = False
     """Set on the class by tools that only count operations."""
 
-    remembered_bytes: int = 0
-    """Set on the class by runs whose images come again: maps of a frozen backbone to keep, each
-    module its own (see `remembered_maps`)."""
+    remembered: RememberedMaps | None = None
+    """Set on the class by runs whose images come again: keeps maps of frozen backbones."""
+
+    def _name_of_encoder(self) -> str:
+        """Hash of what the maps of an image depend on: weights, and settings of this class."""
+        settings = {
+            name: repr(value)
+            for name, value in vars(self).items()
+            if name[0] != "_" and isinstance(value, bool | int | float | str | tuple | list | None)
+        }
+        return fingerprint([type(self).__name__, settings, state_fingerprint(self)])
 
     def feature_maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """See `forward`."""

@@ -202,7 +202,8 @@ def run_job_file(path: Path) -> None:
 
 
 def _write_progress(folder: TrainFolder, stage: str, done: int, total: int) -> None:
-    storage.write_json(folder.progress, {"stage": stage, "done": done, "total": total})
+    state = {"stage": stage, "done": done, "total": total}
+    storage.write_json(folder.progress, state, durable=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from maskclip_bench import storage
@@ -52,6 +53,8 @@ class ProtocolContext:
         limit: Images of each split to use, evenly spaced over it; None = all.
         validate: Whether protocols that train for long also validate meanwhile; no score depends
             on it.
+        shared_maps: File by which jobs of one row may hand on what they computed; no score depends
+            on it. None where no other job would use it.
     """
 
     task: TaskDeclaration
@@ -66,6 +69,7 @@ class ProtocolContext:
     cancel: threading.Event = field(default_factory=threading.Event)
     limit: int | None = None
     validate: bool = False
+    shared_maps: Path | None = None
     _opened: dict[str, Dataset] = field(default_factory=dict, repr=False)
 
     def dataset(self, split: str, *, together: int = 1) -> Dataset:
@@ -164,6 +168,8 @@ class Protocol(ABC):
     a caller had one in memory."""
     shares_training: ClassVar[bool] = False
     """Whether one training serves several tasks of a row, so that a second job would wait."""
+    shares_maps: ClassVar[bool] = False
+    """Whether its jobs can use each other's maps of a frozen backbone (`context.shared_maps`)."""
     expected_seconds: ClassVar[float] = 5.0
     """Rough time on the demo world; only weighs the pieces of a run against each other."""
     needs_text: ClassVar[bool] = False

@@ -365,3 +365,21 @@ def test_job__validation_changes_no_weight(tmp_path: Path, scenes: Path) -> None
         checkpoint = torch.load(tmp_path / name / "iter_4.pth", weights_only=False)
         weights.append(checkpoint["state_dict"])
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+
+
+@pytest.mark.slow
+def test_job__maps_of_another_job_change_no_score(tmp_path: Path, scenes: Path) -> None:
+    pytest.importorskip("mmseg")
+    maps, found = tmp_path / "maps", {}
+    for name, file in (("alone", None), ("first", str(maps)), ("second", str(maps))):
+        job = segmentation_job(tmp_path / name, scenes).model_copy(update={"maps": file})
+        before = maps.stat().st_mtime_ns if maps.exists() else None
+        finish(job, [])
+        checkpoint = torch.load(tmp_path / name / "iter_4.pth", weights_only=False)
+        scores = [job.folder.scores(split.name).read_text() for split in job.tests]
+        found[name] = checkpoint["state_dict"], scores
+    assert maps.stat().st_mtime_ns == before, "the second job made maps anew"
+    for name in ("first", "second"):
+        weights, scores = found[name]
+        assert scores == found["alone"][1]
+        assert all(torch.equal(value, weights[key]) for key, value in found["alone"][0].items())

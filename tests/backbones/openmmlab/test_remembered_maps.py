@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -28,7 +31,7 @@ def drawn(number: int, *, size: int = 4) -> Tensor:
 
 def check(remembered: RememberedMaps, encoder: Encoder, images: Tensor) -> None:
     expected = Encoder()(images)
-    found = remembered(images, encoder)
+    found = remembered(images, encoder, encoder="a")
     assert len(found) == len(expected)
     for mine, plain in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, plain, rtol=0, atol=0)
@@ -47,7 +50,7 @@ def test_call__what_the_caller_does_with_maps_changes_nothing() -> None:
     images = drawn(2)
     remembered, encoder = RememberedMaps(LIMIT), Encoder()
     for _ in range(3):
-        for level in remembered(images, encoder):
+        for level in remembered(images, encoder, encoder="a"):
             level.zero_()
     check(remembered, encoder, images)
     assert encoder.num_images == 2
@@ -80,3 +83,65 @@ def test_call__beyond_the_limit_nothing_is_kept() -> None:
     check(remembered, encoder, images)
     check(remembered, encoder, images[[3, 0, 3]])
     assert encoder.num_images == 4 + 2 + 1
+
+
+def test_call__another_encoder_has_its_own_maps() -> None:
+    images = drawn(2)
+    remembered, encoder = RememberedMaps(LIMIT), Encoder()
+    check(remembered, encoder, images)
+    doubled = remembered(images, lambda some: (2 * some,), encoder="b")
+    torch.testing.assert_close(doubled[0], 2 * images, rtol=0, atol=0)
+    check(remembered, encoder, images)
+    assert (encoder.num_images, len(remembered)) == (2, 4)
+
+
+def test_save__another_process_goes_on_with_them(tmp_path: Path) -> None:
+    images, file = drawn(4), tmp_path / "maps"
+    first, encoder = RememberedMaps(LIMIT, file), Encoder()
+    check(first, encoder, images[:3])
+    first.save()
+    second = RememberedMaps(LIMIT, file)
+    assert len(second) == 3
+    check(second, encoder, images[[2, 3, 0]])
+    assert encoder.num_images == 3 + 1
+    second.save()
+    assert len(RememberedMaps(LIMIT, file)) == 4
+
+
+def test_save__nothing_new_writes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "maps"
+    RememberedMaps(LIMIT, file).save()
+    assert not file.exists()
+    first = RememberedMaps(LIMIT, file)
+    check(first, Encoder(), drawn(2))
+    first.save()
+    written = file.stat().st_mtime_ns
+    second = RememberedMaps(LIMIT, file)
+    check(second, Encoder(), drawn(2))
+    second.save()
+    assert file.stat().st_mtime_ns == written
+    RememberedMaps(LIMIT).save()  # without a file
+
+
+@pytest.mark.parametrize("content", [b"", b"no maps", bytes(64)])
+def test_load__a_damaged_file_is_as_none(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "maps"
+    file.write_bytes(content)
+    remembered, encoder = RememberedMaps(LIMIT, file), Encoder()
+    assert "cannot be read" in caplog.text
+    check(remembered, encoder, drawn(2))
+    remembered.save()
+    assert len(RememberedMaps(LIMIT, file)) == encoder.num_images == 2
+
+
+def test_load__only_as_much_as_there_is_room_for(tmp_path: Path) -> None:
+    file = tmp_path / "maps"
+    first = RememberedMaps(LIMIT, file)
+    check(first, Encoder(), drawn(4))
+    first.save()
+    one = 4 * (4 * 4 + 3 * 2 * 2)
+    second = RememberedMaps(2 * one + 1, file)
+    assert len(second) == 2
+    check(second, Encoder(), drawn(4))

@@ -15,6 +15,7 @@ from torch import nn
 
 from maskclip_bench.backbones.openmmlab import trunk_backbone
 from maskclip_bench.backbones.openmmlab.pyramid import MaskCLIPPyramid
+from maskclip_bench.backbones.openmmlab.remembered_maps import RememberedMaps
 from maskclip_bench.backbones.openmmlab.trunk_sources import encode_architecture
 from maskclip_bench.backbones.openmmlab.vit import MaskCLIPViT
 from maskclip_bench.errors import CheckpointError, ConfigError, MissingDependencyError
@@ -219,3 +220,34 @@ def test_lora__trains_low_rank_additions(kind: str, tmp_path: Path, tiny: Any) -
     assert {backbone.layer_of(name) for name in trained} == set(range(1, backbone.num_layers + 1))
     with pytest.raises(ConfigError, match=r"lora=.*target_modules are ends of names"):
         MaskCLIPViT(**arguments, lora={"r": 2, "target_modules": ["absent"]})
+
+
+def test_remembered__maps_follow_the_weights_and_the_settings(
+    monkeypatch: pytest.MonkeyPatch, tiny: Any
+) -> None:
+    remembered, images = RememberedMaps(2**24), tiny.images((48, 48))
+    monkeypatch.setattr(trunk_backbone.TrunkBackbone, "remembered", remembered)
+
+    def check(backbone: MaskCLIPViT, number: int) -> None:
+        """It gives the maps of its encoder; so many encoders are known then."""
+        for _ in range(2):
+            for map, plain in zip(backbone(images), backbone.feature_maps(images), strict=True):
+                torch.testing.assert_close(map, plain, rtol=0, atol=0)
+        assert len(remembered) == number * len(images)
+
+    arguments = {"timm": "vit_demo_patch8_48", "frozen": True}
+    first = MaskCLIPViT(**arguments, out_indices=(3,))
+    first.init_weights()
+    check(first, 1)
+    state = first.state_dict()
+    again = MaskCLIPViT(**arguments, out_indices=(3,))
+    again.load_state_dict(state)
+    check(again, 1)
+    earlier = MaskCLIPViT(**arguments, out_indices=(2,))
+    earlier.load_state_dict(state, strict=False)
+    check(earlier, 2)
+    again.load_state_dict({k: v + 1 if v.is_floating_point() else v for k, v in state.items()})
+    check(again, 3)
+    trained = MaskCLIPViT(timm="vit_demo_patch8_48", out_indices=(3,))
+    trained.init_weights()
+    check(trained, 3)  # it learns: nothing is kept
