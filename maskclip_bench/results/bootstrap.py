@@ -10,7 +10,9 @@ Shapes: S samples, G groups, R resamples, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -101,6 +103,10 @@ def sum_by_group(values: FloatArray, index: IntArray, num_groups: int) -> FloatA
     return sums
 
 
+KEPT_ELEMENTS = 20_000_000
+"""Draws (R x G, a byte each) up to this size are kept for the next test on as many groups."""
+
+
 def draw_groups(num_groups: int, num_resamples: int, seed: int) -> Iterator[IntArray]:
     """Indices of the drawn groups, in blocks [R', G], with replacement."""
     generator = np.random.default_rng(seed)
@@ -110,19 +116,45 @@ def draw_groups(num_groups: int, num_resamples: int, seed: int) -> Iterator[IntA
 
 def draw_signs(num_groups: int, num_resamples: int, seed: int) -> Iterator[FloatArray]:
     """+1 or -1 for each group, in blocks [R', G]."""
-    generator = np.random.default_rng([seed, 1])
-    for rows in _blocks(num_groups, num_resamples):
-        signs = generator.integers(0, 2, size=(rows, num_groups), dtype=np.int8)
+    for signs in _perhaps_kept(_small_signs, num_groups, num_resamples, seed):
         yield signs.astype(np.float64) * 2 - 1
 
 
 def multiplicities(num_groups: int, num_resamples: int, seed: int) -> Iterator[FloatArray]:
     """How often each group was drawn, in blocks [R', G]."""
+    for counts in _perhaps_kept(_small_counts, num_groups, num_resamples, seed):
+        yield counts.astype(np.float64)
+
+
+Draw = Callable[[int, int, int], Iterator[npt.NDArray[Any]]]
+
+
+def _perhaps_kept(draw: Draw, *given: int) -> Iterator[npt.NDArray[Any]]:
+    """The blocks of a draw (G, R, seed), from memory where all of it is small."""
+    num_groups, num_resamples, _ = given
+    small = num_groups * num_resamples <= KEPT_ELEMENTS
+    return iter(_kept(draw, *given)) if small else draw(*given)
+
+
+@functools.lru_cache(maxsize=6)
+def _kept(draw: Draw, *given: int) -> tuple[npt.NDArray[Any], ...]:
+    return tuple(draw(*given))
+
+
+def _small_signs(num_groups: int, num_resamples: int, seed: int) -> Iterator[npt.NDArray[np.int8]]:
+    """0 or 1 in place of -1 and +1."""
+    generator = np.random.default_rng([seed, 1])
+    for rows in _blocks(num_groups, num_resamples):
+        yield generator.integers(0, 2, size=(rows, num_groups), dtype=np.int8)
+
+
+def _small_counts(num_groups: int, num_resamples: int, seed: int) -> Iterator[npt.NDArray[Any]]:
+    """In as many bytes as the largest count needs."""
     for drawn in draw_groups(num_groups, num_resamples, seed):
         rows = len(drawn)
         flat = drawn + np.arange(rows)[:, None] * num_groups
         counts = np.bincount(flat.ravel(), minlength=rows * num_groups)
-        yield counts.reshape(rows, num_groups).astype(np.float64)
+        yield counts.reshape(rows, num_groups).astype(np.min_scalar_type(int(counts.max())))
 
 
 def _blocks(num_groups: int, num_resamples: int) -> Iterator[int]:

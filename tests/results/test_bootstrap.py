@@ -10,6 +10,7 @@ from maskclip_bench.results.bootstrap import (
     draw_groups,
     draw_signs,
     index_of,
+    multiplicities,
     per_class_distribution,
     ratio_distribution,
     sum_by_group,
@@ -80,3 +81,27 @@ def test_index_and_sums_of_groups() -> None:
     assert weight_of_groups(index, np.array([1.0, 2.0, 3.0]), 2).tolist() == [4.0, 2.0]
     sums = sum_by_group(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), index, 2)
     assert sums.tolist() == [[6.0, 8.0], [3.0, 4.0]]
+
+
+def test_draws__from_memory_are_those_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draws() -> list[np.ndarray]:
+        given = [(7, 30, 1), (300, 40, 0), (1, 5, 2)]
+        return [
+            np.concatenate(list(draw(*each)))
+            for each in given
+            for draw in (draw_signs, multiplicities)
+        ]
+
+    bootstrap._kept.cache_clear()
+    first, again = draws(), draws()
+    assert bootstrap._kept.cache_info().hits == 6
+    for mine in again:
+        mine += 1  # of the caller
+    monkeypatch.setattr(bootstrap, "KEPT_ELEMENTS", 0)
+    for kept, anew in zip(first, draws(), strict=True):
+        np.testing.assert_array_equal(kept, anew)
+    monkeypatch.undo()
+    for kept, later in zip(first, draws(), strict=True):
+        np.testing.assert_array_equal(kept, later)
+        assert kept.dtype == np.float64
+    assert all((counts.sum(1) == counts.shape[1]).all() for counts in first[1::2])
