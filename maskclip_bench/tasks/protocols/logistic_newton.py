@@ -41,6 +41,12 @@ SUFFICIENT = 1e-4
 
 SMALLEST_STEP = 2.0**-30
 
+ROUNDING = 1e-14
+"""Share of a block's largest value that is added to a diagonal that has no Cholesky factor."""
+
+MAX_ADDED = 12
+"""Times that it is added, ten times as much each time."""
+
 ROWS_AT_A_TIME = 4_096
 
 
@@ -129,16 +135,26 @@ class NewtonProblem:
         """Cholesky factors of the blocks H_c, [C, D + 1, D + 1]."""
         num_samples, width = self.features.shape
         blocks = shares.new_zeros(self._num_classes, width + 1, width + 1)
-        for rows in torch.arange(num_samples, device=shares.device).split(ROWS_AT_A_TIME):
+        for start in range(0, num_samples, ROWS_AT_A_TIME):
+            rows = slice(start, start + ROWS_AT_A_TIME)
             features = self.features[rows]
-            padded = torch.cat([features, features.new_ones(len(rows), 1)], dim=1)
+            padded = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
             curvature = shares[rows] * (1 - shares[rows])
             for block, weights in zip(blocks, curvature.T, strict=True):
                 block.addmm_(padded.T, padded * weights[:, None])
         blocks /= num_samples
         # The bias has no penalty: where P is 0 or 1 everywhere its block would be singular.
-        blocks.diagonal(dim1=1, dim2=2).add_(self.penalty)
-        return torch.linalg.cholesky(blocks)
+        diagonal = blocks.diagonal(dim1=1, dim2=2)
+        diagonal.add_(self.penalty)
+        factors, failed = torch.linalg.cholesky_ex(blocks)
+        more = ROUNDING * diagonal.amax(dim=1, keepdim=True)
+        for _ in range(MAX_ADDED):  # fewer samples than axes: rounding is more than the penalty
+            if not bool(failed.any()):
+                break
+            diagonal.add_(more)
+            factors, failed = torch.linalg.cholesky_ex(blocks)
+            more = 10 * more
+        return factors
 
     def _direction(self, point: _Point, factors: Tensor) -> tuple[Tensor, int]:
         """Conjugate gradients: V with H V = -gradient, about; and the products it took."""
@@ -170,7 +186,7 @@ class NewtonProblem:
         """The first of the steps 1, 1/2, 1/4... that gains enough; None if none does."""
         slope = float((point.gradient * direction).sum())
         step = 1.0
-        while step >= SMALLEST_STEP:
+        while slope < 0 and step >= SMALLEST_STEP:
             moved = self._point(point.at + step * direction)
             if moved.value <= point.value + SUFFICIENT * step * slope:
                 return moved

@@ -111,3 +111,20 @@ def test_fit__equal_features_give_the_shares_of_the_classes() -> None:
     assert found.converged
     shares = found(torch.ones(1, 3)).softmax(1)
     torch.testing.assert_close(shares, torch.tensor([[0.75, 0.25]]), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1.0, 1e3])
+def test_fit__more_axes_than_samples_with_almost_no_penalty(spread: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    features = spread * torch.randn(20, 60, generator=generator)
+    labels = torch.arange(20) % 4
+    found = LogisticSolver(features, labels, 4).fit(1e6)
+    assert torch.isfinite(found.weight).all()
+    assert (found(features).argmax(1) == labels).all()
+
+
+def test_factors__of_a_block_that_only_rounding_makes_indefinite() -> None:
+    features = 1e6 * torch.ones(8, 5, dtype=torch.float64)
+    newton = NewtonProblem(features, torch.zeros(8, dtype=torch.int64), 2, 1e-12)
+    shares = torch.full((8, 2), 0.5, dtype=torch.float64)
+    assert torch.isfinite(newton._factors(shares)).all()
