@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from maskclip_bench.errors import StorageError
 from maskclip_bench.storage import atomic_file
 
 logger = logging.getLogger(__name__)
@@ -32,22 +33,21 @@ class RememberedMaps:
     """Calls an encoder only with images that are not known yet.
 
     Args:
-        limit_bytes: Maps to keep; those of images that come later are not kept.
+        limit_bytes: Maps to keep; those of images that come later are not kept. As much again may
+            come from the file.
         file: Of maps that another process has kept; it may be missing. `save` writes it.
     """
 
     def __init__(self, limit_bytes: int, file: Path | None = None) -> None:
         self._limit_bytes = limit_bytes
         self._num_bytes = 0
-        self._known: dict[str, Maps] = {}
         self._file = file
-        if file is not None and file.is_file():
-            self._load(file)
-        self._num_saved = len(self._known)
+        self._handed_on = {} if file is None or not file.is_file() else _read(file)
+        self._known: dict[str, Maps] = {}
 
     def __len__(self) -> int:
         """How many images are known."""
-        return len(self._known)
+        return len(self._known) + len(self._handed_on)
 
     def __call__(self, images: Tensor, encode: Callable[[Tensor], Maps], *, encoder: str) -> Maps:
         """The maps of images [B, 3, H, W], as `encode` makes them.
@@ -58,62 +58,67 @@ class RememberedMaps:
             encoder: Name of exactly this encoder with its weights, another for every other.
         """
         keys = [f"{encoder}/{_digest(image)}" for image in images]
-        new = {key: index for index, key in enumerate(keys) if key not in self._known}
+        there = {key: maps for key in keys if (maps := self._find(key)) is not None}
+        new = {key: index for index, key in enumerate(keys) if key not in there}
         if not new:
-            return _stacked([self._known[key] for key in keys])
+            return _stacked([there[key] for key in keys])
         whole = len(new) == len(keys)
         maps = encode(images if whole else images[list(new.values())])
         found = {
             key: tuple(level[index].clone() for level in maps) for index, key in enumerate(new)
         }
         for key, levels in found.items():
-            if not self._keep(key, levels):
+            if self._num_bytes + _size(levels) > self._limit_bytes:
                 break
+            self._known[key] = levels
+            self._num_bytes += _size(levels)
         if whole:
             return maps
-        return _stacked([found[key] if key in found else self._known[key] for key in keys])
+        return _stacked([found[key] if key in found else there[key] for key in keys])
+
+    def _find(self, key: str) -> Maps | None:
+        return self._known.get(key) or self._handed_on.get(key)
 
     def save(self) -> None:
-        """Write all that is known into the file, if there is one and something is new.
+        """Write what is known into the file, the newest first, if there is a file and news.
 
-        Raises:
-            StorageError: The disk refused.
+        What is handed on only saves time: a disk that refuses is a warning.
         """
-        if self._file is None or len(self._known) == self._num_saved:
+        if self._file is None or not self._known:
             return
-        tensors = {
-            f"{key}/{number}": level.contiguous()
-            for key, levels in self._known.items()
-            for number, level in enumerate(levels)
-        }
-        with atomic_file(self._file, durable=False) as temporary:
-            save_file(tensors, temporary)
-        self._num_saved = len(self._known)
-
-    def _load(self, file: Path) -> None:
-        try:
-            tensors = load_file(file)
-        except (OSError, SafetensorError) as error:
-            logger.warning("%s cannot be read (%s); its maps are made again.", file, error)
-            with contextlib.suppress(OSError):
-                file.unlink()
-            return
-        levels: dict[str, dict[int, Tensor]] = {}
-        for name, tensor in tensors.items():
-            key, _, number = name.rpartition("/")
-            levels.setdefault(key, {})[int(number)] = tensor
-        for key, found in levels.items():
-            if not self._keep(key, tuple(found[number] for number in sorted(found))):
+        tensors: dict[str, Tensor] = {}
+        num_bytes = 0
+        for key, levels in {**self._known, **self._handed_on}.items():
+            num_bytes += _size(levels)
+            if num_bytes > self._limit_bytes:
                 break
+            for number, level in enumerate(levels):
+                tensors[f"{key}/{number}"] = level.contiguous()
+        try:
+            with atomic_file(self._file, durable=False) as temporary:
+                save_file(tensors, temporary)
+        except (StorageError, SafetensorError) as error:
+            logger.warning("The maps of the backbone are not handed on: %s", error)
 
-    def _keep(self, key: str, levels: Maps) -> bool:
-        """Keep an image's maps; False if there is no room."""
-        size = sum(level.numel() * level.element_size() for level in levels)
-        if self._num_bytes + size > self._limit_bytes:
-            return False
-        self._known[key] = levels
-        self._num_bytes += size
-        return True
+
+def _read(file: Path) -> dict[str, Maps]:
+    """What `save` wrote; nothing from a damaged file, which is removed."""
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        logger.warning("%s cannot be read (%s); its maps are made again.", file, error)
+        with contextlib.suppress(OSError):
+            file.unlink()
+        return {}
+    found: dict[str, dict[int, Tensor]] = {}
+    for name, tensor in tensors.items():
+        key, _, number = name.rpartition("/")
+        found.setdefault(key, {})[int(number)] = tensor
+    return {key: tuple(levels[n] for n in sorted(levels)) for key, levels in found.items()}
+
+
+def _size(levels: Maps) -> int:
+    return sum(level.numel() * level.element_size() for level in levels)
 
 
 def _digest(image: Tensor) -> str:

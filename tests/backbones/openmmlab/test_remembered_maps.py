@@ -136,12 +136,28 @@ def test_load__a_damaged_file_is_as_none(
     assert len(RememberedMaps(LIMIT, file)) == encoder.num_images == 2
 
 
-def test_load__only_as_much_as_there_is_room_for(tmp_path: Path) -> None:
-    file = tmp_path / "maps"
-    first = RememberedMaps(LIMIT, file)
-    check(first, Encoder(), drawn(4))
-    first.save()
+def test_save__maps_of_another_encoder_take_no_room_from_the_own(tmp_path: Path) -> None:
+    file, images = tmp_path / "maps", drawn(3)
     one = 4 * (4 * 4 + 3 * 2 * 2)
-    second = RememberedMaps(2 * one + 1, file)
-    assert len(second) == 2
-    check(second, Encoder(), drawn(4))
+    first = RememberedMaps(3 * one, file)
+    first(images, Encoder(), encoder="another")
+    first.save()
+    second, encoder = RememberedMaps(3 * one, file), Encoder()
+    for _ in range(2):
+        check(second, encoder, images)
+    assert encoder.num_images == 3
+    second.save()
+    third, again = RememberedMaps(3 * one, file), Encoder()
+    check(third, again, images)
+    assert again.num_images == 0, "the newest are handed on"
+    assert len(third) == 3
+
+
+def test_save__a_disk_that_refuses_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "folder").write_text("a file where a folder should be")
+    remembered = RememberedMaps(LIMIT, tmp_path / "folder" / "maps")
+    check(remembered, Encoder(), drawn(2))
+    remembered.save()
+    assert "not handed on" in caplog.text
