@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -143,7 +145,9 @@ def run_suite(
             chosen = _suite(suite, backbone, task)
             made_plan = _plan(chosen, opened, seeds, backbone, task, limit, how)
         baseline = None if backbone else _baseline(chosen)
-        result = _execute(made_plan, opened, target, jobs, how, baseline)
+        whole_suite = limit is None and not (backbone or task)
+        ahead = partial(_compare_ahead, made_plan, opened) if whole_suite else None
+        result = _execute(made_plan, opened, target, jobs, how, baseline, ahead)
         took = say_what_it_took(made_plan, opened, target, how)
     output = console()
     left_out = [*made_plan.left_out, *result.left_out]
@@ -153,7 +157,6 @@ def run_suite(
     if took:
         output.print(took, markup=False, soft_wrap=True)
     _say_where(opened, limit, output)
-    whole_suite = limit is None and not (backbone or task)
     tables = _show_tables(chosen, opened, output) if whole_suite else {}
     _show_cells(made_plan, result, opened, output, baseline)
     if left_out:
@@ -239,8 +242,9 @@ def _execute(
     jobs: int | None,
     how: How,
     baseline: str | None = None,
+    ahead: Callable[[Callable[[], None]], None] | None = None,
 ) -> RunResult:
-    """Make the open cells of a plan, with a display of the progress."""
+    """Make the open cells of a plan, with a display of the progress; `ahead` is done when idle."""
     from maskclip_bench.cli.run_display import RunDisplay
     from maskclip_bench.tasks.execution import Execution, RunResult
 
@@ -273,7 +277,19 @@ def _execute(
             listener=display,
             features=how.store(workspace),
             row_done=show_so_far if made_plan.pretraining else None,
+            when_idle=ahead,
         ).run()
+
+
+def _compare_ahead(made_plan: Plan, workspace: Workspace, between: Callable[[], None]) -> None:
+    """Make the tests of the tables and the report while the last cells are still measured."""
+    from maskclip_bench.results.records import RecordStore
+    from maskclip_bench.results.sample_tests import compare_all
+
+    store = RecordStore(workspace.records)
+    rows = {cell.row.name for cell in made_plan.cells}
+    tasks = {cell.column.name for cell in made_plan.cells}
+    compare_all(store, store.all(backbones=rows, tasks=tasks), between=between)
 
 
 def _suite(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import itertools
+from collections.abc import Callable, Hashable, Sequence
 
+from maskclip_bench.errors import MaskCLIPBenchError
 from maskclip_bench.results.paired import Comparison, paired_test
 from maskclip_bench.results.records import Record, RecordStore
 
@@ -44,3 +46,36 @@ def compare_records(
             columns=measured.columns,
         )
     return _MADE[key] if first is record else _MADE[key].reversed
+
+
+def compare_all(
+    store: RecordStore, records: Sequence[Record], *, between: Callable[[], None] = lambda: None
+) -> int:
+    """Make the tests that tables and a report of these records will ask for.
+
+    Args:
+        store: Of the records.
+        records: Rows that have several seeds of a task are left out: seeds are compared otherwise.
+        between: Called before each test; what it raises ends this.
+
+    Returns:
+        How many tests there are.
+    """
+    by_task: dict[str, dict[str, list[Record]]] = {}
+    for record in records:
+        if record.status == "ok":
+            of_task = by_task.setdefault(record.task, {})
+            of_task.setdefault(record.cell.backbone, []).append(record)
+    number = 0
+    for rows in by_task.values():
+        alone = [seeds[0] for seeds in rows.values() if len(seeds) == 1]
+        for record, other in itertools.combinations(alone, 2):
+            for metric in record.table_columns or [record.primary_metric or ""]:
+                if metric not in record.metrics or metric not in other.metrics:
+                    continue
+                between()
+                try:
+                    number += compare_records(store, record, other, metric) is not None
+                except MaskCLIPBenchError:  # who asks for this test says what is wrong
+                    continue
+    return number

@@ -123,6 +123,8 @@ class Execution:
         features: The store of features; None opens the workspace's.
         row_done: Called with what there is so far whenever the cells of a row that run in this
             process are done, by one thread at a time.
+        when_idle: Called once when nothing is left to begin while the last pieces of work go on,
+            with a function that raises where the run is interrupted.
     """
 
     def __init__(
@@ -135,8 +137,10 @@ class Execution:
         listener: Listener,
         features: FeatureStore | None = None,
         row_done: Callable[[RunResult], None] | None = None,
+        when_idle: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
         self._row_done = row_done
+        self._when_idle = when_idle
         self._plan = plan
         self._workspace = workspace
         self._device = device
@@ -179,6 +183,9 @@ class Execution:
                         if len(running) < self._num_jobs and node.after <= done:
                             running[pool.submit(self._in_thread, node.work)] = key
                             del pending[key]
+                    if self._when_idle and not pending and 0 < len(running) < self._num_jobs:
+                        work, self._when_idle = self._when_idle, None
+                        running[pool.submit(self._in_thread, partial(self._ahead, work))] = "ahead"
                     finished, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
                     for future in finished:
                         done.add(running.pop(future))
@@ -194,6 +201,15 @@ class Execution:
     def _in_thread(self, work: Callable[[], None]) -> None:
         torch.set_num_threads(self._num_threads)  # OpenMP's setting is per thread
         work()
+
+    def _ahead(self, work: Callable[[Callable[[], None]], None]) -> None:
+        """Do what only saves time later; whatever goes wrong with it is said then."""
+        try:
+            work(self._check_cancelled)
+        except JobCancelled:
+            raise
+        except Exception:
+            logger.debug("nothing was done ahead", exc_info=True)
 
     # What there is to do, and in which order.
 

@@ -9,7 +9,7 @@ from maskclip_bench.errors import DamagedFileError
 from maskclip_bench.results import sample_tests
 from maskclip_bench.results.paired import Comparison, paired_test
 from maskclip_bench.results.records import Record, RecordStore
-from maskclip_bench.results.sample_tests import compare_records
+from maskclip_bench.results.sample_tests import compare_all, compare_records
 
 
 @pytest.fixture
@@ -79,3 +79,39 @@ def test_compare_records__outcomes_that_do_not_tell(
     of_classes = slip.model_copy(update={"metrics": {"top1_accuracy": other}})
     for record in (without, of_classes):
         assert compare_records(store, clip, record, "top1_accuracy") is None
+
+
+def test_compare_all__what_is_asked_for_later_is_made_already(
+    save: Callable[..., Record], store: RecordStore, num_tests: list[int]
+) -> None:
+    rows = [save(name, hits=hits) for name, hits in (("clip", 20), ("slip", 29), ("mae", 24))]
+    for seed in (0, 1):
+        save("seeds", seed=seed)
+    save("alone", "knn/other")
+    assert compare_all(store, store.all()) == len(num_tests) == 3
+    for first in rows:
+        for second in rows:
+            if first is not second:
+                assert compare_records(store, first, second, "top1_accuracy") is not None
+    assert len(num_tests) == 3
+
+
+def test_compare_all__ends_where_it_is_told_to_and_passes_over_what_cannot_be_tested(
+    save: Callable[..., Record], store: RecordStore, num_tests: list[int]
+) -> None:
+    save("clip"), save("slip", hits=3), save("mae", hits=9)
+    asked: list[int] = []
+
+    def stop() -> None:
+        asked.append(1)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare_all(store, store.all(), between=stop)
+    assert len(num_tests) == 1
+    records = store.all()
+    for file in store.root.glob("slip/*.parquet"):
+        file.unlink()
+    assert compare_all(store, records) == 1
+    assert compare_all(store, []) == 0

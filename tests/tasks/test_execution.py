@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -99,6 +100,7 @@ def execute(
     num_jobs: int = 1,
     asked: bool = False,
     limit: int | None = None,
+    when_idle: Callable[[Callable[[], None]], None] | None = None,
 ) -> tuple[RunResult, Quiet]:
     """Run cells of rows that are made by functions."""
 
@@ -125,6 +127,7 @@ def execute(
         device=torch.device("cpu"),
         num_jobs=num_jobs,
         listener=listener,
+        when_idle=when_idle,
     )
     return run.run(), listener
 
@@ -352,3 +355,44 @@ def test_run__tells_of_each_row_when_it_is_done(
         row_done=lambda result: told.append([record.row_id for record in result.measured]),
     ).run()
     assert told == [["one"], ["one", "two"]]
+
+
+class Slow(ColourEncoder):
+    """Waits for something else before it sees an image."""
+
+    def __init__(self, event: threading.Event) -> None:
+        super().__init__()
+        self.event = event
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        assert self.event.wait(20)
+        return super().forward_features(images)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_run__an_idle_worker_works_ahead_once(
+    fails: bool, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called, event = [], threading.Event()
+
+    def ahead(between: Callable[[], None]) -> None:
+        between()
+        called.append(threading.current_thread().name)
+        event.set()
+        if fails:
+            raise ValueError("only time is lost")
+
+    encoders: dict[str, Callable[[], object]] = {"a": ColourEncoder, "b": lambda: Slow(event)}
+    result, _ = execute(workspace, monkeypatch, encoders, num_jobs=2, when_idle=ahead)
+    assert [record.status for record in result.measured] == ["ok", "ok"]
+    assert len(called) == 1
+    assert called[0].startswith("cell")
+
+
+def test_run__a_worker_alone_is_never_idle(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoders: dict[str, Callable[[], object]] = {"a": ColourEncoder, "b": ColourEncoder}
+    called: list[object] = []
+    execute(workspace, monkeypatch, encoders, num_jobs=1, when_idle=called.append)
+    assert called == []
