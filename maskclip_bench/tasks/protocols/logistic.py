@@ -9,8 +9,8 @@ of C, each is solved from its nearest neighbour. Features are centred and turned
 principal axes, and each axis is scaled by what the curvature there must be about,
 (variance / num_classes + 1 / (C N)), to the power -1/2; the penalty stays that of the unscaled
 weights. L-BFGS then needs tens of steps where it needed hundreds. With a weak penalty it still
-needs thousands to the optimum, so exact fits of a size that allows it are done by Newton's method
-(`logistic_newton`).
+needs thousands to the optimum, and where it is stopped before depends on rounding; so all fits of a
+size that allows it are done by Newton's method (`logistic_newton`).
 
 A fit ends when it is known to be near the optimum. The penalty makes the objective strongly convex
 in W, so that it is at most |gradient by W|^2 C N / 2 above its minimum; of the bias, whose
@@ -43,7 +43,7 @@ DOUBLE_UP_TO = 200_000_000
 """Products N x D x C up to which an exact fit is done in float64."""
 
 NEWTON_UP_TO = 100_000_000
-"""Values C x D x D of its factors up to which Newton's method does an exact fit in float64."""
+"""Values C x D x D of its factors up to which Newton's method is used, where float64 is."""
 
 TOLERANCE = 1e-8
 """How far above its minimum the objective of an exact fit may be, as a share of it. At 1e-6 single
@@ -52,8 +52,11 @@ test images still change their class."""
 LBFGS_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 """The same for L-BFGS, at least: of the gradients in float32, which are not more exact."""
 
+SEARCH_GAP = 1e-4
+"""The same for Newton's fits that only serve to choose C."""
+
 SEARCH_ITERATIONS = 60
-"""Limit of steps of a fit that only serves to choose C."""
+"""Limit of L-BFGS's steps in a fit that only serves to choose C."""
 
 SEARCH_TOLERANCE = 3e-4
 """Its largest gradient component that counts as solved."""
@@ -115,6 +118,7 @@ class LogisticSolver:
         num_samples, width = features.shape
         small = num_samples * width * num_classes <= DOUBLE_UP_TO
         self._exact_dtype = torch.float64 if small else torch.float32
+        self._newton = small and num_classes * (width + 1) ** 2 <= NEWTON_UP_TO
         self._num_classes = num_classes
         self._max_iterations = max_iterations
         self._tolerance = tolerance
@@ -133,7 +137,7 @@ class LogisticSolver:
                     for part in features.split(BLOCK)
                 ]
             )
-            for dtype in {torch.float32, self._exact_dtype}
+            for dtype in {self._exact_dtype, torch.float64 if self._newton else torch.float32}
         }  # [N, D] each
         self._start = start
         self._solutions: dict[float, tuple[Tensor, Tensor]] = {}
@@ -143,15 +147,14 @@ class LogisticSolver:
 
         Args:
             c: As in scikit-learn: weight of the summed cross-entropy against |W|^2 / 2.
-            exact: To the optimum, in float64 where the size allows; else `SEARCH_ITERATIONS` steps
-                at most, in float32, which is enough to compare values of C.
+            exact: To the optimum, in float64 where the size allows; else as far as it takes to
+                compare values of C (`SEARCH_GAP`, or `SEARCH_ITERATIONS` steps in float32).
         """
+        if self._newton:
+            return self._fit_by_newton(c, exact=exact)
         dtype = self._exact_dtype if exact else torch.float32
         num_samples, width = self._rotated[dtype].shape
         penalty = 1 / (c * num_samples)
-        factors = self._num_classes * (width + 1) ** 2
-        if dtype == torch.float64 and factors <= NEWTON_UP_TO:
-            return self._fit_by_newton(c, penalty)
         scale = (self._variance / self._num_classes + penalty).rsqrt()[:, None]  # [D, 1]
         gap = 0.0  # upper bound of (objective - minimum) / objective, at the point `seen`
         seen: NDArray[np.float64] | None = None
@@ -181,22 +184,23 @@ class LogisticSolver:
             c, scale * solution[:-1], solution[-1], num_iterations, converged=gap <= tolerance
         )
 
-    def _fit_by_newton(self, c: float, penalty: float) -> LinearClassifier:
+    def _fit_by_newton(self, c: float, *, exact: bool) -> LinearClassifier:
+        features = self._rotated[torch.float64]
+        penalty = 1 / (c * len(features))
+        tolerance = self._tolerance if exact else max(self._tolerance, SEARCH_GAP)
         gap = 0.0
 
         def solved(objective: float, gradient: Tensor) -> bool:
             nonlocal gap
             gap = _relative_gap(objective, gradient[:-1], gradient[-1], penalty)
-            return gap <= self._tolerance
+            return gap <= tolerance
 
-        problem = NewtonProblem(
-            self._rotated[torch.float64], self._labels, self._num_classes, penalty
-        )
+        problem = NewtonProblem(features, self._labels, self._num_classes, penalty)
         weight, bias = self._nearest(c)
         found, steps = problem.solve(
             torch.cat([weight, bias[None]]), solved, max_steps=self._max_iterations
         )
-        return self._solved(c, found[:-1], found[-1], steps, converged=gap <= self._tolerance)
+        return self._solved(c, found[:-1], found[-1], steps, converged=gap <= tolerance)
 
     def _solved(
         self, c: float, rotated: Tensor, bias: Tensor, num_iterations: int, *, converged: bool

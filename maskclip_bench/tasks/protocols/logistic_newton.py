@@ -14,7 +14,9 @@ of products; so they are preconditioned with the blocks of H that belong to one 
 
     H_c = X^T diag(P_c (1 - P_c)) X / N + penalty        [D + 1, D + 1], with the bias
 
-whose Cholesky factors are kept as long as they serve: tens of products a step are left.
+whose Cholesky factors are kept as long as they serve: tens of products a step are left. What all
+classes have in common changes no P, and at the optimum it is 0; it is kept out of all steps, since
+there H is the penalty alone, and its blocks know nothing of that.
 
 N samples, D features, C classes.
 """
@@ -96,7 +98,7 @@ class NewtonProblem:
         Returns:
             The point, as `start`, and the steps it took.
         """
-        point, steps = self._point(start), 0
+        point, steps = self._point(_centred(start)), 0
         factors: Tensor | None = None
         while not solved(point.value, point.gradient) and steps < max_steps:
             if factors is None:
@@ -160,7 +162,7 @@ class NewtonProblem:
         """Conjugate gradients: V with H V = -gradient, about; and the products it took."""
 
         def precondition(residual: Tensor) -> Tensor:
-            return torch.cholesky_solve(residual.T[:, :, None], factors)[:, :, 0].T
+            return _centred(torch.cholesky_solve(residual.T[:, :, None], factors)[:, :, 0].T)
 
         residual = -point.gradient
         solution = torch.zeros_like(residual)
@@ -192,3 +194,8 @@ class NewtonProblem:
                 return moved
             step /= 2
         return None
+
+
+def _centred(values: Tensor) -> Tensor:
+    """Without what all classes have in common, [D + 1, C]."""
+    return values - values.mean(dim=1, keepdim=True)
