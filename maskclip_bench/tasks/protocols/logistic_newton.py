@@ -105,7 +105,7 @@ class NewtonProblem:
                 factors = self._factors(point.shares)
             direction, products = self._direction(point, factors)
             moved = self._search(point, direction)
-            if moved is None:
+            if moved is None or _no_better(moved, point):
                 break
             point, steps = moved, steps + 1
             if products > FACTOR_AGAIN:
@@ -194,6 +194,12 @@ class NewtonProblem:
                 return moved
             step /= 2
         return None
+
+
+def _no_better(moved: _Point, point: _Point) -> bool:
+    """Whether a step changed nothing but rounding."""
+    flat = moved.value >= point.value
+    return flat and float(moved.gradient.norm()) >= float(point.gradient.norm())
 
 
 def _centred(values: Tensor) -> Tensor:

@@ -156,3 +156,10 @@ def test_fit__a_search_is_near_the_optimum_and_does_not_depend_on_rounding(c: fl
     difference = (near(features).softmax(1) - exact(features).softmax(1)).abs().max()
     assert float(difference) < 0.02
     torch.testing.assert_close(near(features), again(features), rtol=1e-4, atol=1e-4)
+
+
+def test_solve__ends_where_only_rounding_is_left() -> None:
+    newton, _, _, at = problem()
+    found, steps = newton.solve(at, lambda value, gradient: False, max_steps=1000)
+    assert 3 < steps < 100
+    assert float(newton._point(found).gradient.norm()) < 1e-12
