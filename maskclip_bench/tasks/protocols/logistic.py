@@ -9,7 +9,7 @@ of C, each is solved from its nearest neighbour. Features are centred and turned
 principal axes, and each axis is scaled by what the curvature there must be about,
 (variance / num_classes + 1 / (C N)), to the power -1/2; the penalty stays that of the unscaled
 weights. L-BFGS then needs tens of steps where it needed hundreds. With a weak penalty it still
-needs thousands to the optimum, and where it is stopped before depends on rounding; so all fits of a
+needs thousands to the optimum, and where it is stopped before depends on rounding; so fits of a
 size that allows it are done by Newton's method (`logistic_newton`).
 
 A fit ends when it is known to be near the optimum. The penalty makes the objective strongly convex
@@ -42,8 +42,9 @@ BLOCK = 65_536
 DOUBLE_UP_TO = 200_000_000
 """Products N x D x C up to which an exact fit is done in float64."""
 
-NEWTON_UP_TO = 100_000_000
-"""Values C x D x D of its factors up to which Newton's method is used, where float64 is."""
+NEWTON_UP_TO = 5_000_000_000
+"""Products N x C x D x D for its factors up to which fits are done by Newton's method: with more,
+making them takes longer than the steps of L-BFGS."""
 
 TOLERANCE = 1e-8
 """How far above its minimum the objective of an exact fit may be, as a share of it. At 1e-6 single
@@ -118,7 +119,8 @@ class LogisticSolver:
         num_samples, width = features.shape
         small = num_samples * width * num_classes <= DOUBLE_UP_TO
         self._exact_dtype = torch.float64 if small else torch.float32
-        self._newton = small and num_classes * (width + 1) ** 2 <= NEWTON_UP_TO
+        products = num_samples * num_classes * (width + 1) ** 2
+        self._newton = small and products <= NEWTON_UP_TO
         self._num_classes = num_classes
         self._max_iterations = max_iterations
         self._tolerance = tolerance

@@ -163,3 +163,20 @@ def test_solve__ends_where_only_rounding_is_left() -> None:
     found, steps = newton.solve(at, lambda value, gradient: False, max_steps=1000)
     assert 3 < steps < 100
     assert float(newton._point(found).gradient.norm()) < 1e-12
+
+
+def test_fit__what_is_too_large_for_newton_is_solved_by_lbfgs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features, labels = skewed()
+    expected = LogisticSolver(features, labels, 15).fit(10.0)
+    monkeypatch.setattr(logistic, "NEWTON_UP_TO", 900 * 15 * 25**2 - 1)
+    monkeypatch.setattr(NewtonProblem, "solve", None)
+    solver = LogisticSolver(features, labels, 15)
+    searched = solver.fit(10.0, exact=False)
+    assert searched.num_iterations <= logistic.SEARCH_ITERATIONS
+    found = solver.fit(10.0)
+    assert found.converged
+    torch.testing.assert_close(
+        found(features).softmax(1), expected(features).softmax(1), rtol=1e-2, atol=1e-3
+    )
