@@ -62,6 +62,16 @@ class JobFolder:
             return None
 
 
+def write_progress(file: Path, stage: str, done: int, total: int) -> None:
+    """What `JobFolder.read_progress` reads; nothing waits for the disk.
+
+    Raises:
+        StorageError: The disk refused.
+    """
+    state = {"stage": stage, "done": done, "total": total}
+    storage.write_json(file, state, durable=False)
+
+
 def read_message(path: Path, model: type[Message]) -> Message:
     """Read a message.
 

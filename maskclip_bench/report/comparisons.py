@@ -30,11 +30,7 @@ def columns_of(selection: Selection) -> list[dict[str, Any]]:
     columns = []
     for task in selection.tasks:
         shown = [record for record in selection.all() if record.task == task and _is_ok(record)]
-        for metric in dict.fromkeys(
-            name
-            for record in shown
-            for name in record.table_columns or [record.primary_metric or ""]
-        ):
+        for metric in dict.fromkeys(name for record in shown for name in record.shown_metrics):
             holders = [record for record in shown if metric in record.metrics]
             if not metric or not holders:
                 continue

@@ -190,6 +190,11 @@ class Record(Declaration):
         return self.cell.task
 
     @property
+    def shown_metrics(self) -> list[str]:
+        """Names of the metrics that have a column in tables; an empty one of a failed cell."""
+        return self.table_columns or [self.primary_metric or ""]
+
+    @property
     def primary(self) -> MetricRecord:
         """The primary metric.
 

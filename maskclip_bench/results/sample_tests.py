@@ -70,7 +70,7 @@ def compare_all(
     for rows in by_task.values():
         alone = [seeds[0] for seeds in rows.values() if len(seeds) == 1]
         for record, other in itertools.combinations(alone, 2):
-            for metric in record.table_columns or [record.primary_metric or ""]:
+            for metric in record.shown_metrics:
                 if metric not in record.metrics or metric not in other.metrics:
                     continue
                 between()

@@ -123,7 +123,7 @@ def _columns_of(records: Sequence[Record], tasks: Sequence[str]) -> list[ColumnD
     for record in sorted(records, key=lambda r: (_position(tasks, r.task), r.task)):
         if record.status != "ok" and record.task in scored:
             continue
-        for metric in record.table_columns or [record.primary_metric or ""]:
+        for metric in record.shown_metrics:
             # Newer records know their titles; an older one of the same column does not hide them.
             known = columns.get((record.task, metric))
             if known is None or record.protocol_title is not None:

@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from functools import cache, partial
 from pathlib import Path
 
@@ -36,7 +35,7 @@ from maskclip_bench.study.runs import (
     runs_of,
     set_aside_another,
 )
-from maskclip_bench.tasks.plan import columns_of
+from maskclip_bench.tasks.plan import columns_of_suite
 from maskclip_bench.tasks.suite import load_suite
 
 logger = logging.getLogger(__name__)
@@ -362,16 +361,13 @@ def columns_fingerprint(suite: str) -> str:
 
     What was measured by an earlier version is looked at again; the cells that still hold stand.
     """
-    declared = load_suite(suite)
-    patterns = ["*"] if declared.tasks == "*" else declared.tasks
     return storage.fingerprint(
         {
             column.name: {
                 "task": column.declaration.model_dump(mode="json"),
                 "version": column.protocol.preset_version(column.declaration),
             }
-            for column in columns_of(patterns, left_out=[])
-            if not any(fnmatch(column.name, pattern) for pattern in declared.without_tasks)
+            for column in columns_of_suite(load_suite(suite), left_out=[])
         }
     )
 

@@ -150,7 +150,7 @@ def make_plan(
     plan = Plan(limit=limit, precision=precision)
     named = named or Named()
     store = RecordStore(records_of(workspace, limit))
-    columns = _columns(suite, plan.left_out)
+    columns = columns_of_suite(suite, plan.left_out)
     no_data = _absent_data(columns, workspace, named)
     plan.left_out += no_data.values()
     for row in _rows(suite, seeds, plan.left_out):
@@ -234,8 +234,11 @@ def _rows(suite: SuiteDeclaration, seeds: Sequence[int], left_out: list[LeftOut]
     return rows
 
 
-def _columns(suite: SuiteDeclaration, left_out: list[LeftOut]) -> list[Column]:
-    """The suite's columns, data set by data set, protocols in the order of `PROTOCOLS`."""
+def columns_of_suite(suite: SuiteDeclaration, left_out: list[LeftOut]) -> list[Column]:
+    """The suite's columns, data set by data set, protocols in the order of `PROTOCOLS`.
+
+    `left_out` gets what of "*" has a broken file; for errors see `columns_of`.
+    """
     patterns = ["*/*"] if suite.tasks == "*" else suite.tasks
     return [
         column

@@ -18,6 +18,7 @@ from maskclip_bench.backbones.openmmlab.dense_checkpoints import seal_new
 from maskclip_bench.backbones.openmmlab.script_flags import global_batch_size
 from maskclip_bench.backbones.openmmlab.trunk_backbone import TrunkBackbone
 from maskclip_bench.errors import DataError
+from maskclip_bench.job_folder import write_progress
 from maskclip_bench.storage import write_json
 
 REPORT_FILE = "run_report.json"
@@ -149,8 +150,7 @@ class RunReport(Hook):
         late = now - self._written > PROGRESS_EVERY_SECONDS or done == total
         if self.progress_file is not None and late and is_main_process():
             self._written = now
-            state = {"stage": stage, "done": done, "total": total}
-            write_json(self.progress_file, state, durable=False)
+            write_progress(self.progress_file, stage, done, total)
 
 
 def _last_checkpoint_note(folder: Path) -> tuple[int, str] | None:

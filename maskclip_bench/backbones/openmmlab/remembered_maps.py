@@ -68,10 +68,11 @@ class RememberedMaps:
             key: tuple(level[index].clone() for level in maps) for index, key in enumerate(new)
         }
         for key, levels in found.items():
-            if self._num_bytes + _size(levels) > self._limit_bytes:
+            size = _size(levels)
+            if self._num_bytes + size > self._limit_bytes:
                 break
             self._known[key] = levels
-            self._num_bytes += _size(levels)
+            self._num_bytes += size
         if whole:
             return maps
         return _stacked([found[key] if key in found else there[key] for key in keys])

@@ -29,6 +29,7 @@ from maskclip_bench.errors import (
     DataError,
     MaskCLIPBenchError,
 )
+from maskclip_bench.job_folder import write_progress
 from maskclip_bench.jobs import JobCancelled, end_with_parent
 from maskclip_bench.progress import Progress, no_progress, throttled
 from maskclip_bench.runtime import Workspace, configure_threads
@@ -39,7 +40,6 @@ from maskclip_bench.tasks.finetuning.classifier import (
     trained_state,
 )
 from maskclip_bench.tasks.finetuning.folder import (
-    TrainFolder,
     TrainJob,
     open_split,
     read_tensors,
@@ -197,13 +197,8 @@ def run_job_file(path: Path) -> None:
         )
     progress: Progress = no_progress
     if distributed.is_main():
-        progress = throttled(partial(_write_progress, job.folder), seconds=PROGRESS_SECONDS)
+        progress = throttled(partial(write_progress, job.folder.progress), seconds=PROGRESS_SECONDS)
     run_here(job, backbone, workspace, progress=progress, watch_signals=True)
-
-
-def _write_progress(folder: TrainFolder, stage: str, done: int, total: int) -> None:
-    state = {"stage": stage, "done": done, "total": total}
-    storage.write_json(folder.progress, state, durable=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
