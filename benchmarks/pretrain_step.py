@@ -53,6 +53,8 @@ PLAIN = "plain"
 MEAN_WORDS = 12
 TOKENS_OF_WORD = 1.25
 SOT, EOT = 49406, 49407
+NUM_BATCHES = 8
+"""Batches that are made ready, and come again."""
 
 Step = Callable[[int], None]
 
@@ -118,48 +120,7 @@ def optimizer_of(module: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(trained, lr=1e-5, fused=True)
 
 
-def make_step(name: str, config: ModelConfig, options: argparse.Namespace) -> Step:
-    """A function of the step's number that trains one step."""
-    device = torch.device(options.device)
-    torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
-    size = (options.batch_size, 3, config.image_size, config.image_size)
-    images = torch.randn(size, generator=generator).to(device)
-    batches = [draw_captions(options.batch_size, generator).to(device) for _ in range(8)]
-    low = options.precision == "bf16"
-
-    if name == PLAIN:
-        plain = PlainCLIP(config).to(device).train()
-        plain_optimizer = optimizer_of(plain)
-
-        def plain_step(number: int) -> None:
-            with torch.autocast(device.type, torch.bfloat16, enabled=low):
-                loss = plain(images, batches[number % len(batches)])
-            loss.backward()
-            plain_optimizer.step()
-            plain_optimizer.zero_grad()
-
-        return plain_step
-
-    method = build_method(name, {}, config).to(device).train()
-    optimizer = optimizer_of(method)
-    views = tuple(images.flip(3) for _ in range(method.num_ssl_views))
-
-    def step(number: int) -> None:
-        tokens = batches[number % len(batches)]
-        length = int((tokens.argmax(-1) + 1).max())  # the loader trims to the longest caption
-        batch = Batch(images, tokens[:, :length], views, torch.Generator().manual_seed(number))
-        with torch.autocast(device.type, torch.bfloat16, enabled=low):
-            loss = method(batch)["loss"]
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        method.after_step(step=number + 1, total_steps=10_000)
-
-    return step
-
-
-def make_trainer_step(
+def make_step(
     name: str,
     config: ModelConfig,
     options: argparse.Namespace,
@@ -167,35 +128,68 @@ def make_trainer_step(
     parts: int = 1,
     compiled: bool = False,
 ) -> Step:
-    """The same step as the trainer does it: drawn beforehand, compiled, in micro-batches."""
+    """A function of the step's number that trains one step, of batches that are on the device.
+
+    As in the trainer, what a step draws is drawn and copied beforehand, and not a part of it.
+
+    Args:
+        name: A method, or `PLAIN`.
+        config: Of the model.
+        options: Device, batch size, precision.
+        parts: Micro-batches.
+        compiled: Whether the method is compiled.
+    """
     device = torch.device(options.device)
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    count = options.batch_size // parts
-    images = torch.randn(options.batch_size, 3, config.image_size, config.image_size)
-    images = images.to(device)
-    captions = [draw_captions(options.batch_size, generator) for _ in range(8)]
+    size = (options.batch_size, 3, config.image_size, config.image_size)
+    images = torch.randn(size, generator=generator).to(device)
+    captions = [draw_captions(options.batch_size, generator) for _ in range(NUM_BATCHES)]
+
+    def autocast() -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16")
+
+    if name == PLAIN:
+        plain = PlainCLIP(config).to(device).train()
+        plain_optimizer = optimizer_of(plain)
+        padded = [tokens.to(device) for tokens in captions]
+
+        def plain_step(number: int) -> None:
+            with autocast():
+                loss = plain(images, padded[number % NUM_BATCHES])
+            loss.backward()
+            plain_optimizer.step()
+            plain_optimizer.zero_grad()
+
+        return plain_step
+
     method = build_method(name, {}, config).to(device).train()
     if compiled:
         compile_whole(method)
     optimizer = optimizer_of(method)
-    low = options.precision == "bf16"
+    count = options.batch_size // parts
+    views = tuple(images.flip(3) for _ in range(method.num_ssl_views))
 
-    def batch_of(part: int, number: int) -> Batch:
-        tokens = captions[number % len(captions)]
-        tokens = tokens[:, : int((tokens.argmax(-1) + 1).max())]
-        rows = slice(part * count, (part + 1) * count)
-        draws = torch.Generator().manual_seed(number)
+    def batch_of(tokens: Tensor, rows: slice, draws: torch.Generator) -> Batch:
+        tokens = tokens[:, : int((tokens.argmax(-1) + 1).max())]  # the loader's, of the whole batch
         drawn = method.draw(Draw(count, tokens[rows], draws))
-        views = tuple(images[rows].flip(3) for _ in range(method.num_ssl_views))
-        there = with_tensors(drawn, lambda tensor: tensor.to(device))
-        return Batch(images[rows], tokens[rows].to(device), views, draws, tokens[rows], there)
+        return Batch(
+            images=images[rows],
+            tokens=tokens[rows].to(device),
+            ssl_views=tuple(view[rows] for view in views),
+            generator=draws,
+            tokens_on_cpu=tokens[rows],
+            drawn=with_tensors(drawn, lambda tensor: tensor.to(device)),
+        )
 
-    def autocast() -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=low)
+    rows = [slice(part * count, (part + 1) * count) for part in range(parts)]
+    prepared = [
+        [batch_of(tokens, some, torch.Generator().manual_seed(number)) for some in rows]
+        for number, tokens in enumerate(captions)
+    ]
 
     def step(number: int) -> None:
-        batches = [batch_of(part, number) for part in range(parts)]
+        batches = prepared[number % NUM_BATCHES]
         if parts == 1:
             with autocast():
                 loss = method(batches[0])["loss"]
@@ -212,16 +206,17 @@ def make_trainer_step(
 CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
 
 
-def timed(step: Step, number: int, options: argparse.Namespace) -> float:
-    """Seconds of one step."""
+def timed(step: Step, number: int, options: argparse.Namespace, *, count: int = 1) -> float:
+    """Seconds of a step, of so many that follow each other without waiting for the device."""
     clock = CLOCKS[options.clock]
     if options.device.startswith("cuda"):
         torch.cuda.synchronize()
     start = clock()
-    step(number)
+    for further in range(count):
+        step(number + further)
     if options.device.startswith("cuda"):
         torch.cuda.synchronize()
-    return clock() - start
+    return (clock() - start) / count
 
 
 def count_operations(step: Step) -> int:
@@ -304,9 +299,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
 def measure_micro_batches(name: str, options: argparse.Namespace) -> dict[str, float]:
     """Time of a step in micro-batches over one without, by turns."""
     config, parts = model_config(options.arch), options.accumulation_steps
-    steps = {
-        number: make_trainer_step(name, config, options, parts=number) for number in (1, parts)
-    }
+    steps = {number: make_step(name, config, options, parts=number) for number in (1, parts)}
     operations = {key: count_operations(step) for key, step in steps.items()}
     seconds: dict[int, list[float]] = {key: [] for key in steps}
     for number in range(options.warmup + options.repeats):

@@ -25,6 +25,18 @@ from maskclip_bench.modeling.attention import attend
 from maskclip_bench.modeling.packing import PackedLayout
 
 
+def heads_of(projected: Tensor, parts: int, heads: int) -> list[Tensor]:
+    """Queries, keys and values beside each other, [B, N, parts * D] -> of each [B, H, N, D / H].
+
+    Views, taken apart before the heads come first: so their gradients are put together where the
+    gradient of `projected` is wanted, in one copy and not in two.
+    """
+    batch, length, _ = projected.shape
+    return [
+        part.transpose(1, 2) for part in projected.view(batch, length, parts, heads, -1).unbind(2)
+    ]
+
+
 class PartialBlock(Block):
     """timm's block, which can also return only some of its outputs.
 
@@ -45,16 +57,14 @@ class PartialBlock(Block):
         heads = attention.num_heads
         normed = self.norm1(x)
         if outputs is None:
-            qkv = attention.qkv(normed).view(batch, length, 3, heads, -1)
-            query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, H, N, D / H]
+            query, key, value = heads_of(attention.qkv(normed), 3, heads)  # each [B, H, N, D / H]
         else:
             x = x[:, outputs]
             weight, bias = attention.qkv.weight, attention.qkv.bias
             query_bias, rest_bias = (None, None) if bias is None else (bias[:width], bias[width:])
             query = F.linear(normed[:, outputs], weight[:width], query_bias)  # [B, n, D]
             query = query.view(batch, -1, heads, width // heads).transpose(1, 2)
-            rest = F.linear(normed, weight[width:], rest_bias).view(batch, length, 2, heads, -1)
-            key, value = rest.permute(2, 0, 3, 1, 4).unbind(0)
+            key, value = heads_of(F.linear(normed, weight[width:], rest_bias), 2, heads)
         mixed = attend(
             attention.q_norm(query),
             attention.k_norm(key),
@@ -133,16 +143,13 @@ def packed_block(
         words = words.index_select(0, layout.ends)  # [T, W]
         query = F.linear(normed.index_select(0, layout.ends), weight[:width], bias[:width])
         rest = layout.pad(F.linear(normed, weight[width:], bias[width:]))
-        rest = rest.view(layout.num_texts, layout.length, 2, heads, -1)
-        key, value = rest.permute(2, 0, 3, 1, 4).unbind(0)  # each [T, H, L, W / H]
+        key, value = heads_of(rest, 2, heads)  # each [T, H, L, W / H]
         query = query.view(layout.num_texts, heads, 1, -1)
         mask = layout.is_word[:, None, None, :]  # all of a caption's words precede its end
         mixed = attend(query, key, value, mask=mask)
         mixed = mixed.reshape(layout.num_texts, width)
     else:
-        qkv = layout.pad(F.linear(normed, weight, bias))
-        qkv = qkv.view(layout.num_texts, layout.length, 3, heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = heads_of(layout.pad(F.linear(normed, weight, bias)), 3, heads)
         mixed = attend(query, key, value, is_causal=True)
         mixed = layout.pack(mixed.transpose(1, 2).flatten(2))  # [K, W]
     words = words + block.ls_1(block.attn.out_proj(mixed))

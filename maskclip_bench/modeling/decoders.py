@@ -141,8 +141,15 @@ def sine_positions(grid_size: tuple[int, int], width: int) -> Tensor:
 
 
 def pixel_patches(images: Tensor, patch_size: int) -> Tensor:
-    """Images [B, C, H, W] -> patches [B, N, C p^2]."""
-    return nn.functional.unfold(images.float(), patch_size, stride=patch_size).transpose(1, 2)
+    """Images [B, C, H, W] -> patches [B, N, C p^2], each as `unfold` gives them.
+
+    One copy; `unfold` on a GPU starts a kernel for each image.
+    """
+    batch, channels, height, width = images.shape
+    rows, columns = height // patch_size, width // patch_size
+    blocks = images.float()[..., : rows * patch_size, : columns * patch_size]
+    blocks = blocks.reshape(batch, channels, rows, patch_size, columns, patch_size)
+    return blocks.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, -1)
 
 
 def normalized_patches(patches: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import timm
 import torch
 from open_clip.transformer import ResidualAttentionBlock
@@ -12,6 +13,7 @@ from maskclip_bench.modeling.blocks import (
     PartialBlock,
     allow_packing,
     allow_partial,
+    heads_of,
 )
 from maskclip_bench.modeling.packing import PackedLayout
 
@@ -21,6 +23,21 @@ def test_allow_partial__leaves_other_blocks_alone() -> None:
     assert allow_partial(block)
     assert allow_partial(block)
     assert not allow_partial(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_heads_of__equals_the_plain_order_with_its_gradient(parts: int) -> None:
+    torch.manual_seed(0)
+    ours = torch.randn(2, 5, parts * 12, requires_grad=True)
+    plain = ours.detach().clone().requires_grad_()
+    of_plain = plain.view(2, 5, parts, 3, 4).permute(2, 0, 3, 1, 4).unbind(0)
+    for found, expected in zip(heads_of(ours, parts, 3), of_plain, strict=True):
+        assert torch.equal(found, expected)
+    weights = torch.randn(parts, 2, 3, 5, 4)
+    for projected, heads in ((ours, heads_of(ours, parts, 3)), (plain, of_plain)):
+        sum((h * w).sum() for h, w in zip(heads, weights, strict=True)).backward()
+        assert projected.grad is not None
+    assert torch.equal(ours.grad, plain.grad)
 
 
 def test_partial_block__some_outputs_are_those_of_all() -> None:

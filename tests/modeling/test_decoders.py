@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskclip_bench.modeling.decoders import (
     TextDecoder,
@@ -63,6 +63,12 @@ def test_pixel_patches() -> None:
     patches = pixel_patches(images, 4)
     assert patches.shape == (2, 6, 48)
     torch.testing.assert_close(patches[1, 4], images[1, :, 4:8, 4:8].flatten())
+    for shape in [(2, 3, 8, 12), (1, 1, 4, 4), (2, 3, 11, 7)]:  # the last: pixels left over
+        images = torch.randn(shape)
+        expected = nn.functional.unfold(images, 4, stride=4).transpose(1, 2)
+        assert torch.equal(pixel_patches(images, 4), expected)
+    images = torch.randn(2, 3, 8, 12)
+    patches = pixel_patches(images, 4)
     normed = normalized_patches(patches)
     torch.testing.assert_close(normed.mean(-1), torch.zeros(2, 6), atol=1e-5, rtol=0)
     torch.testing.assert_close(normed.var(-1), torch.ones(2, 6), atol=1e-3, rtol=0)
