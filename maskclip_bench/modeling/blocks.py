@@ -53,7 +53,7 @@ class PartialBlock(Block):
     ) -> Tensor:
         """[B, N, D] -> [B, N, D], or the tokens of `outputs` alone, [B, n, D]."""
         attention: Any = self.attn
-        batch, length, width = x.shape
+        batch, _, width = x.shape
         heads = attention.num_heads
         normed = self.norm1(x)
         if outputs is None:
