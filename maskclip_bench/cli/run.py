@@ -146,7 +146,7 @@ def run_suite(
             made_plan = _plan(chosen, opened, seeds, backbone, task, limit, how)
         baseline = None if backbone else _baseline(chosen)
         whole_suite = limit is None and not (backbone or task)
-        ahead = partial(_compare_ahead, made_plan, opened) if whole_suite else None
+        ahead = partial(_make_ahead, made_plan, opened) if whole_suite else None
         result = _execute(made_plan, opened, target, jobs, how, baseline, ahead)
         took = say_what_it_took(made_plan, opened, target, how)
     output = console()
@@ -281,8 +281,10 @@ def _execute(
         ).run()
 
 
-def _compare_ahead(made_plan: Plan, workspace: Workspace, between: Callable[[], None]) -> None:
-    """Make the tests of the tables and the report while the last cells are still measured."""
+def _make_ahead(made_plan: Plan, workspace: Workspace, between: Callable[[], None]) -> None:
+    """Make what takes longest of the tables and the report while the last cells are measured."""
+    from maskclip_bench.cli.report import OUTPUT
+    from maskclip_bench.report.images import make_sheets
     from maskclip_bench.results.records import RecordStore
     from maskclip_bench.results.sample_tests import compare_all
 
@@ -290,6 +292,9 @@ def _compare_ahead(made_plan: Plan, workspace: Workspace, between: Callable[[], 
     rows = {cell.row.name for cell in made_plan.cells}
     tasks = {cell.column.name for cell in made_plan.cells}
     compare_all(store, store.all(backbones=rows, tasks=tasks), between=between)
+    columns = [cell.column.declaration for cell in made_plan.cells]
+    datasets = {column.name: column for column in columns}
+    make_sheets(datasets, workspace, workspace.root / OUTPUT, between=between)
 
 
 def _suite(

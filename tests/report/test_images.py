@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from maskclip_bench.config import validate
-from maskclip_bench.report.images import Gallery, image_id, write_sheet
+from maskclip_bench.errors import ConfigError
+from maskclip_bench.report.images import Gallery, image_id, make_sheets, write_sheet
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks.declaration import TaskDeclaration
 
@@ -101,3 +102,33 @@ def test_write_sheet__one_image(tmp_path: Path) -> None:
     assert (sheet.columns, sheet.rows) == (1, 1)
     with Image.open(tmp_path / "x/y.webp") as picture:
         assert picture.size == (16, 16)
+
+
+def test_make_sheets__those_that_the_report_asks_for(gallery: Gallery, tmp_path: Path) -> None:
+    calls: list[int] = []
+    out = tmp_path / "ahead"
+    workspace = Workspace.open(tmp_path)
+    make_sheets(gallery.datasets, workspace, out, between=lambda: calls.append(1))
+    expected = gallery.sheet("squares")
+    assert expected is not None
+    made = (out / expected.file).read_bytes()
+    assert made == (tmp_path / "out" / expected.file).read_bytes()
+    assert len(calls) == 7  # before the set, and after each image
+    make_sheets(gallery.datasets, workspace, out, between=lambda: calls.append(1))
+    assert len(calls) == 8
+
+
+def test_make_sheets__ends_where_it_is_told_to_and_leaves_other_folders_alone(
+    gallery: Gallery, tmp_path: Path
+) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_sheets(gallery.datasets, Workspace.open(tmp_path), tmp_path / "out", between=stop)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter.txt").write_text("not a report")
+    with pytest.raises(ConfigError, match="no report"):
+        make_sheets(gallery.datasets, Workspace.open(tmp_path), tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
