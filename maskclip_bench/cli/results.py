@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -18,7 +20,10 @@ from maskclip_bench.escaping import markup, one_line
 from maskclip_bench.runtime import Workspace
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from maskclip_bench.results.record_model import Record
+    from maskclip_bench.results.record_sets import Difference
     from maskclip_bench.results.records import RecordStore
 
 results_app = typer.Typer(
@@ -125,31 +130,74 @@ def diff(
     all_cells: Annotated[
         bool, typer.Option("--all", help="Name the cells that are the same, too.")
     ] = False,
+    both: Annotated[bool, typer.Option("--both", help="Only cells that both have.")] = False,
+    within: Annotated[
+        float | None,
+        typer.Option(min=0, help="Points by which a metric may differ: such cells agree."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two workspaces cell by cell; exit code 1 where they differ."""
+    """Compare two workspaces cell by cell; exit code 1 where they differ.
+
+    Cells that were trained on another kind of processor differ: it rounds otherwise, and a training
+    then ends as one of another seed would (docs/trust.md).
+
+    For example:
+
+        maskclip-bench results diff workspace other_machine/workspace
+
+        maskclip-bench results diff workspace results --both --within 5
+    """
     from maskclip_bench.results.record_sets import differences
 
-    found = differences(_set(first), _set(second))
-    differing = [item for item in found if item.change != "same"]
+    found = [item for item in differences(_set(first), _set(second)) if item.of_both or not both]
+    tolerance = (within or 0.0) / 100
+    same = [item for item in found if item.change == "same"]
+    others = [item for item in found if item.change != "same"]
+    agreeing = [item for item in others if within is not None and item.is_within(tolerance)]
+    differing = [item for item in others if item not in agreeing]
     shown = found if all_cells else differing
     if as_json:
-        print(json.dumps([asdict(item) for item in shown], indent=2, allow_nan=False))
+        print(json.dumps([_plain(item) for item in shown], indent=2, allow_nan=False))
     else:
-        view = plain_table(
-            "row", "task", "differs in", "first, %", "second, %", "measured from other"
-        )
-        for item in shown:
-            numbers = [
-                "" if value is None else f"{100 * value:.2f}" for value in (item.first, item.second)
-            ]
-            add_line(view, item.row_id, item.task, item.change, *numbers, ", ".join(item.parts))
         output = console()
         if shown:
-            output.print(view)
-        output.print(f"{len(found) - len(differing)} cells are the same, {len(differing)} differ.")
+            output.print(_differences_view(shown))
+        agree = f"{len(agreeing)} agree within {within:g} points, " if within is not None else ""
+        output.print(f"{len(same)} cells are the same, {agree}{len(differing)} differ.")
+        apart = [item for item in found if item.largest is not None]
+        if apart and (most := max(apart, key=lambda item: item.largest or 0.0)).largest:
+            output.print(
+                f"Furthest apart, {_points(most.largest)} points: {most.metric} of "
+                f"{most.row_id}/{most.task}.",
+                markup=False,
+                soft_wrap=True,
+            )
     if differing:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _plain(item: Difference) -> dict[str, Any]:
+    """A difference as JSON; a metric that only one has makes no number."""
+    values = asdict(item)
+    if item.largest is not None and not math.isfinite(item.largest):
+        values["largest"] = None
+    return values
+
+
+def _points(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def _differences_view(items: Sequence[Difference]) -> Table:
+    view = plain_table(
+        *("row", "task", "differs in", "first, %", "second, %"),
+        *("most, points", "measured from other"),
+    )
+    for item in items:
+        numbers = [_points(value) for value in (item.first, item.second, item.largest)]
+        add_line(view, item.row_id, item.task, item.change, *numbers, ", ".join(item.parts))
+    return view
 
 
 @results_app.command("merge")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,8 @@ from maskclip_bench.results.record_model import Record
 from maskclip_bench.results.records import RecordStore
 
 Change = Literal["only first", "only second", "same", "value", "outcomes", "inputs", "status"]
-"""How a cell of two stores differs: its value; the outcomes behind an equal value; only what it was
-measured from (weights, data, settings); or one of the two failed."""
+"""How a cell of two stores differs: the value of a metric; the outcomes behind equal values; only what
+it was measured from (weights, data, settings); or one of the two failed."""
 
 COLUMNS = (
     "backbone", "seed", "task", "metric", "is_primary", "value", "low", "high", "chance_level",
@@ -41,6 +42,8 @@ class Difference:
         first: Its primary value in the first store, a fraction; None without one.
         second: In the second store.
         parts: What it was measured from that differs ("weights", "data"...).
+        largest: The largest difference of a metric that both have, a fraction; None without one.
+        metric: Which metric that is.
     """
 
     row_id: str
@@ -49,6 +52,20 @@ class Difference:
     first: float | None
     second: float | None
     parts: tuple[str, ...] = ()
+    largest: float | None = None
+    metric: str | None = None
+
+    @property
+    def of_both(self) -> bool:
+        """Whether both stores have the cell."""
+        return not self.change.startswith("only")
+
+    def is_within(self, tolerance: float) -> bool:
+        """Whether both have scores of the same metrics that differ by so much at most."""
+        if self.change == "same":
+            return True
+        known = self.of_both and self.change != "status" and self.largest is not None
+        return known and self.largest <= tolerance
 
 
 @dataclass
@@ -175,9 +192,10 @@ def _difference(
         for part in sorted({*first.fingerprints, *second.fingerprints})
         if first.fingerprints.get(part) != second.fingerprints.get(part)
     )
+    largest, metric = _largest(first, second)
     if first.status != second.status:
         change = "status"
-    elif first.primary_metric != second.primary_metric or values[0] != values[1]:
+    elif first.primary_metric != second.primary_metric or (largest or 0.0) > ROUNDING:
         change = "value"
     elif not same_outcomes(first, second):
         change = "outcomes"
@@ -185,7 +203,22 @@ def _difference(
         change = "inputs"
     else:
         change = "same"
-    return Difference(row_id, task, change, values[0], values[1], parts)
+    return Difference(row_id, task, change, values[0], values[1], parts, largest, metric)
+
+
+ROUNDING = 1e-9
+"""Difference of two metrics that only tells in which order a sum was made."""
+
+
+def _largest(first: Record, second: Record) -> tuple[float | None, str | None]:
+    """The largest difference of a metric, and its name; infinite where only one has it."""
+    found: tuple[float | None, str | None] = (None, None)
+    for name in dict.fromkeys([*first.metrics, *second.metrics]):
+        ours, theirs = first.metrics.get(name), second.metrics.get(name)
+        apart = math.inf if ours is None or theirs is None else abs(ours.value - theirs.value)
+        if found[0] is None or apart > found[0]:
+            found = (apart, name)
+    return found
 
 
 def merge(source: RecordStore, target: RecordStore, *, replace: bool = False) -> Merged:

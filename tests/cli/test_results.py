@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from maskclip_bench.results.records import RecordStore
+
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "results/records"
 ROWS = ("clip_vit-demo_demo", "slip_vit-demo_demo")
@@ -70,6 +72,30 @@ def test_diff_and_merge__two_workspaces(command: Any, tmp_path: Path) -> None:
     empty = command("results", "diff", str(first), str(tmp_path / "empty"))
     assert empty.code == 2
     assert "holds no record" in empty.errors
+
+
+def test_diff__within_points_and_only_what_both_have(command: Any, tmp_path: Path) -> None:
+    first, second = tmp_path / "workspace", tmp_path / "second"
+    copy_records(second, ROWS[0])
+    both = command("results", "diff", str(first), str(second), "--both")
+    assert both.code == 0
+    assert "only first" not in both.output
+    store = RecordStore(second / "records")
+    record = store.load(ROWS[0], "knn", "demo_objects")
+    assert record is not None
+    metric = record.primary
+    moved = {name: getattr(metric, name) + 0.02 for name in ("value", "low", "high")}
+    metrics = {**record.metrics, record.primary_metric: metric.model_copy(update=moved)}
+    store.save(record.model_copy(update={"metrics": metrics}), store.outcomes(record))
+    options = ["results", "diff", str(first), str(second), "--both"]
+    plain = command(*options)
+    assert plain.code == 1
+    assert "2.00 points" in plain.output
+    assert command(*options, "--within", "1").code == 1
+    agreed = command(*options, "--within", "2.5")
+    assert agreed.code == 0
+    assert "1 agree within 2.5 points, 0 differ" in agreed.output
+    assert command(*options, "--within", "-1").code == 2
 
 
 def test_merge__what_was_not_taken_is_named(command: Any, tmp_path: Path) -> None:

@@ -114,6 +114,33 @@ def test_differences__name_what_was_measured_from_other(
     assert (item.change, item.parts) == ("inputs", ("data",))
 
 
+def test_differences__how_far_the_metrics_are_apart(
+    save: Save, store: RecordStore, other: RecordStore
+) -> None:
+    record = save("clip", hits=10)
+    copy(store, other)
+    save("clip", hits=12)
+    (item,) = differences(store, other)
+    assert item.metric in record.metrics
+    assert item.largest == pytest.approx(2 / 40)
+    assert item.is_within(0.051)
+    assert not item.is_within(0.049)
+    other.save(failure("clip"))
+    (item,) = differences(store, other)
+    assert not item.is_within(1.0)
+
+
+def test_differences__a_metric_that_only_one_has_is_never_within(
+    save: Save, store: RecordStore, other: RecordStore
+) -> None:
+    record = save("clip", hits=10)
+    metrics = {**record.metrics, "further": record.primary}
+    other.save(record.model_copy(update={"metrics": metrics}), store.outcomes(record))
+    (item,) = differences(store, other)
+    assert (item.metric, item.change) == ("further", "value")
+    assert not item.is_within(1.0)
+
+
 def test_merge__copies_verified_records_once(
     save: Save, store: RecordStore, other: RecordStore
 ) -> None:
