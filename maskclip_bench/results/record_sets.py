@@ -18,8 +18,8 @@ from maskclip_bench.results.record_model import Record
 from maskclip_bench.results.records import RecordStore
 
 Change = Literal["only first", "only second", "same", "value", "outcomes", "inputs", "status"]
-"""How a cell of two stores differs: the value of a metric; the outcomes behind equal values; only what
-it was measured from (weights, data, settings); or one of the two failed."""
+"""How a cell of two stores differs: the value of a metric; the outcomes behind equal values; only
+what it was measured from (weights, data, settings); or one of the two failed."""
 
 COLUMNS = (
     "backbone", "seed", "task", "metric", "is_primary", "value", "low", "high", "chance_level",
