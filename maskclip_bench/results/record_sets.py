@@ -64,8 +64,9 @@ class Difference:
         """Whether both have scores of the same metrics that differ by so much at most."""
         if self.change == "same":
             return True
-        known = self.of_both and self.change != "status" and self.largest is not None
-        return known and self.largest <= tolerance
+        if not self.of_both or self.change == "status" or self.largest is None:
+            return False
+        return self.largest <= tolerance
 
 
 @dataclass
