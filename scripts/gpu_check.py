@@ -382,7 +382,7 @@ def speed(options: argparse.Namespace, report: Callable[..., None]) -> None:
     sizes = [4] if options.tiny else [256, 128, 512]
     runs = [(size, name, False) for size in sizes for name in (bench.PLAIN, *METHODS_TIMED)]
     if not options.tiny:  # last, because it is slow to begin
-        runs += [(sizes[0], name, True) for name in METHODS_TIMED]
+        runs += [(sizes[0], name, True) for name in reversed(METHODS_TIMED)]
     given = step_options(options, sizes[0])
     config, peak = bench.model_config(given.arch), bench.product_peak(given)
     plain: dict[int, float] = {}
