@@ -13,7 +13,7 @@ The parts and their time limits:
   in bf16, synchronizations of a step; nccl's reduce_scatter and FSDP2 in a group of one process;
 * compiled, 180 s: losses of four compiled steps in fp32 beside those of plain ones, captions of
   another length in each;
-* speed, 420 s: ViT-B/16, batches that are on the device already, 128, 256 and 512 images, bf16,
+* speed, 390 s: ViT-B/16, batches that are on the device already, 128, 256 and 512 images, bf16,
   compiled or not, four steps in a row as the trainer does them: images/s, the host's part, share
   of the measured matrix product, peak memory, ratio to a plain CLIP step as SLIP's code has it;
   MaskCLIP's kernels by their time;
@@ -70,7 +70,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS: dict[str, int] = {
     "correctness": 80,
     "compiled": 180,
-    "speed": 420,
+    "speed": 390,
     "loader": 110,
     "features": 45,
     "dense": 65,

@@ -284,7 +284,7 @@ def _execute(
 def _make_ahead(made_plan: Plan, workspace: Workspace, between: Callable[[], None]) -> None:
     """Make what takes longest of the tables and the report while the last cells are measured."""
     from maskclip_bench.cli.report import OUTPUT
-    from maskclip_bench.report.images import make_sheets
+    from maskclip_bench.report.build import make_sheets
     from maskclip_bench.results.records import RecordStore
     from maskclip_bench.results.sample_tests import compare_all
 

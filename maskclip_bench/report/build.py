@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +38,7 @@ from maskclip_bench.report.tables import (
 from maskclip_bench.results.records import Record, RecordStore
 from maskclip_bench.results.table_model import Table
 from maskclip_bench.runtime import Workspace
+from maskclip_bench.tasks.declaration import TaskDeclaration
 from maskclip_bench.tasks.suite import SuiteDeclaration
 
 logger = logging.getLogger(__name__)
@@ -111,6 +112,32 @@ def build(
     page.render(INDEX, folder / INDEX, **index_values(parts, has_workspace=workspace is not None))
     storage.write_json(folder / STATE, state)
     return folder / INDEX
+
+
+def make_sheets(
+    datasets: Mapping[str, TaskDeclaration],
+    workspace: Workspace,
+    folder: Path,
+    *,
+    between: Callable[[], None] = lambda: None,
+) -> None:
+    """Make the sheets of small pictures that a report will ask for, before there is one.
+
+    Args:
+        datasets: Declarations by name.
+        workspace: Where their files are.
+        folder: Of the report; what is there already is not made again.
+        between: Called before each image; what it raises ends this.
+
+    Raises:
+        ConfigError: The folder holds something else.
+        StorageError: The disk refused.
+    """
+    check_folder(folder)
+    gallery = Gallery(dict(datasets), workspace, folder, lambda *told: between())
+    for name in gallery.datasets:
+        between()
+        gallery.sheet(name)
 
 
 def _clear(folder: Path) -> None:

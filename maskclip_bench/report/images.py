@@ -7,7 +7,7 @@ number; CSS shows one square of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,6 @@ from maskclip_bench import storage
 from maskclip_bench.data.dataset import Dataset
 from maskclip_bench.errors import MaskCLIPBenchError
 from maskclip_bench.progress import Progress, no_progress
-from maskclip_bench.report.state import check_folder
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks.declaration import TaskDeclaration, data_available
 from maskclip_bench.tasks.protocols.base import evenly_spaced, open_split
@@ -167,32 +166,6 @@ class Gallery:
     def class_names(self) -> _ClassNames:
         """Names of the classes of each data set."""
         return _ClassNames(self)
-
-
-def make_sheets(
-    datasets: Mapping[str, TaskDeclaration],
-    workspace: Workspace,
-    folder: Path,
-    *,
-    between: Callable[[], None] = lambda: None,
-) -> None:
-    """Make the sheets that a report will ask for, before there is one.
-
-    Args:
-        datasets: Declarations by name.
-        workspace: Where their files are.
-        folder: Of the report; what is there already is not made again.
-        between: Called before each image; what it raises ends this.
-
-    Raises:
-        ConfigError: The folder holds something else.
-        StorageError: The disk refused.
-    """
-    check_folder(folder)
-    gallery = Gallery(dict(datasets), workspace, folder, lambda *told: between())
-    for name in gallery.datasets:
-        between()
-        gallery.sheet(name)
 
 
 class _ClassNames(dict[str, "list[str] | None"]):

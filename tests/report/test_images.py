@@ -7,7 +7,8 @@ from PIL import Image
 
 from maskclip_bench.config import validate
 from maskclip_bench.errors import ConfigError
-from maskclip_bench.report.images import Gallery, image_id, make_sheets, write_sheet
+from maskclip_bench.report.build import make_sheets
+from maskclip_bench.report.images import Gallery, image_id, write_sheet
 from maskclip_bench.runtime import Workspace
 from maskclip_bench.tasks.declaration import TaskDeclaration
 
