@@ -162,7 +162,7 @@ def test_solve__ends_where_only_rounding_is_left() -> None:
     newton, _, _, at = problem()
     found, steps = newton.solve(at, lambda value, gradient: False, max_steps=1000)
     assert 3 < steps < 100
-    # How little is left depends on the processor: 2e-13 on one, 2e-11 on another.
+    # How little is left depends on the processor: below 1e-12 on one, 2e-11 on another.
     assert float(newton._point(found).gradient.norm()) < 1e-9
 
 
