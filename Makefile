@@ -3,6 +3,7 @@
 # make format     rewrite the code in the house's format
 # make check      lint, format and types, as CI does
 # make test       the quick tests; make test-all adds the slow ones
+# make test-lowest the quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest
 # make test-browser the report in a browser; skipped with a word where there is none
 # make tables     rebuild results/tables from the published numbers and results/records
 # make reference rebuild docs/reference from the declarations and their docstrings
@@ -17,8 +18,9 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+LOWEST := .venv-lowest
 
-.PHONY: help install demo format check test test-all test-browser tables reference clean
+.PHONY: help install demo format check test test-all test-lowest test-browser tables reference clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -58,6 +60,13 @@ test: $(INSTALLED)
 
 test-all: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m ''
+
+# Warnings of old libraries about newer ones are no errors here. OpenMMLab's own needs decide its versions.
+test-lowest: $(INSTALLED)
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(BIN)/python scripts/lowest_versions.py pictures > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --disable-pip-version-check -c $(LOWEST)/constraints.txt -e '.[dev,pictures]' pycocotools
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -W ignore --ignore tests/backbones/openmmlab
 
 test-browser: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -rs tests/report/test_browser.py

@@ -274,7 +274,9 @@ def test_timm__weights_from_a_file(workspace: Workspace) -> None:
 
 
 def test_timm__unknown(workspace: Workspace) -> None:
-    with pytest.raises(CheckpointError, match="timm cannot load 'vit_none'"):
+    with pytest.raises(
+        CheckpointError, match=r"timm \S+ cannot load 'vit_none'.*pip install -U timm"
+    ):
         load_backbone(declare(source={"timm": "vit_none"}), workspace=workspace)
 
 

@@ -131,7 +131,8 @@ class OpenClip(Family):
             tokenize = open_clip.get_tokenizer(name)
         except Exception as error:  # torch, safetensors, open_clip and its hub have their own
             raise CheckpointError(
-                f"open_clip: no {name!r} with pretrained {pretrained!r} here: {short(error)}. "
+                f"open_clip {open_clip.__version__}: no {name!r} with pretrained {pretrained!r} "
+                f"here: {short(error)}. "
                 "python -c 'import open_clip; print(open_clip.list_pretrained())' lists its "
                 "models; one that is not on this machine needs network access once."
             ) from error

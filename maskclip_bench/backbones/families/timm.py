@@ -123,9 +123,12 @@ class Timm(Family):
                     name, num_classes=0, pretrained=self.downloads_by_itself(source)
                 )
         except Exception as error:  # torch, safetensors, timm and its hub have their own
+            known = timm.is_model(name.partition(".")[0])
+            newer = "" if known else " A newer timm may have it: python -m pip install -U timm."
             raise CheckpointError(
-                f"timm cannot load {name!r}: {short(error)}. timm.list_models(pretrained=True) "
-                "lists its models; one that is not on this machine needs network access once."
+                f"timm {timm.__version__} cannot load {name!r}: {short(error)}.{newer} "
+                "timm.list_models(pretrained=True) lists its models; one that is not on this "
+                "machine needs network access once."
             ) from error
         if path is not None:
             load_timm_weights(model, path)  # timm itself is not strict without its classifier
