@@ -61,12 +61,17 @@ test: $(INSTALLED)
 test-all: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m ''
 
-# Warnings of old libraries about newer ones are no errors here. OpenMMLab's own needs decide its versions.
+# Warnings of old libraries about newer ones are no errors here. What needs mmseg and mmdet is left out: their own
+# needs decide which versions go with them. The pages of the reference are made with the newest typer.
+WITHOUT_MM := backbones/openmmlab tasks/protocols/test_segmentation.py tasks/test_pieces.py tasks/test_plan.py
+
 test-lowest: $(INSTALLED)
 	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	$(BIN)/python scripts/lowest_versions.py pictures > $(LOWEST)/constraints.txt
 	$(LOWEST)/bin/python -m pip install --disable-pip-version-check -c $(LOWEST)/constraints.txt -e '.[dev,pictures]' pycocotools
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -W ignore --ignore tests/backbones/openmmlab
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -W ignore \
+		$(addprefix --ignore tests/,$(WITHOUT_MM)) \
+		--deselect tests/test_reference_docs.py::test_the_pages_are_up_to_date
 
 test-browser: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -rs tests/report/test_browser.py

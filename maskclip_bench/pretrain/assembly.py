@@ -37,7 +37,7 @@ COMPILE_BACKEND = "inductor"
 """torch's own default."""
 
 OLDEST_COMPILER = (2, 11)
-"""torch whose dynamo makes one graph of every method; 2.8 refuses them."""
+"""torch whose dynamo makes one graph of every method; 2.6 refuses them."""
 
 VARIANTS_OF_A_BLOCK = 64
 """That torch compiles at most; MaskCLIP with micro-batches has more than the default of 8."""

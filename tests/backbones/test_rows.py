@@ -8,7 +8,6 @@ import open_clip
 import pytest
 import timm
 import torch
-from packaging.version import Version
 
 from maskclip_bench.backbones import backbone_names, load_backbone_declaration
 from maskclip_bench.backbones.encoders import OpenClipEncoder, TimmEncoder
@@ -49,21 +48,9 @@ DISTINCT = {described(row.source): name for name, row in ROWS.items()}
 """Rows that differ only in their weights are built once."""
 
 
-NEWEST_TIMM = Version("1.0.29")
-"""The first with the models of all rows; what we do with the others needs an older one."""
-
-
-def need_model(source: Any) -> None:
-    """Skip the test where the installed timm is too old for a row."""
-    name = source.timm.partition(".")[0] if isinstance(source, TimmSource) else None
-    if name and Version(timm.__version__) < NEWEST_TIMM and not timm.is_model(name):
-        pytest.skip(f"timm {timm.__version__} has no {name}")
-
-
 @pytest.mark.parametrize("name", sorted(DISTINCT.values()))
 def test_builds_on_meta_and_gives_vectors(name: str) -> None:
     source: Any = ROWS[name].source
-    need_model(source)
     encoder, size = on_meta(source)
     with torch.no_grad(), torch.device("meta"):
         outputs = encoder.image_outputs(torch.zeros(2, 3, size, size))
@@ -74,7 +61,6 @@ def test_builds_on_meta_and_gives_vectors(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(ROWS))
 def test_weights_are_known_to_the_library(name: str) -> None:
     source: Any = ROWS[name].source
-    need_model(source)
     if isinstance(source, OpenClipSource) and not source.random_init:
         assert (source.open_clip, source.pretrained) in open_clip.list_pretrained()
     if isinstance(source, TimmSource) and source.checkpoint is None and not source.random_init:
