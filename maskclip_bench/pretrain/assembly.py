@@ -36,9 +36,6 @@ from maskclip_bench.training.parallel import (
 COMPILE_BACKEND = "inductor"
 """torch's own default."""
 
-OLDEST_COMPILER = (2, 11)
-"""torch whose dynamo makes one graph of every method; 2.6 refuses them."""
-
 VARIANTS_OF_A_BLOCK = 64
 """That torch compiles at most; MaskCLIP with micro-batches has more than the default of 8."""
 
@@ -61,13 +58,7 @@ def tokenizer_of(recipe: Recipe) -> CaptionTokenizer:
 def prepare(
     recipe: Recipe, method: Method, device: torch.device
 ) -> tuple[ParallelStrategy, torch.optim.Optimizer]:
-    """Put the method on the device, copy or shard it over several, and make its optimizer.
-
-    Raises:
-        ConfigError: It is to be compiled, by a torch that cannot.
-    """
-    if recipe.compile:
-        check_compiler(torch.__version__)
+    """Put the method on the device, copy or shard it over several, and make its optimizer."""
     method.to(device).train()
     if recipe.grad_checkpointing:
         method.model.set_grad_checkpointing(True)
@@ -101,21 +92,6 @@ def prepare(
         lr_scales=lr_scales,
     )
     return strategy, optimizer
-
-
-def check_compiler(version: str) -> None:
-    """Whether a torch of this version compiles the methods.
-
-    Raises:
-        ConfigError: It does not.
-    """
-    major, minor = version.split(".")[:2]
-    if (int(major), int(minor)) < OLDEST_COMPILER:
-        needed = ".".join(str(part) for part in OLDEST_COMPILER)
-        raise ConfigError(
-            f"compile=true needs torch {needed} or newer, and torch is {version}: older ones "
-            "cannot make one graph of a method. Update torch, or set compile=false."
-        )
 
 
 def compile_whole(method: Method) -> None:
