@@ -151,11 +151,8 @@ def diff(
     from maskclip_bench.results.record_sets import differences
 
     found = [item for item in differences(_set(first), _set(second)) if item.of_both or not both]
-    tolerance = (within or 0.0) / 100
-    same = [item for item in found if item.change == "same"]
     others = [item for item in found if item.change != "same"]
-    agreeing = [item for item in others if within is not None and item.is_within(tolerance)]
-    differing = [item for item in others if item not in agreeing]
+    differing = [item for item in others if within is None or not item.is_within(within / 100)]
     shown = found if all_cells else differing
     if as_json:
         print(json.dumps([_plain(item) for item in shown], indent=2, allow_nan=False))
@@ -163,8 +160,10 @@ def diff(
         output = console()
         if shown:
             output.print(_differences_view(shown))
-        agree = f"{len(agreeing)} agree within {within:g} points, " if within is not None else ""
-        output.print(f"{len(same)} cells are the same, {agree}{len(differing)} differ.")
+        agreeing = len(others) - len(differing)
+        agree = f"{agreeing} agree within {within:g} points, " if within is not None else ""
+        num_same = len(found) - len(others)
+        output.print(f"{num_same} cells are the same, {agree}{len(differing)} differ.")
         apart = [item for item in found if item.largest is not None]
         if apart and (most := max(apart, key=lambda item: item.largest or 0.0)).largest:
             output.print(

@@ -42,7 +42,8 @@ class Difference:
         first: Its primary value in the first store, a fraction; None without one.
         second: In the second store.
         parts: What it was measured from that differs ("weights", "data"...).
-        largest: The largest difference of a metric that both have, a fraction; None without one.
+        largest: The largest difference of a metric, a fraction; infinite for one that only one of
+            the two has; None without metrics.
         metric: Which metric that is.
     """
 
